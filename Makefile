@@ -1,0 +1,35 @@
+# make demo      data, training, sampling and evaluation in one go; ends with results/demo/report.html
+# make test      the quick tests        make test-all   the checkers and every test
+# make check     the checkers alone     make format     apply the formatter
+
+PYTHON ?= python3
+BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+.PHONY: demo test test-all check format clean
+
+demo: .venv/installed
+	$(BIN)/python scripts/demo.py
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(TESTS) -m "not slow"
+
+test-all: check
+	OMP_NUM_THREADS=1 $(TESTS)
+
+check: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/check.sh
+
+format: .venv/installed
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# uv resolves and installs torch several times faster than pip does.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv results .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,129 @@
+"""Claims about the process; reference numbers are those of guided-diffusion's P2 fork."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from golden import load_npz
+
+from vidm.diffusion import GaussianDiffusion
+
+TOLERANCE = 1e-4
+
+
+def dummy_denoiser(x, t):
+    """The reference's stand-in for a network; t is the original step."""
+    t = t.view(-1, 1, 1, 1) / 1000
+    eps = 0.5 * x + 0.1 * torch.sin(3 * x) + 0.2 * t
+    return torch.cat([eps, torch.tanh(x) * (1 - t)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return load_npz("diffusion")
+
+
+def test_tables_are_float64_and_meet_their_reference(reference):
+    diffusion = GaussianDiffusion()
+    assert diffusion.betas.dtype == diffusion.alphas_cumprod.dtype == np.float64
+    assert np.allclose(
+        diffusion.posterior_variance, reference["posterior_variance"].numpy(), rtol=1e-9, atol=0
+    )
+    assert diffusion.num_timesteps == 1000
+
+
+def test_q_sample_meets_its_reference(reference):
+    x_t = GaussianDiffusion().q_sample(reference["x_start"], reference["t"], reference["noise"])
+    assert (x_t - reference["x_t"]).abs().max() <= TOLERANCE
+
+
+def test_q_sample_has_the_moments_of_the_forward_process():
+    diffusion = GaussianDiffusion()
+    n = 200_000
+    t = torch.full((1,), 300)
+    noise = torch.randn(1, n, generator=torch.Generator().manual_seed(0))
+    x_t = diffusion.q_sample(torch.full((1, n), 0.7), t, noise)
+    a = diffusion.alphas_cumprod[300]
+    assert abs(x_t.mean().item() - 0.7 * math.sqrt(a)) < 4 * math.sqrt((1 - a) / n)
+    assert abs(x_t.var().item() - (1 - a)) < 4 * (1 - a) * math.sqrt(2 / n)
+
+
+def test_p_mean_variance_meets_its_reference(reference):
+    p = GaussianDiffusion().p_mean_variance(dummy_denoiser, reference["x_t"], reference["t"])
+    for name, value in p._asdict().items():
+        assert (value - reference[f"p_{name}"]).abs().max() <= TOLERANCE, name
+
+
+@pytest.mark.parametrize("gamma", ["0", "1", "0.5"])
+def test_squared_error_losses_meet_their_reference(reference, gamma):
+    diffusion = GaussianDiffusion(p2_gamma=float(gamma), loss="mse")
+    losses = diffusion.training_losses(
+        dummy_denoiser, reference["x_start"], reference["t"], noise=reference["noise"]
+    )
+    for ours, theirs in (("penalty", "mse"), ("vb", "vb"), ("loss", "loss")):
+        expected = reference[f"loss_gamma{gamma}_k1_{theirs}"]
+        assert (losses[ours] - expected).abs().max() <= TOLERANCE, ours
+
+
+def test_the_robust_loss_is_the_weighted_mean_of_charbonnier(reference):
+    diffusion = GaussianDiffusion(penalty_eps=1e-3)
+    x_start, t, noise = reference["x_start"], reference["t"], reference["noise"]
+    losses = diffusion.training_losses(dummy_denoiser, x_start, t, noise=noise)
+    error = noise - dummy_denoiser(diffusion.q_sample(x_start, t, noise), t).chunk(2, 1)[0]
+    weight = torch.from_numpy(1 - diffusion.alphas_cumprod)[t]
+    expected = torch.sqrt(error**2 + 1e-6).mean((1, 2, 3)) * weight
+    assert torch.allclose(losses["penalty"], expected.float(), atol=1e-6)
+
+
+def test_the_bound_trains_the_variance_alone():
+    output = torch.randn(2, 6, 4, 4, requires_grad=True)
+    diffusion = GaussianDiffusion()
+    losses = diffusion.training_losses(
+        lambda x, t: output, torch.rand(2, 3, 4, 4) * 2 - 1, torch.tensor([0, 500])
+    )
+    losses["vb"].sum().backward()
+    assert output.grad[:, :3].abs().max() == 0
+    assert output.grad[:, 3:].abs().min() > 0
+
+
+def test_v_prediction_recovers_the_clean_frame_and_has_no_p2_weight():
+    diffusion = GaussianDiffusion(prediction="v", loss="mse")
+    x_start = torch.rand(3, 3, 4, 4) * 2 - 1
+    noise = torch.randn(3, 3, 4, 4)
+    t = torch.tensor([0, 400, 999])
+    a = torch.from_numpy(diffusion.alphas_cumprod)[t].float().view(-1, 1, 1, 1)
+    v = a.sqrt() * noise - (1 - a).sqrt() * x_start
+    x_t = diffusion.q_sample(x_start, t, noise)
+    assert torch.allclose(diffusion.predict_xstart(x_t, t, v), x_start, atol=1e-5)
+
+    def wrong_by_two(x, t):
+        return torch.cat([v + 2, torch.zeros_like(v)], dim=1)
+
+    losses = diffusion.training_losses(wrong_by_two, x_start, t, noise=noise)
+    assert torch.allclose(losses["penalty"], torch.full((3,), 4.0), atol=1e-5)
+
+
+def test_the_denoiser_sees_original_steps():
+    seen = []
+
+    def spy(x, t):
+        seen.append(t.tolist())
+        return torch.cat([x, x], dim=1)
+
+    diffusion = GaussianDiffusion(respacing="25")
+    diffusion.p_mean_variance(spy, torch.zeros(3, 3, 2, 2), torch.tensor([0, 1, 24]))
+    assert seen == [[0, diffusion.timestep_map[1], 999]]
+
+
+def test_a_single_step_has_the_log_variance_of_beta():
+    diffusion = GaussianDiffusion(respacing="1")
+    assert np.allclose(diffusion.posterior_log_variance, np.log(diffusion.betas))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"schedule": "cosine"}, {"prediction": "x"}, {"loss": "l1"}, {"respacing": "ddim300"}]
+)
+def test_unknown_names_are_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments.values()))):
+        GaussianDiffusion(**arguments)

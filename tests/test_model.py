@@ -1,0 +1,128 @@
+"""Claims about the motion generator and its parts; reference numbers are those of the published code."""
+
+import json
+
+import pytest
+import torch
+from golden import DATA, fill_by_rule, load_npz, small_model_arguments
+
+from vidm.model import MotionGenerator
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def small() -> MotionGenerator:
+    return fill_by_rule(MotionGenerator(**small_model_arguments(), flow_range="published"))
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, torch.Tensor]:
+    arrays = load_npz("motion_model_small")
+    return {k: arrays[k] for k in ("x_t", "t", "frame_index", "previous", "first")}
+
+
+def shapes(model: torch.nn.Module) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def test_the_small_model_meets_its_reference(small, inputs):
+    reference = load_npz("motion_model_small")
+    with torch.no_grad():
+        flow = small.flow(inputs["first"], inputs["previous"])
+        latents = small.encoder(inputs["first"], inputs["t"], inputs["frame_index"])
+        output = small(**inputs)
+    assert (flow - reference["flow"]).abs().max() <= TOLERANCE
+    assert (latents[-1] - reference["encoder_last"]).abs().max() <= TOLERANCE
+    means = torch.stack([latent.mean() for latent in latents])
+    assert (means - reference["encoder_mean"]).abs().max() <= TOLERANCE
+    assert output.abs().max() > 0.1
+    assert (output - reference["output"]).abs().max() <= TOLERANCE
+
+
+def test_the_small_layout_equals_the_published_one(small):
+    assert shapes(small) == json.loads((DATA / "motion_model_small.json").read_text())["state_dict"]
+
+
+def test_the_paper_layout_equals_the_988_published_tensors():
+    layout = json.loads((DATA / "published_checkpoint_layout.json").read_text())["state_dict"]
+    with torch.device("meta"):
+        model = MotionGenerator()
+    assert len(layout) == 988
+    assert shapes(model) == layout
+
+
+def test_a_given_flow_replaces_spynets(small, inputs):
+    with torch.no_grad():
+        own = small(**inputs)
+        given = small(**inputs, flow=small.flow(inputs["first"], inputs["previous"]))
+        none = small(**inputs, flow=torch.zeros(3, 2, 32, 32))
+    assert torch.equal(own, given)
+    assert not torch.allclose(own, none)
+
+
+def test_a_sample_does_not_depend_on_its_batch(small, inputs):
+    with torch.no_grad():
+        together = small(**inputs)
+        alone = torch.cat([small(**{k: v[i : i + 1] for k, v in inputs.items()}) for i in range(3)])
+    assert (together - alone).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["t", "frame_index", "previous", "first"])
+def test_every_condition_reaches_the_output(small, inputs, name):
+    changed = dict(inputs)
+    if name in ("t", "frame_index"):
+        changed[name] = (inputs[name] + 1).clamp(max=15)
+    else:
+        changed[name] = inputs[name].flip(3)
+    with torch.no_grad():
+        assert (small(**changed) - small(**inputs)).abs().max() > 1e-4
+
+
+def test_sides_need_not_be_square_but_must_halve_at_every_level(small):
+    t = torch.zeros(1, dtype=torch.int64)
+    frame = torch.randn(1, 3, 24, 40)
+    assert small(frame, t, t, frame, frame).shape == (1, 6, 24, 40)
+    odd = torch.randn(1, 3, 24, 39)
+    with pytest.raises(ValueError, match=r"24x39 .* multiples of 2"):
+        small(odd, t, t, odd, odd)
+    with pytest.raises(ValueError, match=r"100x100 .* multiples of 32"):
+        MotionGenerator(image_size=100)
+
+
+def test_widths_that_the_group_norm_cannot_split_are_refused():
+    with pytest.raises(ValueError, match="model_channels 48 is no multiple of 32"):
+        MotionGenerator(model_channels=48)
+
+
+def test_strided_resampling_keeps_the_shape():
+    arguments = small_model_arguments() | {"resblock_updown": False}
+    model = fill_by_rule(MotionGenerator(**arguments))
+    t = torch.zeros(1, dtype=torch.int64)
+    frame = torch.randn(1, 3, 32, 32)
+    assert model(frame, t, t, frame, frame).shape == (1, 6, 32, 32)
+    assert "unet.input_blocks.2.0.op.weight" in model.state_dict()
+
+
+def test_flow_ranges_say_what_spynet_sees(inputs):
+    models = {
+        name: fill_by_rule(MotionGenerator(**small_model_arguments(), flow_range=name))
+        for name in ("unit", "published", "none")
+    }
+    first, previous = inputs["first"], inputs["previous"]
+    with torch.no_grad():
+        assert torch.equal(
+            models["unit"].flow(first, previous), models["unit"].spynet((first + 1) / 2, (previous + 1) / 2)
+        )
+        assert torch.equal(
+            models["published"].flow(first, previous), models["published"].spynet(first, previous)
+        )
+        assert torch.equal(models["none"].flow(first, previous), torch.zeros(3, 2, 32, 32))
+    with pytest.raises(ValueError, match="'sideways' is unknown: choose from unit, published, none"):
+        MotionGenerator(**small_model_arguments(), flow_range="sideways")
+
+
+def test_a_fresh_model_puts_out_zeros_and_sees_no_motion(inputs):
+    model = MotionGenerator(**small_model_arguments())
+    assert model(**inputs).abs().max() == 0
+    assert model.flow(inputs["first"], inputs["previous"]).abs().max() == 0

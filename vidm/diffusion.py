@@ -1,0 +1,179 @@
+"""q, p and the training loss, for any denoiser `model(x_t, t, **model_kwargs)`.
+
+The process is guided-diffusion's: linear schedule, learned variance range, hybrid loss with the variational term
+on a detached mean, P2 weighting (Ho et al. 2020; Nichol and Dhariwal 2021; Choi et al. 2022).
+
+    diffusion = GaussianDiffusion(respacing="100")
+    losses = diffusion.training_losses(model, x_start, t, model_kwargs=condition)
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidm.losses import charbonnier, discretized_gaussian_log_likelihood, normal_kl, p2_weight
+from vidm.schedules import linear_betas, respace, space_timesteps
+
+Denoiser = Callable[..., Tensor]
+Condition = Mapping[str, Any]
+
+SCHEDULES = ("linear",)
+PREDICTIONS = ("eps", "v")
+LOSSES = ("charbonnier", "mse")
+
+
+class PMeanVariance(NamedTuple):
+    """The reverse step's Gaussian and the clean frame it implies; all of x_t's shape."""
+
+    mean: Tensor
+    variance: Tensor
+    log_variance: Tensor
+    pred_xstart: Tensor
+
+
+def extract(table: np.ndarray, t: Tensor, like: Tensor) -> Tensor:
+    """Entries of a float64 table at t (B,) as float32, shaped to broadcast over `like` (B, ...)."""
+    values = torch.as_tensor(table, device=t.device)[t].float()
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _choose(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
+    return value
+
+
+class GaussianDiffusion:
+    """Forward process, reverse process and loss over frames of any shape (B, C, ...).
+
+    The denoiser puts out 2 C channels: the prediction ("eps", the noise, as published; or "v" of Salimans and Ho
+    2022), then the variance's interpolation. Steps t are indices 0 .. num_timesteps - 1 of this, perhaps respaced,
+    process; the denoiser always sees the original step timestep_map[t]. `loss` is "charbonnier" (the paper's
+    robustness penalty) or "mse" (the released code); the P2 weight 1 / (p2_k + SNR)^p2_gamma belongs to "eps".
+    Tables `betas` and `alphas_cumprod` are numpy float64. Raises ValueError for unknown names.
+    """
+
+    def __init__(
+        self,
+        diffusion_timesteps: int = 1000,
+        schedule: str = "linear",
+        respacing: str = "",
+        prediction: str = "eps",
+        p2_gamma: float = 1.0,
+        p2_k: float = 1.0,
+        loss: str = "charbonnier",
+        penalty_eps: float = 1e-8,
+    ) -> None:
+        _choose("schedule", schedule, SCHEDULES)
+        self.prediction = _choose("prediction", prediction, PREDICTIONS)
+        self.loss = _choose("loss", loss, LOSSES)
+        self.penalty_eps = penalty_eps
+        kept = space_timesteps(diffusion_timesteps, respacing)
+        self.timestep_map = np.array(kept, dtype=np.int64)
+        self.betas = respace(linear_betas(diffusion_timesteps), kept)
+        self.num_timesteps = len(kept)
+        alphas = 1 - self.betas
+        self.alphas_cumprod = np.cumprod(alphas)
+        self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])
+        # Posterior q(x_{t-1} | x_t, x_0): Ho et al. 2020, equations 6 and 7.
+        self.posterior_variance = self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        # Its first entry is 0; the second stands in for it, or beta where there is only one step.
+        second = self.posterior_variance[1] if self.num_timesteps > 1 else self.betas[0]
+        self.posterior_log_variance = np.log(np.append(second, self.posterior_variance[1:]))
+        self.posterior_x_start = self.betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        self.posterior_x_t = (1 - self.alphas_cumprod_prev) * np.sqrt(alphas) / (1 - self.alphas_cumprod)
+        weighted = prediction == "eps"
+        self.loss_weight = p2_weight(self.alphas_cumprod, p2_gamma if weighted else 0.0, p2_k)
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Noise x_start (B, ...) to step t (B,): sqrt(a) x_start + sqrt(1 - a) noise."""
+        signal = extract(np.sqrt(self.alphas_cumprod), t, x_start)
+        return signal * x_start + extract(np.sqrt(1 - self.alphas_cumprod), t, x_start) * noise
+
+    def q_posterior_mean(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_start), of x_t's shape."""
+        return extract(self.posterior_x_start, t, x_t) * x_start + extract(self.posterior_x_t, t, x_t) * x_t
+
+    def predict_xstart(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """The clean frame that a predicted eps or v (of x_t's shape) implies; not clamped."""
+        a = self.alphas_cumprod
+        if self.prediction == "v":
+            return extract(np.sqrt(a), t, x_t) * x_t - extract(np.sqrt(1 - a), t, x_t) * prediction
+        return extract(np.sqrt(1 / a), t, x_t) * x_t - extract(np.sqrt(1 / a - 1), t, x_t) * prediction
+
+    def predict_eps(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
+        """The noise between x_start and x_t, of their shape."""
+        a = self.alphas_cumprod
+        return (extract(np.sqrt(1 / a), t, x_t) * x_t - x_start) / extract(np.sqrt(1 / a - 1), t, x_t)
+
+    def _call(self, model: Denoiser, x_t: Tensor, t: Tensor, model_kwargs: Condition | None) -> Tensor:
+        original = torch.as_tensor(self.timestep_map, device=t.device)[t]
+        return model(x_t, original, **(model_kwargs or {})).float()
+
+    def _reverse(self, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool) -> PMeanVariance:
+        """The reverse step's Gaussian from the denoiser's output (B, 2 C, ...)."""
+        prediction, v = output.chunk(2, dim=1)
+        f = (v + 1) / 2
+        log_beta = extract(np.log(self.betas), t, x_t)
+        log_variance = f * log_beta + (1 - f) * extract(self.posterior_log_variance, t, x_t)
+        pred_xstart = self.predict_xstart(x_t, t, prediction)
+        if clip_denoised:
+            pred_xstart = pred_xstart.clamp(-1, 1)
+        mean = self.q_posterior_mean(pred_xstart, x_t, t)
+        return PMeanVariance(mean, log_variance.exp(), log_variance, pred_xstart)
+
+    def p_mean_variance(
+        self,
+        model: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+        model_kwargs: Condition | None = None,
+        clip_denoised: bool = True,
+    ) -> PMeanVariance:
+        """p(x_{t-1} | x_t) as the denoiser sees it, from x_t (B, C, ...) and t (B,).
+
+        log variance = f log beta_t + (1 - f) log posterior variance, with f = (v + 1) / 2 from the denoiser's second
+        half (Nichol and Dhariwal 2021, equation 15). pred_xstart is clamped to [-1, 1] when clip_denoised.
+        """
+        return self._reverse(self._call(model, x_t, t, model_kwargs), x_t, t, clip_denoised)
+
+    def _variational_bound(self, output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """This step's term of the bound, (B,) in bits per dimension; at t = 0 the likelihood of x_start itself."""
+        p = self._reverse(output, x_t, t, clip_denoised=False)
+        true_mean = self.q_posterior_mean(x_start, x_t, t)
+        true_log_variance = extract(self.posterior_log_variance, t, x_t)
+        kl = normal_kl(true_mean, true_log_variance, p.mean, p.log_variance)
+        nll = -discretized_gaussian_log_likelihood(x_start, p.mean, 0.5 * p.log_variance)
+        return torch.where(t == 0, nll.flatten(1).mean(1), kl.flatten(1).mean(1)) / math.log(2)
+
+    def training_losses(
+        self,
+        model: Denoiser,
+        x_start: Tensor,
+        t: Tensor,
+        noise: Tensor | None = None,
+        model_kwargs: Condition | None = None,
+    ) -> dict[str, Tensor]:
+        """The hybrid loss per sample: a dict of (B,) tensors `loss` = `penalty` (after its P2 weight) + `vb`.
+
+        x_start (B, C, ...) in [-1, 1], t (B,), noise of x_start's shape (drawn when None). The bound's gradient
+        reaches the variance only: its mean is detached.
+        """
+        if noise is None:
+            noise = torch.randn_like(x_start)
+        x_t = self.q_sample(x_start, t, noise)
+        output = self._call(model, x_t, t, model_kwargs)
+        prediction, v = output.chunk(2, dim=1)
+        vb = self._variational_bound(torch.cat([prediction.detach(), v], dim=1), x_start, x_t, t)
+        target = noise
+        if self.prediction == "v":
+            a = self.alphas_cumprod
+            target = extract(np.sqrt(a), t, noise) * noise - extract(np.sqrt(1 - a), t, noise) * x_start
+        error = target - prediction
+        each = error**2 if self.loss == "mse" else charbonnier(error, self.penalty_eps)
+        penalty = each.flatten(1).mean(1) * extract(self.loss_weight, t, t)
+        return {"loss": penalty + vb, "penalty": penalty, "vb": vb}

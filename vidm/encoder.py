@@ -1,0 +1,32 @@
+"""The motion latent encoder: the first frame -> one latent per level of the U-Net's down path.
+
+encoder = MotionEncoder(3, UNetShape(), diffusion_timesteps=1000, video_timesteps=128)
+latents = encoder(first, t, frame_index)
+"""
+
+from torch import Tensor, nn
+
+from vidm.blocks import UNetShape, down_blocks
+
+
+class MotionEncoder(nn.Module):
+    """The down path of a U-Net over the first frame, with weights of its own.
+
+    Shapes: forward(first (B, in_channels, H, W) in [-1, 1], t (B,), frame_index (B,)) -> a list of features, one
+    per input block of the U-Net and of the same shapes. Source: the published code.
+    """
+
+    def __init__(
+        self, in_channels: int, shape: UNetShape, diffusion_timesteps: int, video_timesteps: int
+    ) -> None:
+        super().__init__()
+        blocks, _ = down_blocks(in_channels, shape, diffusion_timesteps, video_timesteps)
+        self.input_blocks: nn.ModuleList = blocks
+
+    def forward(self, first: Tensor, t: Tensor, frame_index: Tensor) -> list[Tensor]:
+        latents = []
+        h = first
+        for block in self.input_blocks:
+            h = block(h, t, frame_index)
+            latents.append(h)
+        return latents

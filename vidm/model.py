@@ -1,0 +1,89 @@
+"""Encoder + U-Net + SPyNet = the motion generator of VIDM.
+
+model = MotionGenerator(image_size=128)
+out = model(x_t, t, frame_index, previous, first)  # (B, 6, H, W): noise, then variance
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vidm.blocks import UNetShape
+from vidm.encoder import MotionEncoder
+from vidm.spynet import SPyNet
+from vidm.unet import UNet
+
+FLOW_RANGES = ("unit", "published", "none")
+
+
+class MotionGenerator(nn.Module):
+    """Denoises frame n given the first frame, the flow from it to the previous frame, and n.
+
+    Shapes: forward(x_t (B, 3, H, W), t (B,), frame_index (B,), previous (B, 3, H, W), first (B, 3, H, W), flow)
+    -> (B, out_channels, H, W): three channels of noise (or v), three of the variance's interpolation. Frames are
+    floats in [-1, 1]; t and frame_index int64. `flow` (B, 2, H, W), given, spares SPyNet's run.
+
+    `image_size` is recorded and checked when a checkpoint is loaded; the network itself takes any sides that are
+    multiples of 2 ** (levels - 1) and raises ValueError for others. `flow_range` says what SPyNet sees: "unit"
+    frames in [0, 1], as its normalisation expects; "published" frames in [-1, 1], as the released checkpoints were
+    trained; "none" nothing: the flow is zero. Source: the published code; defaults are its 128 x 128 model's.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        in_channels: int = 3,
+        model_channels: int = 128,
+        out_channels: int = 6,
+        num_res_blocks: int = 2,
+        attention_resolutions: tuple[int, ...] = (16,),
+        channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4),
+        num_heads: int = 4,
+        num_head_channels: int = 64,
+        resblock_updown: bool = True,
+        diffusion_timesteps: int = 1000,
+        video_timesteps: int = 128,
+        flow_range: str = "unit",
+    ) -> None:
+        super().__init__()
+        if flow_range not in FLOW_RANGES:
+            raise ValueError(f"flow_range {flow_range!r} is unknown: choose from {', '.join(FLOW_RANGES)}")
+        self.shape = UNetShape(
+            model_channels=model_channels,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=tuple(attention_resolutions),
+            channel_mult=tuple(channel_mult),
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            resblock_updown=resblock_updown,
+        )
+        self.shape.check_sides(image_size, image_size)
+        self.image_size = image_size
+        self.video_timesteps = video_timesteps
+        self.flow_range = flow_range
+        steps = diffusion_timesteps, video_timesteps
+        self.encoder = MotionEncoder(in_channels, self.shape, *steps)
+        self.unet = UNet(in_channels + 2, out_channels, self.shape, *steps)
+        self.spynet = SPyNet()
+
+    def flow(self, first: Tensor, previous: Tensor) -> Tensor:
+        """Optical flow (B, 2, H, W) in pixels from the first to the previous frame, both (B, 3, H, W) in [-1, 1]."""
+        if self.flow_range == "none":
+            return torch.zeros_like(first[:, :2])
+        if self.flow_range == "unit":
+            first, previous = (first + 1) / 2, (previous + 1) / 2
+        return self.spynet(first, previous)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        frame_index: Tensor,
+        previous: Tensor,
+        first: Tensor,
+        flow: Tensor | None = None,
+    ) -> Tensor:
+        self.shape.check_sides(x_t.shape[2], x_t.shape[3])
+        if flow is None:
+            flow = self.flow(first, previous)
+        latents = self.encoder(first, t, frame_index)
+        return self.unet(torch.cat([x_t, flow], dim=1), t, frame_index, latents)

@@ -1,0 +1,76 @@
+"""Positional group normalisation: normalise by group, modulate by where and when.
+
+VIDM replaces the usual timestep embedding of a diffusion U-Net by a group norm whose scale and shift are
+an implicit function of the coordinates (diffusion step, frame index, y, x) of every pixel (paper, section
+on positional group normalization).
+
+    norm = PositionalGroupNorm(64, diffusion_timesteps=1000, video_timesteps=128)
+    h = norm(h, t, frame_index)  # h: (B, 64, H, W); t, frame_index: (B,)
+"""
+
+import torch
+from torch import Tensor, nn
+
+NUM_GROUPS = 32
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group norm of 32 groups computed in float32 whatever the precision around it; shape and dtype are kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(NUM_GROUPS, channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).type(x.dtype)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set all parameters of `module` to zero and return it, so that its branch starts as a no-op."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def unit_coordinate(index: Tensor, count: int) -> Tensor:
+    """Map integers 0 .. count - 1 onto [-1, 1] in float32, as linspace(-1, 1, count)[index] does."""
+    return index.float() * (2 / max(count - 1, 1)) - 1
+
+
+class PositionalGroupNorm(nn.Module):
+    """Group norm, per-pixel scale and shift from coordinates, then SiLU and a zero-initialised 3x3 convolution.
+
+    Shapes: forward(h (B, C, H, W), t (B,), frame_index (B,)) -> (B, C, H, W); t in [0, diffusion_timesteps),
+    frame_index in [0, video_timesteps), both int64. Source: the published code; parameter names are those of
+    the published checkpoints. Coordinates are derived, never stored.
+    """
+
+    def __init__(self, channels: int, diffusion_timesteps: int, video_timesteps: int) -> None:
+        super().__init__()
+        self.diffusion_timesteps = diffusion_timesteps
+        self.video_timesteps = video_timesteps
+        self.linear_0 = nn.Linear(4, channels)
+        self.linear_1 = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, 2 * channels)
+        )
+        self.out_norm = GroupNorm32(channels)
+        self.out_rest = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(channels, channels, 3, padding=1)))
+
+    def scale_shift(self, t: Tensor, frame_index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (B, C, height, width), at the given diffusion steps and frame indices (B,)."""
+        # linear_0 splits into one product per coordinate, so no (B, H, W, 4) tensor is built. Products and
+        # sums are not autocast: in bfloat16 neighbouring t would share a coordinate.
+        w_t, w_n, w_y, w_x = self.linear_0.weight.unbind(1)
+        when = (
+            unit_coordinate(t, self.diffusion_timesteps)[:, None] * w_t
+            + unit_coordinate(frame_index, self.video_timesteps)[:, None] * w_n
+            + self.linear_0.bias
+        )
+        y = torch.linspace(-1, 1, height, device=t.device)[:, None] * w_y
+        x = torch.linspace(-1, 1, width, device=t.device)[:, None] * w_x
+        u = when[:, None, None] + y[:, None] + x
+        scale, shift = self.linear_1(torch.sin(u)).permute(0, 3, 1, 2).chunk(2, dim=1)
+        return scale, shift
+
+    def forward(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
+        scale, shift = self.scale_shift(t, frame_index, h.shape[2], h.shape[3])
+        return self.out_rest(self.out_norm(h) * (1 + scale) + shift)

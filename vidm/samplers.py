@@ -1,0 +1,86 @@
+"""DDPM and DDIM: the reverse chain from x_T to a clean frame, with one signature, for any denoiser.
+
+x = sample_ddim(GaussianDiffusion(respacing="50"), model, torch.randn(4, 3, 64, 64))
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vidm.diffusion import Condition, Denoiser, GaussianDiffusion, extract
+
+# noise(step, like) -> standard normal of like's shape; step counts 0, 1, ... in sampling order.
+Noise = Callable[[int, Tensor], Tensor]
+
+
+def _randn(step: int, like: Tensor) -> Tensor:
+    return torch.randn_like(like)
+
+
+def _descend(
+    diffusion: GaussianDiffusion, batch: Tensor, progress: bool
+) -> Iterator[tuple[int, Tensor, bool]]:
+    """Sampling order: (step, t (B,), whether it is the last)."""
+    num_timesteps = diffusion.num_timesteps
+    for step in tqdm(range(num_timesteps), disable=not progress, leave=False, desc="denoise"):
+        index = num_timesteps - 1 - step
+        t = torch.full((batch.shape[0],), index, dtype=torch.int64, device=batch.device)
+        yield step, t, index == 0
+
+
+@torch.no_grad()
+def sample_ddpm(
+    diffusion: GaussianDiffusion,
+    model: Denoiser,
+    x_T: Tensor,
+    model_kwargs: Condition | None = None,
+    noise: Noise | None = None,
+    clip_denoised: bool = True,
+    progress: bool = False,
+) -> Tensor:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2): x_T (B, C, ...) of standard normals -> x_0, same shape.
+
+    `noise(step, like)` gives each step's noise, by default fresh; the last step adds none.
+    """
+    noise = noise or _randn
+    x = x_T
+    for step, t, last in _descend(diffusion, x, progress):
+        p = diffusion.p_mean_variance(model, x, t, model_kwargs, clip_denoised)
+        x = p.mean if last else p.mean + torch.exp(0.5 * p.log_variance) * noise(step, x)
+    return x
+
+
+@torch.no_grad()
+def sample_ddim(
+    diffusion: GaussianDiffusion,
+    model: Denoiser,
+    x_T: Tensor,
+    model_kwargs: Condition | None = None,
+    noise: Noise | None = None,
+    clip_denoised: bool = True,
+    progress: bool = False,
+    eta: float = 0.0,
+) -> Tensor:
+    """DDIM (Song et al. 2021, equations 12 and 16): x_T (B, C, ...) -> x_0, same shape.
+
+    eta = 0 is deterministic and never calls `noise`; eta = 1 has DDPM's posterior variance. eps is re-derived from
+    the clamped pred_xstart.
+    """
+    noise = noise or _randn
+    a, a_prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
+    sigma = eta * np.sqrt((1 - a_prev) / (1 - a)) * np.sqrt(1 - a / a_prev)
+    x = x_T
+    for step, t, last in _descend(diffusion, x, progress):
+        pred_xstart = diffusion.p_mean_variance(model, x, t, model_kwargs, clip_denoised).pred_xstart
+        eps = diffusion.predict_eps(x, t, pred_xstart)
+        mean = (
+            extract(np.sqrt(a_prev), t, x) * pred_xstart + extract(np.sqrt(1 - a_prev - sigma**2), t, x) * eps
+        )
+        x = mean if last or eta == 0 else mean + extract(sigma, t, x) * noise(step, x)
+    return x
+
+
+SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_ddim}

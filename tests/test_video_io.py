@@ -1,0 +1,386 @@
+"""Video files <-> uint8 (T, H, W, 3): exact access, honest errors, true colours, nothing half-written."""
+
+import gc
+import hashlib
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from PIL import Image
+
+from vidm.video_io import VideoError, natural_key, probe, read_frames, read_image, read_video, write_video
+
+FORMATS = ["b_frames.mp4", "copy.mkv", "vp9.webm", "vp8.webm", "divx.avi", "a.gif", "a.webp", "a.npy", "folder"]
+
+
+def moving_pattern(num_frames: int, height: int = 32, width: int = 48) -> np.ndarray:
+    t, y, x = np.mgrid[:num_frames, :height, :width]
+    return np.stack([4 * x + 9 * t, 6 * y + 5 * t, 2 * (x + y) + 7 * t], axis=-1).astype(np.uint8)
+
+
+def encode(path: Path, frames: np.ndarray, codec: str, pixels: str = "yuv420p", **tags: int) -> None:
+    """Write with PyAV alone, so that reading is not only tested on what write_video makes."""
+    matrix = Colorspace.ITU709 if tags.get("colorspace") == 1 else Colorspace.ITU601
+    range_ = ColorRange.JPEG if tags.get("color_range") == 2 else ColorRange.MPEG
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        reformatter = VideoReformatter()
+        for array in frames:
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame = reformatter.reformat(frame, format=pixels, dst_colorspace=matrix, dst_color_range=range_)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def remux(source: Path, target: Path, skip: int = 0, **options: str) -> None:
+    """Copy the packets; the first `skip` frames are cut by an edit list, their packets partly kept."""
+    with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        for packet in old.demux(stream):
+            if packet.size:
+                shift = round(skip / 25 / packet.time_base)
+                packet.stream, packet.pts, packet.dts = copy, packet.pts - shift, packet.dts - shift
+                new.mux(packet)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the same twenty frames in every format."""
+    folder, frames = tmp_path_factory.mktemp("videos"), moving_pattern(20)
+    for name in ("b_frames.mp4", "a.gif", "a.webp", "a.npy", "folder"):
+        write_video(folder / name, frames)
+    remux(folder / "b_frames.mp4", folder / "copy.mkv")
+    remux(folder / "b_frames.mp4", folder / "index_last.mp4")
+    remux(folder / "b_frames.mp4", folder / "edit_list.mp4", skip=7)
+    encode(folder / "vp9.webm", frames, "libvpx-vp9")
+    encode(folder / "vp8.webm", frames, "libvpx")
+    encode(folder / "divx.avi", frames, "mpeg4", bit_rate=4_000_000)
+    return folder
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Every file that grows beyond 100 bytes fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Access
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_frame_read_alone_is_the_frame_of_sequential_reading(videos: Path, name: str) -> None:
+    video = read_video(videos / name)
+    assert video.shape == (20, 32, 48, 3)
+    assert video.dtype == np.uint8
+    for index in range(20):
+        np.testing.assert_array_equal(read_frames(videos / name, [index])[0], video[index])
+
+
+def test_the_mp4_of_these_tests_has_b_frames(videos: Path) -> None:
+    with av.open(str(videos / "b_frames.mp4")) as container:
+        assert any(frame.pict_type == av.video.frame.PictureType.B for frame in container.decode(video=0))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_frames_come_in_the_order_asked_with_repeats(videos: Path, name: str) -> None:
+    video = read_video(videos / name)
+    np.testing.assert_array_equal(read_frames(videos / name, [11, 3, 3, 0]), video[[11, 3, 3, 0]])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_frames_show_what_was_written(videos: Path, name: str) -> None:
+    error = np.abs(read_video(videos / name).astype(int) - moving_pattern(20)).mean()
+    lossless = name in ("a.webp", "a.npy", "folder")
+    assert error == 0 if lossless else error < 8
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "index_last.mp4", "edit_list.mp4"])
+def test_probe_counts_the_frames_that_reading_gives(videos: Path, name: str) -> None:
+    info = probe(videos / name)
+    assert (info.num_frames, info.height, info.width) == read_video(videos / name).shape[:3]
+    is_container = name.endswith((".mp4", ".mkv", ".webm", ".avi"))
+    assert info.fps == (25.0 if is_container else None)
+
+
+def test_the_count_in_an_mp4_header_is_wrong_under_an_edit_list(videos: Path) -> None:
+    with av.open(str(videos / "edit_list.mp4")) as container:
+        assert container.streams.video[0].frames == 20  # the tempting shortcut
+    assert probe(videos / "edit_list.mp4").num_frames == 13
+
+
+def test_frames_of_a_folder_stand_in_natural_order(tmp_path: Path) -> None:
+    for number in (10, 9, 1, 0, 2):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"frame_{number}.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / ".thumbnail.png")
+    (tmp_path / "labels.json").write_text("{}")
+    assert read_video(tmp_path)[:, 0, 0, 0].tolist() == [0, 1, 2, 9, 10]
+    assert sorted(["b1", "a10", "a9", "a09"], key=natural_key) == ["a09", "a9", "a10", "b1"]
+
+
+def test_a_name_with_a_colon_is_a_file_and_not_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video("http:clip.mp4", moving_pattern(3))
+    assert read_video("http:clip.mp4").shape == (3, 32, 48, 3)
+
+
+# Errors
+
+
+def assert_refused(path: Path) -> None:
+    for read in (probe, read_video, lambda p: read_frames(p, [0])):
+        with pytest.raises(VideoError) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "index_last.mp4"])
+def test_an_mp4_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
+    whole = (videos / name).read_bytes()
+    for end in {*np.linspace(1, len(whole) - 1, 40).astype(int), *range(len(whole) - 9, len(whole))}:
+        cut = tmp_path / f"cut_at_{end}.mp4"
+        cut.write_bytes(whole[:end])
+        assert_refused(cut)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.npy"])
+def test_an_animation_or_array_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
+    whole = (videos / name).read_bytes()
+    # A gif's last two bytes only close it.
+    for end in np.linspace(1, len(whole) - 3, 30).astype(int):
+        cut = tmp_path / f"cut_at_{end}{Path(name).suffix}"
+        cut.write_bytes(whole[:end])
+        with pytest.raises(VideoError, match=cut.name):
+            read_video(cut)
+
+
+def test_a_png_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
+    whole = (videos / "folder" / "00007.png").read_bytes()
+    write_video(tmp_path / "clip", moving_pattern(8))
+    # The last 20 bytes are checksums and the closing chunk; without them the picture is whole.
+    for end in np.linspace(0, len(whole) - 21, 30).astype(int):
+        (tmp_path / "clip" / "00007.png").write_bytes(whole[:end])
+        with pytest.raises(VideoError, match=r"00007\.png"):
+            read_video(tmp_path / "clip")
+        with pytest.raises(VideoError, match=r"00007\.png"):
+            read_image(tmp_path / "clip" / "00007.png")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi", ".gif", ".webp", ".npy"])
+@pytest.mark.parametrize("content", [b"", b"this is a text\n" * 100, bytes(5000)], ids=["nothing", "text", "zeros"])
+def test_what_is_no_video_is_named_in_the_error(tmp_path: Path, suffix: str, content: bytes) -> None:
+    (tmp_path / f"fake{suffix}").write_bytes(content)
+    assert_refused(tmp_path / f"fake{suffix}")
+
+
+def test_sound_without_pictures_is_named_in_the_error(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert_refused(tmp_path / "sound.mp4")
+
+
+def test_other_arrays_suffixes_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.zeros((5, 400), np.float32))
+    (tmp_path / "notes.txt").write_text("not a video")
+    (tmp_path / "empty").mkdir()
+    for name in ("features.npy", "notes.txt", "empty"):
+        assert_refused(tmp_path / name)
+
+
+def test_a_file_one_may_not_read_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked.mp4"
+    locked.write_bytes((videos / "b_frames.mp4").read_bytes())
+    locked.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # who may read everything: be nobody for a moment
+        os.seteuid(65534)
+    try:
+        assert_refused(locked)
+    finally:
+        os.seteuid(user)
+
+
+def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
+    for read in (probe, read_video, read_image, lambda p: read_frames(p, [0])):
+        with pytest.raises(FileNotFoundError, match=r"no such file or folder: .*gone\.mp4"):
+            read(tmp_path / "gone.mp4")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("index", [20, -1])
+def test_a_frame_that_is_not_there_is_named_with_what_is(videos: Path, name: str, index: int) -> None:
+    with pytest.raises(VideoError, match=rf"{name}: frame {index} was asked for, but it has 20"):
+        read_frames(videos / name, [0, index])
+
+
+def test_the_frame_of_another_size_is_named(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip", moving_pattern(5))
+    Image.new("RGB", (10, 20)).save(tmp_path / "clip" / "00003.png")
+    with pytest.raises(VideoError, match=r"00003\.png: is 10x20 but 00000\.png is 48x32"):
+        read_video(tmp_path / "clip")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files where the system lists them")
+def test_no_file_stays_open(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.mp4").write_bytes((videos / "b_frames.mp4").read_bytes()[:-50])
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for name in FORMATS:
+        read_frames(videos / name, [1])
+    errors = []  # kept, since an error's traceback could keep its file open
+    for path, index in ((tmp_path / "cut.mp4", 0), (videos / "b_frames.mp4", 99), (videos / "a.gif", 99)):
+        with pytest.raises(VideoError) as error:
+            read_frames(path, [index])
+        errors.append(error)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Colours
+
+FLAT_COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255), (0, 0, 0), (30, 200, 90)]
+
+
+def flat_frames() -> np.ndarray:
+    return np.array(FLAT_COLOURS, np.uint8)[:, None, None].repeat(64, 1).repeat(64, 2)
+
+
+def worst_mean_colour_error(path: Path) -> float:
+    return float(np.abs(read_video(path).mean((1, 2)) - FLAT_COLOURS).max())
+
+
+@pytest.mark.parametrize("name", ["flat.mp4", "flat.gif", "flat.webp", "flat.npy", "flat"])
+def test_flat_colours_survive_a_round_trip(tmp_path: Path, name: str) -> None:
+    write_video(tmp_path / name, flat_frames())
+    assert worst_mean_colour_error(tmp_path / name) < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels", "tags"),
+    [
+        ("untagged.mp4", "libx264", "yuv420p", {}),
+        ("bt709.mp4", "libx264", "yuv420p", {"colorspace": 1, "color_range": 1}),
+        ("full_range.mp4", "libx264", "yuv420p", {"colorspace": 5, "color_range": 2}),
+        ("rgb.mp4", "libx264rgb", "rgb24", {}),
+        ("ten_bits.mkv", "ffv1", "yuv420p10le", {}),
+    ],
+)
+def test_colours_follow_the_matrix_and_range_that_the_file_names(
+    tmp_path: Path, name: str, codec: str, pixels: str, tags: dict[str, int]
+) -> None:
+    encode(tmp_path / name, flat_frames(), codec, pixels, **tags)
+    assert worst_mean_colour_error(tmp_path / name) <= 4
+
+
+def test_written_mp4_names_its_matrix_and_range(videos: Path) -> None:
+    with av.open(str(videos / "b_frames.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.pix_fmt, int(context.colorspace), int(context.color_range)) == ("yuv420p", 6, 1)
+
+
+# Writing
+
+
+def test_odd_sides_grow_by_one_repeated_row_and_column(tmp_path: Path) -> None:
+    frames = moving_pattern(4, 31, 45)
+    write_video(tmp_path / "odd.mp4", frames)
+    video = read_video(tmp_path / "odd.mp4").astype(int)
+    assert video.shape == (4, 32, 46, 3)
+    assert np.abs(video - np.pad(frames, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")).mean() < 8
+
+
+@pytest.mark.parametrize("fps", [8, 25, 30000 / 1001])
+def test_the_frame_rate_is_kept(tmp_path: Path, fps: float) -> None:
+    write_video(tmp_path / "a.mp4", moving_pattern(5), fps=fps)
+    assert probe(tmp_path / "a.mp4").fps == pytest.approx(fps, rel=1e-6)
+    write_video(tmp_path / "a.gif", moving_pattern(5), fps=fps)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.info["duration"] == pytest.approx(1000 / fps, abs=10)  # gif counts hundredths of a second
+        assert image.info["loop"] == 0
+
+
+def test_a_browser_can_start_an_mp4_before_it_is_loaded(videos: Path) -> None:
+    content = (videos / "b_frames.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_the_same_frames_give_the_same_mp4_bytes_in_any_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np; from vidm.video_io import write_video;"
+        "t, y, x = np.mgrid[:20, :38, :52];"
+        "write_video(sys.argv[1], np.stack([4 * x + 3 * t, 5 * y + 2 * t, x + y + t], -1).astype(np.uint8))"
+    )
+    hashes = set()
+    for fill in ("0", "17", "200"):  # what glibc puts into memory that a program never set
+        path = tmp_path / f"{fill}.mp4"
+        subprocess.run([sys.executable, "-c", code, path], env={**os.environ, "MALLOC_PERTURB_": fill}, check=True)
+        hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a.npy", "a"])
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, full_disk: None, name: str) -> None:
+    with pytest.raises(OSError, match=r"."):
+        write_video(tmp_path / name, moving_pattern(5))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_video_is_not_written(tmp_path: Path) -> None:
+    for frames in (np.zeros((5, 8, 8), np.uint8), np.zeros((5, 8, 8, 3)), np.zeros((0, 8, 8, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"a\.mp4: cannot write"):
+            write_video(tmp_path / "a.mp4", frames)
+    with pytest.raises(ValueError, match=r"a\.gif: cannot be written at 0 frames per second"):
+        write_video(tmp_path / "a.gif", moving_pattern(2), fps=0)
+    with pytest.raises(ValueError, match=r"cannot write \.wmv"):
+        write_video(tmp_path / "a.wmv", moving_pattern(2))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Still images
+
+
+def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
+    half_clear = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
+    half_clear.putpixel((0, 0), (255, 0, 0, 255))
+    half_clear.save(tmp_path / "alpha.png")
+    Image.fromarray(np.full((2, 4), 128 * 257, np.uint16)).save(tmp_path / "grey16.png")
+    Image.new("CMYK", (4, 2), (0, 0, 0, 0)).save(tmp_path / "cmyk.jpg")
+    Image.new("P", (4, 2), 0).save(tmp_path / "palette.bmp")
+    Image.new("RGB", (4, 2), (1, 2, 3)).save(tmp_path / "plain.webp", lossless=True)
+    expected = {
+        "alpha.png": (255, 255, 255),
+        "grey16.png": (128, 128, 128),
+        "cmyk.jpg": (255, 255, 255),
+        "palette.bmp": (0, 0, 0),
+        "plain.webp": (1, 2, 3),
+    }
+    for name, colour in expected.items():
+        image = read_image(tmp_path / name)
+        assert image.shape == (2, 4, 3), name
+        assert image.dtype == np.uint8, name
+        assert tuple(image[1, 3]) == colour, name
+    assert tuple(read_image(tmp_path / "alpha.png")[0, 0]) == (255, 0, 0)
+
+
+def test_the_turn_that_a_camera_notes_is_undone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held a quarter turn
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    assert read_image(tmp_path / "photo.jpg").shape == (40, 20, 3)

@@ -1,0 +1,270 @@
+"""A CLEVRER-like world of colliding solids, made from nothing but a seed, with ground truth.
+
+Cubes, spheres and cylinders in 8 colours and 2 materials rest on a grey floor, slide in, and collide (after CLEVRER, Yi
+et al. 2020, https://arxiv.org/abs/1910.01442; the world is ours). A clip depends on (seed, index) alone and its first
+frames do not depend on its length.
+
+    world = CollisionWorld(seed=0, index=7, num_frames=16)
+    clip_u8 = render_clip(world, 64)  # (16, 64, 64, 3)
+"""
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vidm.atomic import atomic_write
+from vidm.physics import simulate
+from vidm.raycast import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius
+from vidm.video_io import write_video
+
+FPS = 25
+COLOURS = {  # linear RGB, those of CLEVR
+    "gray": (0.34, 0.34, 0.34),
+    "red": (0.68, 0.14, 0.14),
+    "blue": (0.16, 0.29, 0.84),
+    "green": (0.11, 0.41, 0.08),
+    "brown": (0.51, 0.29, 0.10),
+    "purple": (0.51, 0.15, 0.75),
+    "cyan": (0.16, 0.82, 0.82),
+    "yellow": (1.00, 0.93, 0.20),
+}
+MASSES = {"rubber": 1.0, "metal": 2.0}
+BRAKING = {"rubber": 0.9, "metal": 0.6}  # deceleration on the floor, units / s^2
+
+STAGE = (2.3, 3.0)  # half axes of the ellipse around the stage's centre where solids rest and meet
+STAGE_CENTRE = (0.0, 0.4)
+RIM = 1.35  # solids slide in across this multiple of it, about where the square picture ends
+VIDEOS_PER_FOLDER = 1000  # as in CLEVRER's archives
+
+
+def _inside_stage(rng: np.random.Generator) -> np.ndarray:
+    angle, radius = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform())
+    return np.array(STAGE_CENTRE) + radius * np.array(STAGE) * [np.cos(angle), np.sin(angle)]
+
+
+def _sliding_in(
+    rng: np.random.Generator, target: np.ndarray, braking: float, late: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Position and velocity at frame 0 of a solid that crosses the rim towards a target, now or up to 4 s later.
+
+    It is drawn at the rim and followed back in time, against the braking."""
+    angle = rng.uniform(0, 2 * np.pi)
+    rim = np.array(STAGE_CENTRE) + RIM * np.array(STAGE) * [np.cos(angle), np.sin(angle)]
+    heading = target + rng.normal(0, 0.2, 2) - rim
+    heading /= np.hypot(*heading)
+    speed, wait = rng.uniform(2.5, 6.5), rng.uniform(0.3, 4) if late else 0.0
+    return rim - heading * (speed * wait + braking * wait**2 / 2), heading * (speed + braking * wait)
+
+
+def _apart(positions: np.ndarray, radii: np.ndarray) -> bool:
+    first, second = np.triu_indices(len(radii), 1)
+    distances = np.hypot(*(positions[first] - positions[second]).T)
+    return bool((distances > radii[first] + radii[second] + 0.15).all())
+
+
+class CollisionWorld:
+    """What happens in one clip: 2 to 5 solids, no two alike, one of them sliding in from the first frame on.
+
+    positions, velocities (T, N, 2) on the floor, in units and units per second, x right and y away from the camera;
+    yaws (T, N) radians: only cubes turn, the others look the same however they stand; shapes, colours, materials: N
+    names each; masses (N,); radii (N,) of the footprints, which never overlap (a cube's goes through its corners);
+    collisions [(frame, i, j)] with i < j, the frame being the first that shows the outcome.
+    Raises ValueError for a negative seed or index and for num_frames < 1. Ours."""
+
+    def __init__(self, seed: int, index: int, num_frames: int = 128) -> None:
+        if seed < 0 or index < 0:
+            raise ValueError(f"seed {seed} and index {index} must not be negative")
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}; a clip has at least 1")
+        self.seed, self.index, self.num_frames = seed, index, num_frames
+        rng = np.random.default_rng([seed, index])
+        count = int(rng.integers(2, 6))
+        kinds = [(shape, colour, material) for shape in HALF_SIZES for colour in COLOURS for material in MASSES]
+        chosen = [kinds[kind] for kind in rng.choice(len(kinds), count, replace=False)]
+        self.shapes, self.colours, self.materials = (list(names) for names in zip(*chosen, strict=True))
+        self.radii = np.array([footprint_radius(shape) for shape in self.shapes])
+        self.masses = np.array([MASSES[material] for material in self.materials])
+        braking = np.array([BRAKING[material] for material in self.materials])
+        cubes = np.array([shape == "cube" for shape in self.shapes])
+        positions, velocities = self._draw_start(rng, braking)
+        motion = simulate(
+            positions,
+            velocities,
+            radii=self.radii,
+            masses=self.masses,
+            braking=braking,
+            turns=cubes,
+            num_frames=num_frames,
+            fps=FPS,
+        )
+        self.positions, self.velocities, self.collisions = motion.positions, motion.velocities, motion.collisions
+        self.yaws = motion.yaws + cubes * rng.uniform(0, np.pi / 2, count)
+        self.solids = [Solid(shape, COLOURS[colour], material == "metal") for shape, colour, material in chosen]
+
+    def _draw_start(self, rng: np.random.Generator, braking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Everyone gets a place on the stage; some rest there, others slide in towards somebody else's."""
+        count = len(self.radii)
+        while True:
+            places = np.stack([_inside_stage(rng) for _ in range(count)])
+            positions, velocities = places.copy(), np.zeros((count, 2))
+            for mover in range(count):
+                if mover == 0 or rng.uniform() < 0.6:
+                    target = places[(mover + rng.integers(1, count)) % count]
+                    late = mover > 0 and rng.uniform() < 0.6
+                    positions[mover], velocities[mover] = _sliding_in(rng, target, braking[mover], late)
+            if _apart(positions, self.radii):
+                return positions, velocities
+
+    def poses(self, frame: int) -> list[Pose]:
+        """(x, y, yaw) of every solid."""
+        return np.concatenate([self.positions[frame], self.yaws[frame, :, None]], 1).tolist()
+
+    def centres(self) -> np.ndarray:
+        """The solids' middles in the picture, (T, N, 2): column, row, from its middle, in picture heights.
+
+        Resolution and sides do not matter: a pixel position is (W / 2 + H column, H / 2 + H row)."""
+        heights = np.array([HALF_SIZES[shape] for shape in self.shapes])
+        middles = np.concatenate([self.positions, np.broadcast_to(heights, self.yaws.shape)[..., None]], -1)
+        return Camera(8).project(middles) / 8 - 0.5
+
+    def flow(self, i: int, j: int, resolution: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Exact optical flow from frame i to frame j: (flow, visible).
+
+        flow, float32 (2, H, W), x then y, in px: where the surface point seen at a pixel's centre in frame i lies in
+        frame j, less where it lies in i; 0 on the floor. Warping frame j by it gives frame i, as
+        SPyNet(reference=i, support=j) has it. visible, bool (H, W): the point is in the picture of frame j and nothing
+        hides it there. Spheres and cylinders slide without turning."""
+        camera = Camera(resolution)
+        columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+        here = np.stack([columns.ravel(), rows.ravel()], 1)
+        rays = camera.directions(here[:, 0], here[:, 1])
+        depths, owners = camera.cast(self.solids, self.poses(i), rays)
+        points = np.array(EYE) + (depths * rays).T
+        for owner, ((x, y, yaw), (x_then, y_then, yaw_then)) in enumerate(
+            zip(self.poses(i), self.poses(j), strict=True)
+        ):
+            mine = owners == owner
+            turn = yaw_then - yaw
+            rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+            points[mine, :2] = (points[mine, :2] - [x, y]) @ rotation + [x_then, y_then]
+        there = camera.project(points)
+        rays_then = camera.directions(there[:, 0], there[:, 1])
+        depths_then, _ = camera.cast(self.solids, self.poses(j), rays_then)
+        in_picture = ((there >= 0) & (there <= [camera.width, camera.height])).all(1)
+        visible = in_picture & (depths_then > (points - np.array(EYE)) @ FORWARD - 1e-3)
+        flow = (there - here).T.reshape(2, camera.height, camera.width)
+        return flow.astype(np.float32), visible.reshape(camera.height, camera.width)
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Everything the world knows, ready for JSON: lists by frame, then by object; lengths to 5 decimals.
+
+        Keys: seed, index, num_frames, fps; objects [{shape, colour, material, radius, height, mass}]; positions,
+        velocities, yaws as the attributes; centres (see `centres`); collisions [{frame, objects: [i, j]}]."""
+        tracks = {
+            "positions": self.positions,
+            "velocities": self.velocities,
+            "yaws": self.yaws,
+            "centres": self.centres(),
+        }
+        return {
+            "seed": self.seed,
+            "index": self.index,
+            "num_frames": self.num_frames,
+            "fps": FPS,
+            "objects": [
+                {
+                    "shape": shape,
+                    "colour": colour,
+                    "material": material,
+                    "radius": round(footprint_radius(shape), 5),
+                    "height": 2 * HALF_SIZES[shape],
+                    "mass": MASSES[material],
+                }
+                for shape, colour, material in zip(self.shapes, self.colours, self.materials, strict=True)
+            ],
+            **{name: track.round(5).tolist() for name, track in tracks.items()},
+            "collisions": [{"frame": frame, "objects": [i, j]} for frame, i, j in self.collisions],
+        }
+
+
+def render_clip(world: CollisionWorld, resolution: int | tuple[int, int]) -> np.ndarray:
+    """The world's video, clip_u8 (T, H, W, 3), at an int for a square or (height, width), 8 px a side or more.
+
+    A square shows the middle of what a wide picture shows, whatever the number of pixels. Ours."""
+    camera = Camera(resolution)
+    return np.stack([camera.render(world.solids, world.poses(frame)) for frame in range(world.num_frames)])
+
+
+def _video_path(out: Path, index: int) -> Path:
+    first = index - index % VIDEOS_PER_FOLDER
+    return out / f"video_{first:05d}-{first + VIDEOS_PER_FOLDER:05d}" / f"video_{index:05d}.mp4"
+
+
+def _is_written(path: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the video stands there; ValueError if another one does."""
+    if not path.exists():
+        return False
+    truth_path = path.with_suffix(".json")
+    if not truth_path.exists():
+        raise ValueError(
+            f"{path} is there without {truth_path.name}, so it is not of this world; choose another folder"
+        )
+    truth = json.loads(truth_path.read_text())
+    for name, wanted in recipe.items():
+        if truth.get(name) != wanted:
+            raise ValueError(f"{path} has {name} {truth.get(name)}, not {wanted}; choose another folder or remove it")
+    return True
+
+
+def _write_one(out: Path, recipe: dict[str, Any], index: int) -> None:
+    world = CollisionWorld(recipe["seed"], index, recipe["num_frames"])
+    path = _video_path(out, index)
+    height, width = recipe["resolution"]
+    frames = render_clip(world, (height, width))
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({**world.ground_truth(), "resolution": recipe["resolution"]}))
+    write_video(path, frames, fps=FPS)  # last: a video that is there has its ground truth
+
+
+def write_dataset(
+    out: str | Path,
+    num_videos: int,
+    num_frames: int = 128,
+    resolution: int | tuple[int, int] = 64,
+    seed: int = 0,
+    start: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Write videos start ... start + num_videos - 1 in CLEVRER's layout, with ground truth beside each.
+
+    OUT/video_00000-01000/video_00000.mp4 and so on, 1000 to a folder; video_00000.json has `ground_truth` and the
+    resolution [height, width]. Each file appears whole or not at all; videos that are there already are kept. More than
+    one worker means fresh processes, so the calling script needs its `if __name__ == "__main__"`. Raises ValueError for
+    bad numbers, for a place that cannot be a folder and where a video made otherwise is in the way. Ours."""
+    if num_videos < 1:
+        raise ValueError(f"num_videos is {num_videos}; ask for at least 1")
+    out, camera = Path(out), Camera(resolution)
+    CollisionWorld(seed, start, num_frames)  # complains of bad numbers before anything is written
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be a folder to write to ({error.strerror}); choose another place") from error
+    recipe = {"seed": seed, "num_frames": num_frames, "resolution": [camera.height, camera.width]}
+    missing = [index for index in range(start, start + num_videos) if not _is_written(_video_path(out, index), recipe)]
+    write = partial(_write_one, out, recipe)
+    with tqdm(total=num_videos, initial=num_videos - len(missing), unit="video", disable=not progress) as bar:
+        if min(workers, len(missing)) <= 1:
+            for index in missing:
+                write(index)
+                bar.update()
+        else:
+            with ProcessPoolExecutor(min(workers, len(missing)), multiprocessing.get_context("spawn")) as pool:
+                for _ in pool.map(write, missing):
+                    bar.update()

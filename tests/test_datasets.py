@@ -1,0 +1,254 @@
+"""What training learns from is a function of (seed, epoch, index) and (seed, step, place), and of nothing else."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from vidm.datasets import Clips, FrameTriplets, ResumableSampler, fit_square, to_float, to_uint8
+from vidm.layouts import index_clips
+from vidm.video_io import VideoError, read_video, write_video
+
+NUM_FRAMES = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5 videos of 12 frames: the left half's red is the frame's number, green the video's; the right half is blue."""
+    folder = tmp_path_factory.mktemp("data")
+    for video in range(5):
+        frames = np.zeros((12, 16, 24, 3), np.uint8)
+        frames[:, :, :12, 0] = 10 * np.arange(12)[:, None, None]
+        frames[..., 1] = 10 * video
+        frames[:, :, 12:, 2] = 255
+        write_video(folder / f"{video}.npy", frames)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def triplets(data: Path) -> FrameTriplets:
+    return FrameTriplets(index_clips(data), resolution=8, num_frames=NUM_FRAMES, seed=3)
+
+
+def is_flipped(frame: torch.Tensor) -> bool:
+    return bool(to_uint8(frame)[0, 0, 2] == 255)
+
+
+def frame_number(frame: torch.Tensor) -> int:
+    pixels = to_uint8(frame)
+    return int(pixels[0, -1 if is_flipped(frame) else 0, 0]) // 10
+
+
+def video_number(frame: torch.Tensor) -> int:
+    return int(to_uint8(frame)[0, 0, 1]) // 10
+
+
+def assert_same_samples(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+# Pixels
+
+
+def test_every_level_survives_the_way_to_float_and_back() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    frames = to_float(levels)
+    assert frames.dtype == torch.float32
+    assert frames.shape == (1, 3, 16, 16)
+    assert (frames.min(), frames.max()) == (-1, 1)
+    np.testing.assert_array_equal(to_uint8(frames), levels)
+
+
+def test_to_uint8_rounds_and_clamps() -> None:
+    levels = torch.tensor([-40.0, 0.4, 0.6, 99.4, 99.6, 300.0])
+    frames = (levels / 127.5 - 1).reshape(1, 1, 6).repeat(3, 1, 1)
+    truncated = ((frames + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # the usual mistake darkens by half a level
+    assert truncated[0, 0].tolist() == [0, 0, 0, 99, 99, 255]
+    assert to_uint8(frames)[0, :, 0].tolist() == [0, 0, 1, 99, 100, 255]
+
+
+def test_fit_square_keeps_the_centre_and_leaves_a_fitting_square_alone() -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (2, 10, 18, 3), np.uint8)
+    np.testing.assert_array_equal(fit_square(clip, 10), clip[:, :, 4:14])
+    np.testing.assert_array_equal(fit_square(clip.transpose(0, 2, 1, 3), 10), clip.transpose(0, 2, 1, 3)[:, 4:14])
+
+
+def test_fit_square_averages_a_fine_checkerboard_instead_of_picking_from_it() -> None:
+    y, x = np.mgrid[:64, :64]
+    board = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[None, :, :, None], 3, axis=3)
+    assert set(np.unique(board[:, ::8, ::8])) == {0}  # picking every eighth pixel sees black alone
+    assert np.abs(fit_square(board, 8).astype(int) - 127.5).max() < 3
+
+
+# Triplets
+
+
+def test_a_triplet_holds_frames_0_and_n_minus_1_and_n_of_one_window(triplets: FrameTriplets) -> None:
+    seen = set()
+    for epoch in range(60):
+        for index in range(5):
+            sample = triplets[epoch, index]
+            n, start = int(sample["frame_index"]), frame_number(sample["first"])
+            assert frame_number(sample["previous"]) == start + n - 1
+            assert frame_number(sample["frame"]) == start + n
+            assert {video_number(sample[name]) for name in ("first", "previous", "frame")} == {index}
+            seen.add((start, n))
+    # Every window that fits, and every frame of it but the first, has its turn.
+    assert seen == {(start, n) for start in range(12 - NUM_FRAMES + 1) for n in range(1, NUM_FRAMES)}
+
+
+def test_a_sample_is_float_in_minus_one_to_one_with_an_int64_index(triplets: FrameTriplets) -> None:
+    sample = triplets[0, 0]
+    for name in ("first", "previous", "frame"):
+        assert sample[name].shape == (3, 8, 8)
+        assert sample[name].dtype == torch.float32
+        assert -1 <= sample[name].min() <= sample[name].max() <= 1
+    assert sample["frame_index"].dtype == torch.int64
+    assert sample["frame_index"].shape == ()
+
+
+def test_a_flip_mirrors_all_three_frames_half_of_the_time(triplets: FrameTriplets, data: Path) -> None:
+    plain = FrameTriplets(index_clips(data), resolution=8, num_frames=NUM_FRAMES, seed=3, flip=False)
+    num_flipped = 0
+    for epoch in range(200):
+        ours, theirs = triplets[epoch, 1], plain[epoch, 1]
+        assert not is_flipped(theirs["frame"])
+        num_flipped += is_flipped(ours["frame"])
+        for name in ("first", "previous", "frame"):
+            expected = theirs[name].flip(-1) if is_flipped(ours["frame"]) else theirs[name]
+            assert torch.equal(ours[name], expected)
+    assert 70 < num_flipped < 130
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone(triplets: FrameTriplets, data: Path) -> None:
+    again = FrameTriplets(index_clips(data), resolution=8, num_frames=NUM_FRAMES, seed=3)
+    for key in ((4, 2), (0, 0), (4, 1)):
+        assert_same_samples(again[key], triplets[key])
+    frames_of = {e: [int(triplets[e, i]["frame_index"]) for i in range(5)] for e in range(3)}
+    assert len({tuple(frames) for frames in frames_of.values()}) == 3
+    other = FrameTriplets(index_clips(data), resolution=8, num_frames=NUM_FRAMES, seed=4)
+    assert any(not torch.equal(other[0, i]["frame"], triplets[0, i]["frame"]) for i in range(5))
+
+
+@pytest.mark.parametrize(("context", "num_workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_change_nothing(triplets: FrameTriplets, context: str, num_workers: int) -> None:
+    sampler = ResumableSampler(5, batch_size=4, seed=3, start_step=2, num_steps=3)
+    with warnings.catch_warnings():
+        # From Python 3.12 on, forking a process that has threads warns; PyTorch's own threads do not mind.
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        loader = DataLoader(triplets, batch_sampler=sampler, num_workers=num_workers, multiprocessing_context=context)
+        many = list(loader)
+    alone = list(DataLoader(triplets, batch_sampler=sampler))
+    assert len(many) == len(alone) == 3
+    for ours, theirs in zip(many, alone, strict=True):
+        assert_same_samples(ours, theirs)
+
+
+def test_a_video_that_went_bad_is_replaced_by_the_next_and_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for video in range(3):
+        write_video(tmp_path / f"{video}.npy", np.full((8, 8, 8, 3), 10 * video, np.uint8))
+    index = index_clips(tmp_path)
+    triplets = FrameTriplets(index, resolution=8, num_frames=4, seed=0)
+    (tmp_path / "1.npy").write_bytes(b"")
+    (tmp_path / "2.npy").unlink()
+    for epoch in range(3):
+        assert [video_number(triplets[epoch, i]["frame"]) for i in range(3)] == [0, 0, 0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "1.npy" in lines[0]
+    assert "2.npy" in lines[1]
+
+
+def test_training_stops_when_no_video_can_be_read_any_more(tmp_path: Path) -> None:
+    write_video(tmp_path / "0.npy", np.zeros((8, 8, 8, 3), np.uint8))
+    triplets = FrameTriplets(index_clips(tmp_path), resolution=8, num_frames=4, seed=0)
+    (tmp_path / "0.npy").write_bytes(b"")
+    with pytest.raises(VideoError, match=f"{tmp_path}: none of its 1 videos"):
+        triplets[0, 0]
+
+
+# Clips
+
+
+def test_clips_are_the_asked_frames_with_their_path(data: Path) -> None:
+    index = index_clips(data)
+    clips = Clips(index, num_frames=7, start=3)
+    assert len(clips) == 5
+    for i, path in enumerate(index.paths):
+        clip_u8, name = clips[i]
+        np.testing.assert_array_equal(clip_u8, read_video(path)[3:10])
+        assert name == str(path)
+    small, _ = Clips(index, num_frames=7, resolution=8)[0]
+    np.testing.assert_array_equal(small, fit_square(read_video(index.paths[0])[:7], 8))
+
+
+def test_a_damaged_clip_is_not_left_out_of_a_measurement_in_silence(tmp_path: Path) -> None:
+    write_video(tmp_path / "0.npy", np.zeros((8, 8, 8, 3), np.uint8))
+    clips = Clips(index_clips(tmp_path), num_frames=4)
+    (tmp_path / "0.npy").write_bytes(b"")
+    with pytest.raises(VideoError, match=r"0\.npy"):
+        clips[0]
+
+
+# The order of training
+
+
+def sampler(num_samples: int = 23, batch_size: int = 8, num_steps: int = 9, **options: int) -> ResumableSampler:
+    options = {"seed": 5, "start_step": 0, **options}
+    return ResumableSampler(num_samples, batch_size, num_steps=num_steps, **options)
+
+
+def test_an_epoch_holds_every_sample_at_most_once_and_drops_less_than_a_batch() -> None:
+    keys = [key for batch in sampler(num_steps=6) for key in batch]
+    assert [epoch for epoch, _ in keys] == [0] * 16 + [1] * 16 + [2] * 16
+    assert len(set(keys)) == len(keys)
+    even = [key for batch in sampler(num_samples=24, num_steps=6) for key in batch]
+    assert sorted(even) == [(epoch, index) for epoch in range(2) for index in range(24)]
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    def order(**options: int) -> list[int]:
+        return [index for batch in sampler(num_samples=24, num_steps=3, **options) for _, index in batch]
+
+    assert order() == order()
+    assert len({tuple(o) for o in (order(), order(start_step=3), order(seed=6))}) == 3
+
+
+def test_a_batch_larger_than_the_data_repeats_samples_as_new_epochs() -> None:
+    first, second = sampler(num_samples=3, batch_size=8, num_steps=2)
+    for keys, epochs in ((first, [0, 1, 2]), (second, [3, 4, 5])):
+        assert len(set(keys)) == 8
+        assert [epoch for epoch, _ in keys] == sorted(epochs * 3)[:8]
+        assert {index for _, index in keys} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("world_size", "accum_steps"), [(2, 1), (1, 4), (2, 2), (4, 2), (8, 1)])
+def test_ranks_and_micro_batches_share_out_the_batch_of_one_process(world_size: int, accum_steps: int) -> None:
+    whole = list(sampler())
+    ranks = [list(sampler(rank=r, world_size=world_size, accum_steps=accum_steps)) for r in range(world_size)]
+    assert all(len(rank) == 9 * accum_steps for rank in ranks)
+    for step in range(9):
+        micro_batches = [
+            key for m in range(accum_steps) for rank in ranks for key in rank[step * accum_steps + m]
+        ]  # place by place: micro-batch by micro-batch, rank by rank
+        assert micro_batches == whole[step]
+
+
+def test_a_run_resumed_at_step_k_goes_on_as_if_it_had_never_stopped() -> None:
+    whole = list(sampler(num_steps=9, accum_steps=2))
+    for k in (1, 4, 8):
+        resumed = sampler(start_step=k, num_steps=9 - k, accum_steps=2)
+        assert len(resumed) == 2 * (9 - k)
+        assert list(resumed) == whole[2 * k :]
+
+
+def test_a_global_batch_needs_no_step_before_it() -> None:
+    assert sampler(rank=1, world_size=2).global_batch(1000) == sampler().global_batch(1000)
+    assert list(sampler(start_step=1000, num_steps=1)) == [sampler().global_batch(1000)]

@@ -1,0 +1,167 @@
+"""Training triplets and evaluation clips from any layout, and the order in which training sees them. Ours.
+
+    index = index_clips("data/CLEVRER", min_frames=128)
+    triplets = FrameTriplets(index, resolution=128, num_frames=128, seed=0)
+    sampler = ResumableSampler(len(triplets), batch_size=8, seed=0, start_step=0, num_steps=100)
+    batches = DataLoader(triplets, batch_sampler=sampler)
+
+A triplet (the first frame, the one before, the one to learn) is keyed by (epoch, index), and all that is random about
+it follows from (seed, epoch, index): neither workers nor ranks nor a restart change it.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vidm.layouts import ClipIndex
+from vidm.video_io import VideoError, read_frames
+
+
+def fit_square(clip_u8: np.ndarray, resolution: int) -> np.ndarray:
+    """Crop frames to their central square and resize it: uint8 (T, H, W, 3) -> uint8 (T, R, R, 3).
+
+    Bicubic with antialiasing, as Pillow does it; a square of that size comes back untouched. Ours.
+    """
+    height, width = clip_u8.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    squares = clip_u8[:, top : top + side, left : left + side]
+    size = (resolution, resolution)
+    return np.stack([np.asarray(Image.fromarray(s).resize(size, Image.Resampling.BICUBIC)) for s in squares])
+
+
+def to_float(frames_u8: np.ndarray) -> Tensor:
+    """Turn uint8 (..., H, W, 3) in 0 .. 255 into float32 (..., 3, H, W) in [-1, 1]. Ours."""
+    channels_first = np.moveaxis(frames_u8, -1, -3)
+    return torch.from_numpy(channels_first.astype(np.float32, order="C")) / 127.5 - 1
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Turn float (..., 3, H, W) in [-1, 1] into uint8 (..., H, W, 3): the nearest level, what lies outside clamped.
+
+    The inverse of to_float, exactly. Ours.
+    """
+    levels = ((frames.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.movedim(-3, -1).cpu().numpy()
+
+
+class FrameTriplets(Dataset[dict[str, Tensor]]):
+    """One training sample a video: a window of it begins anywhere, and one frame of the window is to be learned.
+
+    A sample's key is (epoch, index of the video). A sample is a dict of float32 (3, R, R) in [-1, 1]: `first`, frame 0
+    of the window; `frame`, frame n, n uniform in 1 .. num_frames - 1; `previous`, frame n - 1; and of int64
+    `frame_index`, n. With `flip`, half of the triplets are mirrored. The videos of `index` have num_frames or more.
+    """
+
+    def __init__(self, index: ClipIndex, resolution: int, num_frames: int, seed: int, flip: bool = True) -> None:
+        assert min(index.num_frames) >= num_frames >= 2, "index_clips takes min_frames=num_frames"
+        self.index, self.resolution, self.num_frames = index, resolution, num_frames
+        self.seed, self.flip = seed, flip
+        self._named: set[Path] = set()
+
+    def __len__(self) -> int:
+        return len(self.index.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the sample of (epoch, index). Raises VideoError if no video at all can be read."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        where, coin = rng.random(2)
+        frame_index = int(rng.integers(1, self.num_frames))
+        mirrored = self.flip and coin < 0.5
+        triplet = fit_square(self._read(index, where, frame_index), self.resolution)
+        first, previous, frame = to_float(triplet[:, :, ::-1] if mirrored else triplet)
+        return {
+            "first": first,
+            "previous": previous,
+            "frame": frame,
+            "frame_index": torch.tensor(frame_index),
+        }
+
+    def _read(self, index: int, where: float, frame_index: int) -> np.ndarray:
+        # Of the next video that can be read, should this one have gone bad since it was indexed.
+        for candidate in range(index, index + len(self)):
+            path = self.index.paths[candidate % len(self)]
+            start = int(where * (self.index.num_frames[candidate % len(self)] - self.num_frames + 1))
+            try:
+                return read_frames(path, [start, start + frame_index - 1, start + frame_index])
+            except (VideoError, FileNotFoundError) as error:
+                if path not in self._named:
+                    self._named.add(path)
+                    print(f"replaced by the next video: {error}", file=sys.stderr, flush=True)
+        raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read any more")
+
+
+class Clips(Dataset[tuple[np.ndarray, str]]):
+    """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), from frame `start` on.
+
+    With a `resolution` R, frames are cropped to their central square and resized to R x R. A damaged video raises
+    VideoError: a measurement over part of a folder would not be the folder's.
+    """
+
+    def __init__(self, index: ClipIndex, num_frames: int, resolution: int | None = None, start: int = 0) -> None:
+        assert min(index.num_frames) >= start + num_frames, "index_clips takes min_frames=start + num_frames"
+        self.index, self.num_frames, self.resolution, self.start = index, num_frames, resolution, start
+
+    def __len__(self) -> int:
+        return len(self.index.paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+        path = self.index.paths[index]
+        clip_u8 = read_frames(path, range(self.start, self.start + self.num_frames))
+        return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
+
+
+class ResumableSampler:
+    """Batches of (epoch, index) keys: what stands at place i of step s's global batch is a function of (seed, s, i).
+
+    An epoch is every sample once, in an order that follows from (seed, epoch); a rest too small for a batch is dropped.
+    Where a batch is larger than the data it holds several epochs, so that repeats differ in augmentation.
+
+    Iterating yields `accum_steps` micro-batches, this rank's share, for each of `num_steps` steps from `start_step` on.
+    Micro-batch m of rank r takes places (m * world_size + r) * micro and on of the global batch, and so 1 x 8, 2 x 4
+    and 4 x 2 are the same step. `batch_size` is global, a multiple of world_size * accum_steps.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        num_steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accum_steps: int = 1,
+    ) -> None:
+        assert batch_size % (world_size * accum_steps) == 0
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.start_step, self.num_steps = start_step, num_steps
+        self.rank, self.world_size, self.accum_steps = rank, world_size, accum_steps
+
+    def __len__(self) -> int:
+        return self.num_steps * self.accum_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        micro = self.batch_size // (self.world_size * self.accum_steps)
+        for step in range(self.start_step, self.start_step + self.num_steps):
+            keys = self.global_batch(step)
+            for micro_batch in range(self.accum_steps):
+                place = (micro_batch * self.world_size + self.rank) * micro
+                yield keys[place : place + micro]
+
+    def global_batch(self, step: int) -> list[tuple[int, int]]:
+        """Return the batch_size keys (epoch, index) of a step."""
+        epochs_per_round = -(-self.batch_size // self.num_samples)  # 1, unless a batch is larger than the data
+        steps_per_round = epochs_per_round * self.num_samples // self.batch_size
+        current, step_in_round = divmod(step, steps_per_round)
+        epochs = range(current * epochs_per_round, (current + 1) * epochs_per_round)
+        order = np.concatenate([np.random.default_rng([self.seed, e]).permutation(self.num_samples) for e in epochs])
+        places = range(step_in_round * self.batch_size, (step_in_round + 1) * self.batch_size)
+        return [(epochs[place // self.num_samples], int(order[place])) for place in places]

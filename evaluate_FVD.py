@@ -1,0 +1,9 @@
+"""Frechet video distance between two folders of videos. Every flag: --help.
+
+python evaluate_FVD.py -dir1 real -dir2 generated -n 16 -r 64
+"""
+
+from vidm.cli import evaluate_fvd_main
+
+if __name__ == "__main__":
+    evaluate_fvd_main()

@@ -1,0 +1,9 @@
+"""The original's second door to evaluate_FVD.py: the same flags, the same result.
+
+python scripts/evaluate_FVD.py -dir1 real -dir2 generated -n 16 -r 64
+"""
+
+from vidm.cli import evaluate_fvd_main
+
+if __name__ == "__main__":
+    evaluate_fvd_main()

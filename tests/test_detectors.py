@@ -1,0 +1,179 @@
+"""What the random detector sees, how the TorchScript one is called, and what either says when it cannot."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidm.detectors import load_detector
+from vidm.frechet import FeatureStats, frechet_distance
+
+
+def moving_squares(n: int, seed: int, frames: int = 8, size: int = 32) -> np.ndarray:
+    """Clips (n, frames, size, size, 3) of a coloured square that moves over grey and bounces."""
+    rng = np.random.default_rng(seed)
+    clips = np.full((n, frames, size, size, 3), 100, np.uint8)
+    side = size // 4
+    for clip in clips:
+        start, velocity = rng.uniform(0, size, 2), rng.normal(0, size / 16, 2)
+        colour = rng.integers(0, 256, 3)
+        for t, frame in enumerate(clip):
+            bounced = np.abs((start + velocity * t) % (2 * size) - size) * (size - side) / size
+            y, x = bounced.astype(int)
+            frame[y : y + side, x : x + side] = colour
+    return clips
+
+
+def distance(one: np.ndarray, two: np.ndarray) -> float:
+    detector = load_detector("random")
+    sides = []
+    for clips in (one, two):
+        stats = FeatureStats()
+        stats.update(detector(clips))
+        sides += [stats.mean(), stats.covariance()]
+    return frechet_distance(*sides)
+
+
+def save_torchscript(network: torch.nn.Module, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(torch.jit.script(network), path)
+    return path
+
+
+class StandIn(torch.nn.Module):
+    """Called as the published I3D is; its features tell how it was called."""
+
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        flags = torch.tensor([float(rescale), float(resize), float(return_features), float(self.training)])
+        return torch.cat([x[:, :, 0, 0, 0], x[:, :, -1, -1, -1], flags.expand(x.shape[0], 4)], dim=1)
+
+
+class NoFeatures(torch.nn.Module):
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        return x
+
+
+class OtherSignature(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=[2, 3, 4])
+
+
+def test_other_real_clips_are_near_and_clips_that_stand_still_are_far() -> None:
+    real, other = moving_squares(64, seed=1), moving_squares(64, seed=2)
+    still = np.repeat(other[:, :1], other.shape[1], axis=1)
+    assert 0.1 < distance(real, other) < 0.25 * distance(real, still)
+
+
+@pytest.mark.parametrize("spoil", ["shuffled frames", "noise", "darker"])
+def test_spoiled_clips_are_farther_from_real_ones_than_other_real_ones(spoil: str) -> None:
+    real, other = moving_squares(64, seed=1), moving_squares(64, seed=2)
+    rng = np.random.default_rng(0)
+    spoiled = {
+        "shuffled frames": other[:, rng.permutation(other.shape[1])],
+        "noise": (other * 0.8 + rng.integers(0, 52, other.shape)).astype(np.uint8),
+        "darker": other // 2,
+    }[spoil]
+    assert distance(real, spoiled) > 3 * distance(real, other)
+
+
+def test_random_features_of_a_clip_do_not_depend_on_the_batch_it_comes_in() -> None:
+    clips = moving_squares(7, seed=3)
+    detector = load_detector("random")
+    alone = torch.cat([detector(clips[i : i + 1]) for i in range(7)])
+    torch.testing.assert_close(detector(clips), alone, rtol=0, atol=1e-5)
+    assert alone.std(dim=0).max() > 0.1
+
+
+def test_random_features_are_the_same_in_every_run_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = load_detector("random")(moving_squares(2, seed=4))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert torch.equal(load_detector("random")(moving_squares(2, seed=4)), first)
+
+
+def test_arrays_and_tensors_give_the_same_features() -> None:
+    clips = moving_squares(2, seed=4)
+    detector = load_detector("random")
+    assert torch.equal(detector(clips), detector(torch.from_numpy(clips)))
+
+
+@pytest.mark.parametrize(("frames", "size"), [(2, 16), (3, 17), (9, 70)])
+def test_two_frames_of_16_pixels_are_enough_for_the_random_detector(frames: int, size: int) -> None:
+    features = load_detector("random")(moving_squares(2, seed=0, frames=frames, size=size))
+    assert features.shape == (2, 128)
+    assert features.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((1, 1, 32, 32, 3), r"1 frame\(s\) of 32 x 32"), ((1, 4, 8, 32, 3), "32 x 8 pixels")]
+)
+def test_too_few_frames_or_pixels_are_named(shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        load_detector("random")(np.zeros(shape, np.uint8))
+
+
+def test_clips_that_are_not_uint8_with_channels_last_are_refused() -> None:
+    for clips in (np.zeros((1, 4, 32, 32, 3), np.float32), np.zeros((1, 3, 4, 32, 32), np.uint8)):
+        with pytest.raises(ValueError, match=r"takes uint8 \(B, T, H, W, 3\)"):
+            load_detector("random")(clips)
+
+
+def test_the_random_number_is_never_called_an_fvd() -> None:
+    assert "not an FVD" in load_detector("random").name
+
+
+def test_the_i3d_gets_channels_first_floats_up_to_255_and_its_three_switches_on(tmp_path: Path) -> None:
+    detector = load_detector(save_torchscript(StandIn(), tmp_path / "i3d_torchscript.pt"))
+    clips = np.zeros((2, 3, 4, 5, 3), np.uint8)
+    clips[0, 0, 0, 0] = (255, 1, 2)
+    clips[1, -1, -1, -1] = (3, 4, 255)
+    expected = [[255, 1, 2, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 3, 4, 255, 1, 1, 1, 0]]
+    assert detector(clips).tolist() == expected
+    assert detector.name == "FVD (I3D i3d_torchscript.pt)"
+
+
+def test_without_a_path_the_i3d_in_its_usual_place_is_taken_and_else_the_random_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "not an FVD" in load_detector().name
+    (tmp_path / "pretrained_models").mkdir()
+    save_torchscript(StandIn(), tmp_path / "pretrained_models" / "i3d_torchscript.pt")
+    assert load_detector().name == "FVD (I3D i3d_torchscript.pt)"
+    assert "not an FVD" in load_detector("random").name
+
+
+def test_a_missing_i3d_is_named_with_the_place_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt is not there; download .*dropbox") as caught:
+        load_detector(tmp_path / "absent.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_torchscript_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("not a network")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    for name in ("text.pt", "weights.pt"):
+        with pytest.raises(ValueError, match=f"{name} is not a TorchScript file"):
+            load_detector(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [(NoFeatures(), r"returned \(2, 3, 4, 16, 16\)"), (OtherSignature(), r"failed .* 4 frames")],
+)
+def test_a_network_that_is_not_the_i3d_is_named_in_one_line(
+    network: torch.nn.Module, said: str, tmp_path: Path
+) -> None:
+    detector = load_detector(save_torchscript(network, tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match=rf"other\.pt .*{said}") as caught:
+        detector(np.zeros((2, 4, 16, 16, 3), np.uint8))
+    assert "\n" not in str(caught.value)

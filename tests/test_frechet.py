@@ -1,0 +1,139 @@
+"""Feature statistics and the Frechet distance: closed forms, parity with golden numbers, and invariances."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidm.frechet import FeatureStats, frechet_distance
+
+GOLDEN = Path(__file__).parent / "data" / "metrics.npz"
+
+
+def stats_of(*batches: np.ndarray | torch.Tensor) -> FeatureStats:
+    stats = FeatureStats()
+    for batch in batches:
+        stats.update(batch)
+    return stats
+
+
+def distance(one: FeatureStats, two: FeatureStats, ddof: int = 0) -> float:
+    return frechet_distance(one.mean(), one.covariance(ddof), two.mean(), two.covariance(ddof))
+
+
+def features(n: int, d: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, d)) @ rng.standard_normal((d, d)) + rng.standard_normal(d)
+
+
+@pytest.mark.parametrize("rows", ["full", "low_rank"])
+@pytest.mark.parametrize(("ddof", "kind"), [(0, "population"), (1, "sample")])
+def test_the_distance_of_the_golden_features_is_the_golden_distance(rows: str, ddof: int, kind: str) -> None:
+    golden = np.load(GOLDEN)
+    n = None if rows == "full" else int(golden["low_rank_n"])
+    real, fake = stats_of(golden["features_real"][:n]), stats_of(golden["features_fake"][:n])
+    assert distance(real, fake, ddof) == pytest.approx(float(golden[f"frechet_{rows}_{kind}"]), rel=1e-6)
+
+
+def test_with_equal_covariances_the_distance_is_the_squared_gap_of_the_means() -> None:
+    covariance = stats_of(features(50, 6, seed=0)).covariance()
+    gap = np.arange(6.0)
+    assert frechet_distance(gap, covariance, np.zeros(6), covariance) == pytest.approx(55.0, rel=1e-12)
+
+
+def test_in_one_dimension_it_is_the_gap_of_means_and_of_deviations_squared() -> None:
+    result = frechet_distance(np.array([1.0]), np.array([[4.0]]), np.array([4.0]), np.array([[25.0]]))
+    assert result == pytest.approx((4 - 1) ** 2 + (5 - 2) ** 2, rel=1e-12)
+
+
+def test_orthogonal_subspaces_share_nothing_so_the_distance_is_the_sum_of_the_traces() -> None:
+    one, two = np.diag([3.0, 0.0]), np.diag([0.0, 5.0])
+    assert frechet_distance(np.zeros(2), one, np.zeros(2), two) == pytest.approx(8)
+
+
+def test_rounding_in_a_covariance_of_rank_one_does_not_reach_the_distance() -> None:
+    d = 200
+    direction = np.random.default_rng(8).standard_normal(d)
+    expected = direction @ direction + d - 2 * np.linalg.norm(direction)
+    result = frechet_distance(np.zeros(d), np.outer(direction, direction), np.zeros(d), np.eye(d))
+    assert result == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [5, 200])
+def test_a_set_is_at_distance_zero_from_itself_even_with_fewer_samples_than_dimensions(n: int) -> None:
+    rows = features(n, 40, seed=1)
+    itself = distance(stats_of(rows), stats_of(rows[::-1][: n // 2], rows[::-1][n // 2 :]))
+    assert 0 <= itself < 1e-9
+
+
+@pytest.mark.parametrize("n", [5, 200])
+def test_the_distance_is_symmetric_and_positive_between_different_sets(n: int) -> None:
+    one, two = stats_of(features(n, 16, seed=2)), stats_of(features(n, 16, seed=3))
+    assert distance(one, two) > 1
+    assert distance(one, two) == pytest.approx(distance(two, one), rel=1e-12)
+
+
+def test_batches_and_merged_parts_give_the_statistics_of_all_rows_at_once() -> None:
+    rows = features(101, 8, seed=4)
+    batched = stats_of(rows[:1], rows[1:40], rows[40:])
+    merged = stats_of(rows[60:])
+    merged.merge(FeatureStats())
+    merged.merge(stats_of(rows[:60]))
+    for stats in (batched, merged):
+        assert stats.count == 101
+        np.testing.assert_allclose(stats.mean(), rows.mean(axis=0), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(stats.covariance(), np.cov(rows.T, ddof=0), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(stats.covariance(ddof=1), np.cov(rows.T), rtol=1e-10, atol=1e-12)
+
+
+def test_merging_leaves_the_other_statistics_as_they_were() -> None:
+    rows = features(20, 3, seed=5)
+    part, total = stats_of(rows[:10]), FeatureStats()
+    total.merge(part)
+    total.update(rows[10:])
+    assert part.count == 10
+    np.testing.assert_allclose(part.covariance(), np.cov(rows[:10].T, ddof=0), rtol=1e-10)
+
+
+def test_a_mean_far_from_zero_keeps_the_digits_that_a_raw_sum_of_squares_loses() -> None:
+    rows = np.random.default_rng(6).standard_normal((1000, 1))
+    far = rows + 1e8
+    raw = np.square(far).mean() - far.mean() ** 2
+    assert abs(raw - rows.var()) > 0.1
+    assert stats_of(*np.split(far, 10)).covariance().item() == pytest.approx(rows.var(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_torch_features_of_any_float_type_count_as_their_float64_values(dtype: torch.dtype) -> None:
+    rows = torch.from_numpy(features(30, 4, seed=7)).to(dtype).requires_grad_()
+    expected = rows.detach().double().numpy()
+    np.testing.assert_array_equal(stats_of(rows).covariance(), stats_of(expected).covariance())
+
+
+def test_one_sample_has_a_mean_and_no_covariance() -> None:
+    one = stats_of(np.ones((1, 3)))
+    np.testing.assert_array_equal(one.mean(), np.ones(3))
+    with pytest.raises(ValueError, match="at least 2"):
+        one.covariance()
+    with pytest.raises(ValueError, match="at least 1"):
+        FeatureStats().mean()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(bad: float) -> None:
+    rows = np.zeros((4, 2))
+    rows[2, 1] = bad
+    with pytest.raises(ValueError, match="1 of 4 feature rows"):
+        FeatureStats().update(rows)
+    with pytest.raises(ValueError, match="NaN or inf"):
+        frechet_distance(np.array([bad]), np.eye(1), np.zeros(1), np.eye(1))
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"\(3,\).*\(samples, dimensions\)"):
+        FeatureStats().update(np.zeros(3))
+    with pytest.raises(ValueError, match="5 dimensions cannot join features of 4"):
+        stats_of(np.zeros((2, 4)), np.zeros((2, 5)))
+    with pytest.raises(ValueError, match="do not fit together"):
+        frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))

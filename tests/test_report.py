@@ -1,0 +1,181 @@
+"""The page holds everything it shows, says it safely, and is there whole or not at all."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidm.report import Distance, VideoRow, write_report
+from vidm.video_io import VideoError, write_video
+
+Element = tuple[str, dict[str, str]]
+
+
+class Page(HTMLParser):
+    """The elements and the text of a page, and whether every element that was opened was closed in order."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[Element] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> VideoRow:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+    still, small, large = tmp_path / "still.png", tmp_path / "small.mp4", tmp_path / "large.mp4"
+    Image.fromarray(frames[0]).save(still)
+    write_video(small, frames)
+    write_video(large, frames.repeat(8, axis=1).repeat(8, axis=2))
+    return VideoRow("video 0", [still, small, large])
+
+
+COLUMNS = ["first frame", "generated", "real"]
+
+
+def embedded(attributes: dict[str, str]) -> tuple[str, bytes]:
+    head, data = attributes["src"].split(",", 1)
+    return head, base64.b64decode(data)
+
+
+def test_every_video_and_image_is_inside_the_page_byte_for_byte(tmp_path: Path, row: VideoRow) -> None:
+    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row, row])
+    page = Page(tmp_path / "report.html")
+    still, small, large = (Path(path).read_bytes() for path in row.media)
+    assert [embedded(image) for image in page.all("img")] == [("data:image/png;base64", still)] * 2
+    assert [embedded(video) for video in page.all("video")] == [
+        ("data:video/mp4;base64", small),
+        ("data:video/mp4;base64", large),
+    ] * 2
+    assert page.open == []
+
+
+def test_the_page_asks_for_nothing_from_outside(tmp_path: Path, row: VideoRow) -> None:
+    write_report(tmp_path / "report.html", "T", "I", COLUMNS, [row], "name", [Distance("a", 1)], ["note"], {"k": "v"})
+    page = Page(tmp_path / "report.html")
+    for _, attributes in page.elements:
+        assert "href" not in attributes
+        assert attributes.get("src", "data:").startswith("data:")
+    without_data = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page.source)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|\bimport\b", without_data)
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none';")
+
+
+def test_all_text_is_escaped(tmp_path: Path, row: VideoRow) -> None:
+    nasty = "</title></script><script>alert('$title')</script> \"&amp;"
+    write_report(
+        tmp_path / "report.html",
+        nasty,
+        nasty,
+        [nasty] * 3,
+        [VideoRow(nasty, row.media)],
+        nasty,
+        [Distance(nasty, 1.0)],
+        [nasty],
+        {nasty: nasty},
+    )
+    page = Page(tmp_path / "report.html")
+    assert len(page.all("script")) == 1
+    assert page.text.count("alert('$title')") == 2 + 1 + 3 + 1 + 1 + 1 + 1 + 2  # the title stands twice
+    assert page.all("video")[0]["aria-label"] == f"{nasty}: {nasty}"
+    assert page.open == []
+
+
+def test_columns_captions_notes_and_settings_are_on_the_page(tmp_path: Path, row: VideoRow) -> None:
+    settings = {"diffusion steps": 50, "seed": 0}
+    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row], notes=["From scratch."], settings=settings)
+    page = Page(tmp_path / "report.html")
+    headings = [attributes for _, attributes in page.elements if attributes.get("role") == "columnheader"]
+    assert len(headings) == 3
+    for words in (*COLUMNS, "video 0", "From scratch.", "diffusion steps 50", "seed 0"):
+        assert words in page.text
+    assert page.all("video")[0]["aria-label"] == "generated: video 0"
+    assert page.all("img")[0]["alt"] == "first frame: video 0"
+
+
+def test_videos_play_muted_and_do_not_loop_by_themselves(tmp_path: Path, row: VideoRow) -> None:
+    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row])
+    for video in Page(tmp_path / "report.html").all("video"):
+        assert {"muted", "playsinline"} <= video.keys()
+        assert not {"loop", "autoplay"} & video.keys()
+
+
+def test_small_videos_are_shown_as_pixels_and_large_ones_smoothly(tmp_path: Path, row: VideoRow) -> None:
+    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row])
+    small, large = Page(tmp_path / "report.html").all("video")
+    assert (small["width"], small["height"], small.get("class")) == ("24", "16", "pixels")
+    assert (large["width"], large["height"], large.get("class")) == ("192", "128", None)
+
+
+def test_distances_stand_beside_their_name_and_in_multiples_of_the_floor(tmp_path: Path) -> None:
+    distances = [Distance("real and real", 0.5, floor=True), Distance("generated and real", 12345.678)]
+    write_report(tmp_path / "report.html", "Title", "Intro", distance_name="not an FVD", distances=distances)
+    page = Page(tmp_path / "report.html")
+    assert "Not an FVD. Lower is closer." in page.text
+    assert "real and real 0.5 1 \N{MULTIPLICATION SIGN}" in page.text
+    assert "generated and real 12350 25000 \N{MULTIPLICATION SIGN}" in page.text
+    assert [div["style"] for div in page.all("div") if "--share" in div.get("style", "")] == [
+        "--share: 0.00%",
+        "--share: 100.00%",
+    ]
+
+
+@pytest.mark.parametrize("distances", [[Distance("a", 3.0)], [Distance("a", 0.0, floor=True), Distance("b", 0.0)]])
+def test_without_a_floor_above_zero_no_multiples_are_shown(tmp_path: Path, distances: list[Distance]) -> None:
+    write_report(tmp_path / "report.html", "Title", "Intro", distances=distances)
+    page = Page(tmp_path / "report.html")
+    assert "floor" not in page.text.split("Distances")[-1].split("const videos")[0]
+
+
+def test_parts_that_are_not_given_are_left_out(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", "Title", "Intro")
+    page = Page(tmp_path / "report.html")
+    assert [tag for tag, _ in page.elements if tag in ("section", "table", "button", "dl")] == []
+
+
+def test_a_file_that_cannot_be_shown_is_named_and_the_page_from_before_stays(tmp_path: Path, row: VideoRow) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("before")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "clip.npy").write_bytes(b"")
+    wrong: list[tuple[str, type[Exception], str]] = [
+        ("absent.mp4", FileNotFoundError, "absent.mp4"),
+        ("broken.mp4", VideoError, "broken.mp4"),
+        ("clip.npy", ValueError, r"clip\.npy: a report shows \.mp4"),
+    ]
+    for name, kind, said in wrong:
+        with pytest.raises(kind, match=said):
+            write_report(report, "Title", "Intro", ["real"], [VideoRow("v", [tmp_path / name])])
+    with pytest.raises(ValueError, match="'video 0' has 3 videos for 2 columns"):
+        write_report(report, "Title", "Intro", COLUMNS[:2], [row])
+    assert report.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.glob("*report*")) == ["report.html"]

@@ -1,0 +1,112 @@
+"""Numbers from features: the Frechet distance of two feature sets, in float64, with no model and no disk.
+
+Heusel et al. 2017 (FID) and Unterthiner et al. 2018 (FVD): each set is summed up by a Gaussian, and
+d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+
+    real, fake = FeatureStats(), FeatureStats()     # then .update(features) batch after batch
+    frechet_distance(real.mean(), real.covariance(), fake.mean(), fake.covariance())
+"""
+
+import numpy as np
+import torch
+
+
+def _as_rows(features: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(features, torch.Tensor):
+        features = features.detach().to("cpu", torch.float64).numpy()
+    rows = np.asarray(features, dtype=np.float64)
+    if rows.ndim != 2:
+        raise ValueError(f"features have shape {rows.shape}; they must be (samples, dimensions)")
+    if not np.isfinite(rows).all():
+        bad = int((~np.isfinite(rows).all(axis=1)).sum())
+        raise ValueError(f"{bad} of {len(rows)} feature rows hold NaN or inf; look at what went into them")
+    return rows
+
+
+class FeatureStats:
+    """Count, mean and covariance of feature rows that arrive in batches; memory is that of one covariance.
+
+    The sum of squared deviations is kept about the running mean and joined pairwise (Chan, Golub and LeVeque
+    1979): a raw sum of squares would lose every digit when the mean is large beside the spread.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = np.zeros(0)
+        self._scatter = np.zeros((0, 0))
+
+    def update(self, features: np.ndarray | torch.Tensor) -> None:
+        """Add rows (n, d), any float type; raises ValueError for NaN, inf or a shape that does not fit."""
+        rows = _as_rows(features)
+        if len(rows) == 0:
+            return
+        batch = FeatureStats()
+        batch.count = len(rows)
+        batch._mean = rows.mean(axis=0)
+        centred = rows - batch._mean
+        batch._scatter = centred.T @ centred
+        self.merge(batch)
+
+    def merge(self, other: "FeatureStats") -> None:
+        """Add everything that other has seen, as if its rows had come here; other stays as it is."""
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.count, self._mean, self._scatter = other.count, other._mean.copy(), other._scatter.copy()
+            return
+        if len(self._mean) != len(other._mean):
+            raise ValueError(
+                f"features of {len(other._mean)} dimensions cannot join features of {len(self._mean)}; "
+                "take both from the same detector"
+            )
+        gap = other._mean - self._mean
+        total = self.count + other.count
+        self._scatter += other._scatter + np.outer(gap, gap) * (self.count * other.count / total)
+        self._mean += gap * (other.count / total)
+        self.count = total
+
+    def mean(self) -> np.ndarray:
+        """The mean (d,), float64; raises ValueError when nothing has been added."""
+        if self.count == 0:
+            raise ValueError("no samples were added; a mean needs at least 1")
+        return self._mean.copy()
+
+    def covariance(self, ddof: int = 0) -> np.ndarray:
+        """The covariance (d, d), float64, over count - ddof; raises ValueError below 2 samples.
+
+        ddof=0 is the population covariance (ours for FVD), ddof=1 the sample covariance.
+        """
+        if self.count < 2:
+            raise ValueError(f"{self.count} sample(s) were added; a covariance needs at least 2")
+        return self._scatter / (self.count - ddof)
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """F (d, rank) with F F^T = covariance; eigenvalues that are rounding error are left out.
+
+    Kept, an eigenvalue of 1e-16 where the truth is 0 would enter the distance by its root, 1e-8.
+    """
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    kept = eigenvalues > eigenvalues[-1] * len(eigenvalues) * np.finfo(np.float64).eps
+    return eigenvectors[:, kept] * np.sqrt(eigenvalues[kept])
+
+
+def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
+    """The squared Frechet distance of two Gaussians: means (d,), symmetric covariances (d, d); at least 0.
+
+    tr (S1 S2)^(1/2) is the sum of the singular values of F1^T F2, where S = F F^T: symmetric in the two
+    sides, and exact for covariances of deficient rank (fewer samples than d), where a root of S1 S2 is not.
+    Raises ValueError when the shapes do not fit or a value is not finite.
+    """
+    mean1, cov1, mean2, cov2 = (np.asarray(array, dtype=np.float64) for array in (mean1, cov1, mean2, cov2))
+    d = mean1.size
+    shapes = [array.shape for array in (mean1, cov1, mean2, cov2)]
+    if d == 0 or shapes != [(d,), (d, d)] * 2:
+        raise ValueError(f"two means (d,) and covariances (d, d) do not fit together: shapes {shapes}")
+    if not all(np.isfinite(array).all() for array in (mean1, cov1, mean2, cov2)):
+        raise ValueError("a mean or covariance holds NaN or inf; look at the features it came from")
+    factor1, factor2 = _factor(cov1), _factor(cov2)
+    cross = np.linalg.svd(factor1.T @ factor2, compute_uv=False).sum()
+    spread = np.square(factor1).sum() + np.square(factor2).sum() - 2.0 * cross
+    # The spread is never negative but for rounding.
+    return float(np.square(mean1 - mean2).sum() + max(spread, 0.0))

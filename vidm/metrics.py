@@ -1,0 +1,153 @@
+"""The Frechet video distance between two folders of videos: videos -> features -> statistics -> number.
+
+Unterthiner et al. 2018; the protocol is that of StyleGAN-V (Skorokhodov et al. 2022): one clip a video, at most 2048
+videos a folder, covariances over n.
+
+    result = compute_fvd("real", "generated", load_detector(), num_frames=16, resolution=128)
+    print(result.name, result.value)
+"""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vidm.datasets import Clips
+from vidm.detectors import Detector
+from vidm.frechet import FeatureStats, frechet_distance
+from vidm.layouts import ClipIndex, index_clips
+
+MAX_SAMPLES = 2048
+
+
+@dataclass(frozen=True)
+class FVDResult:
+    """A distance and all it depends on; `num_samples` counts each folder's videos, `skipped` has (path, reason)."""
+
+    value: float
+    name: str
+    num_samples: tuple[int, int]
+    feature_dim: int
+    num_frames: int
+    resolution: int | None
+    skipped: tuple[tuple[Path, str], ...]
+
+
+def _stack(samples: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]]:
+    clips = [clip for clip, _ in samples]
+    paths = [path for _, path in samples]
+    for clip, path in zip(clips, paths, strict=True):
+        if clip.shape != clips[0].shape:
+            sizes = [f"{c.shape[2]} x {c.shape[1]}" for c in (clip, clips[0])]
+            raise ValueError(
+                f"{path} is {sizes[0]} and {paths[0]} is {sizes[1]}; give a resolution to bring all videos to one size"
+            )
+    return np.stack(clips), paths
+
+
+def _batches(clips: Clips, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Every clip once, the last batch as large as what is left.
+
+    Threads rather than processes: decoders let each other run, and an error arrives as the one line it was raised with.
+    """
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for start in range(0, len(clips), batch_size):
+            yield _stack(list(pool.map(clips.__getitem__, range(start, min(start + batch_size, len(clips))))))
+
+
+def choose_videos(folder: str | Path, num_frames: int, num_samples: int | None = None) -> ClipIndex:
+    """The videos of a folder that are measured: those of num_frames or more, and num_samples of them.
+
+    num_samples=None takes all, but at most 2048. Of more videos a fixed pseudo-random part is taken: the first ones by
+    name would all be of the first classes. Raises FileNotFoundError for a missing folder, ValueError when there are
+    fewer than 2 or than num_samples videos.
+    """
+    index = index_clips(folder, min_frames=num_frames)
+    available = len(index.paths)
+    wanted = min(available, MAX_SAMPLES) if num_samples is None else num_samples
+    if available < max(wanted, 2):
+        raise ValueError(
+            f"{folder} has {available} video(s) of {num_frames} frames or more and {max(wanted, 2)} are needed; "
+            "add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
+        )
+    if wanted < 2:
+        raise ValueError(f"{wanted} sample(s) were asked for; a distance needs at least 2")
+    chosen = sorted(np.random.default_rng(0).permutation(available)[:wanted].tolist())
+    paths, lengths = [index.paths[i] for i in chosen], [index.num_frames[i] for i in chosen]
+    return replace(index, paths=paths, num_frames=lengths)
+
+
+def folder_stats(
+    index: ClipIndex,
+    detector: Detector,
+    num_frames: int,
+    resolution: int | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = False,
+) -> FeatureStats:
+    """Mean and covariance of the features of each video's first num_frames frames, every video of the index once.
+
+    Raises ValueError for videos of different sizes without a resolution, and, naming the video, for NaN features;
+    VideoError for a video that is damaged further in.
+    """
+    clips = Clips(index, num_frames, resolution)
+    stats = FeatureStats()
+    with tqdm(total=len(clips), desc=str(index.root), unit="video", disable=not progress) as bar:
+        for clips_u8, paths in _batches(clips, batch_size, workers):
+            features = detector(clips_u8)
+            finite = torch.isfinite(features).all(dim=1)
+            if not finite.all():
+                bad = paths[int(finite.logical_not().nonzero()[0])]
+                raise ValueError(f"{bad}: its features hold NaN or inf; look at the video and at the detector")
+            stats.update(features)
+            bar.update(len(paths))
+    return stats
+
+
+def compute_fvd(
+    dir1: str | Path,
+    dir2: str | Path,
+    detector: Detector,
+    num_frames: int = 128,
+    num_samples: int | None = None,
+    resolution: int | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = False,
+) -> FVDResult:
+    """The Frechet distance between the videos of two folders, in the detector's features; symmetric in the two.
+
+    Each folder holds videos or folders of frames, and of each the first num_frames frames are taken; shorter and
+    unreadable ones are named on stderr, skipped, and listed in the result. num_samples=None takes all videos of either
+    folder, at most 2048 each. With a resolution (px), frames are cropped to the central square and resized first.
+    batch_size bounds memory and changes nothing else; `workers` threads read. The distance shrinks as samples are
+    added, so compare numbers of equal num_samples only.
+    Raises FileNotFoundError for a missing folder and ValueError, naming folder or video, for what cannot be measured.
+    """
+    for name, count in (("num_frames", num_frames), ("batch_size", batch_size)):
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
+    if Path(dir1).resolve() == Path(dir2).resolve():
+        print(f"warning: both folders are {dir1}; the distance of a folder to itself is 0", file=sys.stderr)
+    indices = [choose_videos(folder, num_frames, num_samples) for folder in (dir1, dir2)]
+    for index in indices:
+        if index.skipped:
+            print(index.skipped_message(), file=sys.stderr)
+    one, two = (
+        folder_stats(index, detector, num_frames, resolution, batch_size, workers, progress) for index in indices
+    )
+    return FVDResult(
+        value=frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance()),
+        name=detector.name,
+        num_samples=(one.count, two.count),
+        feature_dim=len(one.mean()),
+        num_frames=num_frames,
+        resolution=resolution,
+        skipped=tuple(skip for index in indices for skip in index.skipped),
+    )

@@ -1,5 +1,36 @@
-"""Tests run on few threads, so that several can run side by side."""
+"""What several test files share. Tests run on one thread each, so that several can run side by side."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
+from vidm.config import Config
+from vidm.synthetic import write_dataset
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 videos of the embedded world, 16 frames of 32 x 32 pixels."""
+    folder = tmp_path_factory.mktemp("world")
+    write_dataset(folder, num_videos=12, num_frames=16, resolution=32, seed=7, progress=False)
+    return folder
+
+
+@pytest.fixture
+def tiny(world: Path, tmp_path: Path) -> Config:
+    """The tiny preset at 16 x 16 over `world`, four steps of 4 samples, writing to tmp_path / "run"."""
+    values = {
+        "image_size": 16,
+        "batch_size": 4,
+        "data": str(world),
+        "out": str(tmp_path / "run"),
+        "total_iters": 4,
+        "workers": 0,
+        "print_freq": 1,
+        "test_freq": 0,
+        "save_freq": 2,
+    }
+    return Config.from_preset("tiny").replaced(values)

@@ -1,0 +1,191 @@
+"""Claims about training: what a step is, whatever it is split over, and that runs resume exactly."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from golden import fill_by_rule
+
+from vidm.checkpoint import load_checkpoint
+from vidm.config import Config
+from vidm.distributed import is_main, launch
+from vidm.trainer import Trainer, draw_noise, learns_flow
+
+CPU = torch.device("cpu")
+
+
+def gradients(config: Config, device: torch.device = CPU) -> dict[str, torch.Tensor]:
+    """The gradients of the first step, with weights filled by rule (a fresh model has almost none).
+
+    The networks have two channels in each group of a norm: with one, the norm takes away the bias before it.
+    """
+    trainer = Trainer(config.replaced({"model_channels": 64}), device)
+    fill_by_rule(trainer.model)
+    trainer.accumulate(iter(trainer.loader()), step=0)
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+
+def save_gradients(device: torch.device, config: Config, path: Path) -> None:
+    found = gradients(config, device)
+    if is_main():
+        torch.save(found, path)
+
+
+def one_of_two_processes(node_rank: int, config: Config, path: Path, meeting: Path) -> None:
+    torch.set_num_threads(1)
+    launch(
+        save_gradients,
+        (config, path),
+        multiprocessing=True,
+        num_nodes=2,
+        node_rank=node_rank,
+        dist_url=f"file://{meeting}",
+    )
+
+
+def smooth(config: Config) -> Config:
+    """The robust penalty rounded at 1e-2: at 1e-8 its gradient is a sign, which rounding flips where errors are tiny."""
+    return config.replaced({"penalty_eps": 1e-2})
+
+
+def assert_same_step(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0, f"{name} has no gradient"
+        difference = (found[name] - gradient).norm() / gradient.norm()
+        assert difference <= 1e-5, f"{name}: {difference:.1e}"
+
+
+def test_four_micro_batches_are_one_big_batch(tiny):
+    config = smooth(tiny)
+    assert_same_step(gradients(config.replaced({"accum_steps": 4})), gradients(config))
+
+
+def test_four_micro_batches_are_one_big_batch_under_the_default_penalty_as_a_whole(tiny):
+    assert tiny.diffusion.penalty_eps == 1e-8
+    found, expected = (
+        torch.cat([g.flatten() for g in gradients(config).values()])
+        for config in (tiny.replaced({"accum_steps": 4}), tiny)
+    )
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_two_processes_are_one_big_batch(tiny, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    config = smooth(tiny)
+    arguments = (config.replaced({"accum_steps": 2}), tmp_path / "gradients.pt", tmp_path / "meeting")
+    processes = [context.Process(target=one_of_two_processes, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    assert_same_step(torch.load(tmp_path / "gradients.pt", weights_only=True), gradients(config))
+
+
+def test_summing_micro_batches_instead_of_averaging_would_be_seen(tiny):
+    summed = {name: 4 * g for name, g in gradients(tiny.replaced({"accum_steps": 4})).items()}
+    with pytest.raises(AssertionError):
+        assert_same_step(summed, gradients(tiny))
+
+
+def test_noise_belongs_to_the_place_not_to_the_batch():
+    frame = torch.zeros(8, 3, 4, 4)
+    t, noise = draw_noise(0, 5, range(8), frame, 1000)
+    t_half, noise_half = draw_noise(0, 5, range(4, 8), frame[:4], 1000)
+    assert torch.equal(t[4:], t_half)
+    assert torch.equal(noise[4:], noise_half)
+    assert not torch.equal(noise, draw_noise(0, 6, range(8), frame, 1000)[1])
+    assert not torch.equal(noise, draw_noise(1, 5, range(8), frame, 1000)[1])
+
+
+def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
+    trainer = Trainer(config, CPU, load_checkpoint(resume) if resume else None)
+    trainer.fit()
+    state = {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
+    for i, moments in trainer.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+    return state | trainer.model.state_dict()
+
+
+def test_resuming_is_never_having_stopped_bit_for_bit(tiny, tmp_path):
+    whole = run(tiny)
+    run(tiny.replaced({"total_iters": 2, "out": str(tmp_path / "half")}))
+    resumed = run(
+        tiny.replaced({"out": str(tmp_path / "half")}), tmp_path / "half" / "checkpoint_00000002.pt"
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_training_moves_the_weights_and_lowers_the_loss(tiny):
+    config = tiny.replaced({"total_iters": 40})
+    run(config)
+    rows = [json.loads(line) for line in (Path(config.train.out) / "stats.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    first, last = (sum(row["penalty"] for row in part) / 10 for part in (rows[:10], rows[-10:]))
+    assert last < 0.8 * first
+
+
+def test_the_same_seed_is_the_same_run_and_another_seed_is_not(tiny):
+    name = "unet.out.2.weight"
+    first, again, other = (run(tiny.replaced({"seed": seed}))[name] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny):
+    config = tiny.replaced({"save_freq": 1, "keep": 2})
+    run(config)
+    names = sorted(p.name for p in Path(config.train.out).glob("*.pt"))
+    assert names == ["checkpoint_00000003.pt", "checkpoint_00000004.pt"]
+
+
+def test_a_preview_is_written_and_changes_nothing(tiny):
+    with_preview = run(tiny.replaced({"test_freq": 2}))
+    assert (Path(tiny.train.out) / "preview" / "00000002.gif").stat().st_size > 0
+    without = run(tiny)
+    assert all(torch.equal(with_preview[name], without[name]) for name in without)
+
+
+def test_spynet_learns_only_without_weights_or_when_asked(tiny, tmp_path):
+    trainer = Trainer(tiny, CPU)
+    torch.save(fill_by_rule(trainer.model.spynet, "spynet").state_dict(), tmp_path / "spynet.pt")
+    given = tiny.replaced({"spynet": str(tmp_path / "spynet.pt")})
+    name = "spynet.basic_module.0.basic_module.0.conv.weight"
+    before = trainer.model.state_dict()[name].clone()
+    assert torch.equal(run(given)[name], before)
+    assert not torch.equal(run(given.replaced({"train_flow": True}))[name], before)
+    assert learns_flow(tiny)
+    assert not learns_flow(tiny.replaced({"flow_range": "none"}))
+
+
+def test_without_flow_the_network_trains_all_the_same(tiny):
+    run(tiny.replaced({"flow_range": "none", "total_iters": 1}))
+
+
+def test_bfloat16_computes_the_networks_and_keeps_the_weights(tiny):
+    state = run(tiny.replaced({"precision": "bf16"}))
+    assert {v.dtype for k, v in state.items() if not k.startswith("optimizer")} == {torch.float32}
+    full = run(tiny)
+    assert not torch.equal(state["unet.out.2.weight"], full["unet.out.2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_size": 6, "accum_steps": 4}, "--batch-size 6 does not divide"),
+        ({"total_iters": 0}, "--total-iters 0"),
+        ({"image_size": 31}, "31x31"),
+        ({"video_timesteps": 1}, "--num-frames 1"),
+        ({"video_timesteps": 17}, "17 frames"),
+        ({"data": "nowhere"}, "no such folder: nowhere"),
+        ({"spynet": "nowhere.pth"}, "no such file: nowhere.pth"),
+        ({"ema_decay": 1.5}, "EMA decay 1.5"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_and_nothing_is_written(tiny, values, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Trainer(tiny.replaced(values), CPU).fit()
+    assert not Path(tiny.train.out).exists()

@@ -1,0 +1,152 @@
+"""Save, find and load checkpoints, atomically and strictly.
+
+A checkpoint is one file that carries the weights, their moving average, the optimizer, the step and the whole
+configuration; the keys of its tensors are those of the published files.
+
+    save_checkpoint(checkpoint_path("checkpoints", 1000), checkpoint)
+    checkpoint = load_checkpoint(latest_checkpoint("checkpoints"))
+    model = build_model(checkpoint.config)
+    load_weights(model, checkpoint.ema_state_dict, "checkpoint")
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidm.atomic import atomic_write
+from vidm.config import Config
+from vidm.diffusion import GaussianDiffusion
+from vidm.model import MotionGenerator
+
+_NAME = re.compile(r"checkpoint_(\d{8})\.pt")
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run at one step."""
+
+    step: int
+    config: Config
+    state_dict: Mapping[str, Tensor]
+    ema_state_dict: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+
+
+def build_model(config: Config) -> MotionGenerator:
+    """The networks that a configuration describes, freshly initialised from torch's global generator."""
+    arguments = config.to_dict()["model"]
+    return MotionGenerator(**arguments, diffusion_timesteps=config.diffusion.diffusion_timesteps)
+
+
+def build_diffusion(config: Config, respacing: str = "") -> GaussianDiffusion:
+    """The process that a configuration describes, perhaps shortened."""
+    return GaussianDiffusion(**config.to_dict()["diffusion"], respacing=respacing)
+
+
+def checkpoint_path(folder: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step lies: folder/checkpoint_%08d.pt."""
+    return Path(folder) / f"checkpoint_{step:08d}.pt"
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints in a folder, oldest step first; none when there is no such folder."""
+    folder = Path(folder)
+    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """The checkpoint of the highest step in a folder, None when there is none."""
+    return next(reversed(list_checkpoints(folder)), None)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; it appears whole or not at all."""
+    with atomic_write(path) as temporary:
+        torch.save(
+            {
+                "iters": checkpoint.step,
+                "config": checkpoint.config.to_dict(),
+                "state_dict": dict(checkpoint.state_dict),
+                "ema_state_dict": dict(checkpoint.ema_state_dict),
+                "optimizer": dict(checkpoint.optimizer),
+            },
+            temporary,
+        )
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """Load a file that torch.save wrote as a dictionary of tensors and plain values, on the CPU.
+
+    Never runs code from the file. Raises FileNotFoundError or ValueError, naming the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds something other than tensors and plain values, or is damaged; it was not run: {error}".split(
+                "\n"
+            )[0]
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is cut short, damaged or no PyTorch file: fetch or write it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint written by save_checkpoint.
+
+    Raises FileNotFoundError for a missing file and ValueError, naming it, for one that is damaged or none of ours.
+    """
+    content = read_tensors(path)
+    missing = {"iters", "config", "state_dict", "ema_state_dict", "optimizer"} - content.keys()
+    if missing:
+        raise ValueError(f"{path} is no VIDM checkpoint: it lacks {', '.join(sorted(missing))}")
+    try:
+        config = Config.from_dict(content["config"])
+    except ValueError as error:
+        raise ValueError(f"{path} was written by another version: {error}") from error
+    return Checkpoint(content["iters"], config, content["state_dict"], content["ema_state_dict"], content["optimizer"])
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy weights into a module, strictly.
+
+    Raises ValueError that names `source` and the first ten missing, unexpected or mis-shaped tensors, and counts them.
+    """
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name} is unexpected" for name in state if name not in own]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
+        raise ValueError(
+            f"{source} does not fit this network in {len(wrong)} tensors: {'; '.join(wrong[:_LISTED])}{more}"
+        )
+    module.load_state_dict(state)
+
+
+def load_spynet(module: nn.Module, path: str | Path) -> None:
+    """Load a file of SPyNet weights: a state dict, bare or under "state_dict", with or without mean and std.
+
+    Raises FileNotFoundError or ValueError, naming the file.
+    """
+    content = read_tensors(path)
+    state = content.get("state_dict", content)
+    buffers = dict(module.named_buffers())
+    load_weights(module, {**buffers, **state}, path)

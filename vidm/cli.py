@@ -1,0 +1,215 @@
+"""Flags in, one call out. Flags and their help come from the fields of vidm.config.
+
+    python diffusion_ddp_accum_constant_cu.py --preset tiny --data DIR --out checkpoints
+    python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --out samples
+    python evaluate_FVD.py --dir1 real --dir2 generated --nframes 16
+
+Errors that a user can mend (ValueError, OSError) are one line on stderr and exit code 2.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, asdict, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import torch
+
+from vidm.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from vidm.config import PRESETS, Config, SampleConfig, knobs
+from vidm.detectors import I3D_PATH, load_detector
+from vidm.distributed import BACKENDS, is_main, launch, pick_device, print0, rank, world_size
+from vidm.metrics import MAX_SAMPLES, compute_fvd
+from vidm.sampling import load_generator, sample_folder
+from vidm.trainer import Trainer
+
+
+@contextmanager
+def errors_for_people() -> Iterator[None]:
+    """Turn an error that the user can mend into one line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        where = f"[process {rank()}] " if rank() else ""
+        print(f"{where}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def _key(knob: Field[Any]) -> str:
+    """The attribute under which argparse keeps a knob's value: two knobs may share a flag."""
+    return knob.metadata["flags"][0].lstrip("-").replace("-", "_")
+
+
+def _default_text(values: Sequence[Any]) -> str:
+    shown = dict.fromkeys(str(value) for value in values if value not in (None, "", False))
+    return f" ({' / '.join(shown)})" if shown else ""
+
+
+def add_knobs(parser: argparse._ActionsContainer, sections: Sequence[Any]) -> None:
+    """One flag per knob of the sections, absent from the result unless given; a shared flag shows both meanings."""
+    by_key: dict[str, list[Field[Any]]] = {}
+    for section in sections:
+        for knob in knobs(section):
+            by_key.setdefault(_key(knob), []).append(knob)
+    for key, group in by_key.items():
+        knob = group[0]
+        text = "; with --test: ".join(dict.fromkeys(k.metadata["help"] for k in group))
+        options: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS}
+        if knob.type is bool:
+            options["action"] = "store_true"
+        else:
+            options["type"] = next(kind for kind in (*get_args(knob.type), knob.type) if kind is not NoneType)
+            options["metavar"] = options["type"].__name__.upper()
+            if knob.metadata["choices"]:
+                options["choices"], options["metavar"] = knob.metadata["choices"], None
+        names = dict.fromkeys(name for k in group for name in k.metadata["flags"])
+        parser.add_argument(*names, help=text + _default_text([k.default for k in group]), **options)
+
+
+def given_values(options: argparse.Namespace, section: Any) -> dict[str, Any]:
+    """The values that were given for a section's knobs, by the fields' names."""
+    return {knob.name: getattr(options, _key(knob)) for knob in knobs(section) if hasattr(options, _key(knob))}
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """All flags of diffusion_ddp_accum_constant_cu.py."""
+    parser = argparse.ArgumentParser(description="VIDM: train a motion generator; with --test, sample videos from one.")
+    mode = parser.add_argument_group("what to do")
+    mode.add_argument("--test", action="store_true", help="sample from --resume instead of training")
+    mode.add_argument("--preset", choices=PRESETS, help="named settings to start from (paper128)")
+    mode.add_argument(
+        "--resume",
+        default="",
+        metavar="FILE",
+        help="checkpoint to go on from, or auto: the newest in --out; with --test: the one to sample from",
+    )
+    mode.add_argument("--start-iters", type=int, metavar="N", help="count steps from N instead of the checkpoint's")
+    where = parser.add_argument_group("where to run (under torchrun its environment decides)")
+    where.add_argument("--multiprocessing-distributed", action="store_true", help="one process per GPU of this node")
+    where.add_argument("--world-size", type=int, default=1, metavar="N", help="number of nodes (1)")
+    where.add_argument("--rank", type=int, default=0, metavar="R", help="this node's number (0)")
+    where.add_argument("--dist-url", default="tcp://localhost:10001", metavar="URL", help="where processes meet")
+    where.add_argument("--dist-backend", choices=BACKENDS, help="nccl on GPUs, gloo on the CPU")
+    where.add_argument("--gpu", type=int, metavar="ID", help="use this one GPU")
+    knob_group = parser.add_argument_group("settings (default in brackets; with --test the second)")
+    add_knobs(knob_group, [*Config().sections(), SampleConfig()])
+    return parser
+
+
+def _refuse_another_network(wanted: Config, checkpoint: Checkpoint, path: str | Path) -> None:
+    """Raise ValueError when a checkpoint's network or process is not the one asked for."""
+    for ours, theirs in zip(wanted.sections()[:2], checkpoint.config.sections()[:2], strict=True):
+        for knob in fields(ours):
+            asked, trained = getattr(ours, knob.name), getattr(theirs, knob.name)
+            if asked != trained:
+                raise ValueError(
+                    f"{path} is of another configuration: {knob.name} is {trained} there and {asked} here; "
+                    "leave the flags out to take the checkpoint's"
+                )
+
+
+def train_config(options: argparse.Namespace, checkpoint: Checkpoint | None, path: str | Path) -> Config:
+    """The preset with the given flags; when resuming, the checkpoint's settings with the given flags."""
+    values = {name: value for s in Config().sections() for name, value in given_values(options, s).items()}
+    if checkpoint is None:
+        return Config.from_preset(options.preset or "paper128").replaced(values)
+    asked = Config.from_preset(options.preset) if options.preset else checkpoint.config
+    _refuse_another_network(asked.replaced(values), checkpoint, path)
+    return checkpoint.config.replaced(values)
+
+
+def _resume_path(options: argparse.Namespace) -> str | Path | None:
+    if options.resume != "auto":
+        return options.resume or None
+    out = train_config(options, None, "").train.out
+    newest = latest_checkpoint(out)
+    print0(f"going on from {newest}" if newest else f"no checkpoint in {out} yet: starting anew")
+    return newest
+
+
+def _train(device: torch.device, options: argparse.Namespace) -> None:
+    with errors_for_people():
+        path = _resume_path(options)
+        checkpoint = load_checkpoint(path) if path else None
+        config = train_config(options, checkpoint, path or "")
+        Trainer(config, device, checkpoint, options.start_iters).fit()
+
+
+def _sample(device: torch.device, options: argparse.Namespace) -> None:
+    with errors_for_people():
+        sample = SampleConfig(**given_values(options, SampleConfig()))
+        if not options.resume or not sample.content:
+            raise ValueError("--test needs a checkpoint (--resume FILE) and first frames (--content FILE_OR_DIR)")
+        generator = load_generator(options.resume, device)
+        settings = asdict(sample)
+        settings["batch_size"] = max(sample.batch_size // world_size(), 1)
+        print0(f"sampling from {options.resume} on {device}, {sample.steps} steps of {sample.sampler}")
+        sample_folder(generator, **settings)
+        if is_main():
+            print(f"videos are in {sample.out}")
+
+
+def train_main(argv: Sequence[str] | None = None) -> None:
+    """diffusion_ddp_accum_constant_cu.py: train, or with --test sample."""
+    options = train_parser().parse_args(argv)
+    worker: Callable[..., None] = _sample if options.test else _train
+    with errors_for_people():
+        launch(
+            worker,
+            (options,),
+            multiprocessing=options.multiprocessing_distributed,
+            num_nodes=options.world_size,
+            node_rank=options.rank,
+            dist_url=options.dist_url,
+            backend=options.dist_backend,
+            gpu=options.gpu,
+        )
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """All flags of evaluate_FVD.py."""
+    parser = argparse.ArgumentParser(
+        description="Frechet video distance between the first frames of the videos (or frame folders) of two folders."
+    )
+    parser.add_argument("-dir1", "--dir1", required=True, metavar="DIR", help="one folder, usually of real videos")
+    parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="the other, usually of generated ones")
+    parser.add_argument("-b", "--batch", type=int, default=32, metavar="N", help="videos at a time (32)")
+    parser.add_argument("-r", "--resolution", type=int, default=256, metavar="R", help="square side, pixels (256)")
+    parser.add_argument("-n", "--nframes", type=int, default=128, metavar="N", help="frames per video (128)")
+    parser.add_argument(
+        "-ns", "--nsamples", type=int, metavar="N", help=f"videos of each folder (default: all, at most {MAX_SAMPLES})"
+    )
+    parser.add_argument(
+        "-i3d",
+        "--i3d",
+        metavar="FILE",
+        help=f"TorchScript I3D, or random (default: {I3D_PATH} if it is there, else random)",
+    )
+    return parser
+
+
+def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
+    """evaluate_FVD.py: print the distance between two folders, and what it is a distance of."""
+    options = evaluate_parser().parse_args(argv)
+    with errors_for_people():
+        result = compute_fvd(
+            options.dir1,
+            options.dir2,
+            load_detector(options.i3d, pick_device()),
+            num_frames=options.nframes,
+            num_samples=options.nsamples,
+            resolution=options.resolution,
+            batch_size=options.batch,
+            workers=os.cpu_count() or 1,
+            progress=True,
+        )
+        ours, theirs = result.num_samples
+        print(f"{result.value:.4f}  {result.name}")
+        print(
+            f"{ours} against {theirs} videos, their first {result.num_frames} frames at "
+            f"{result.resolution}x{result.resolution}, {result.feature_dim} features, {len(result.skipped)} skipped"
+        )

@@ -1,0 +1,207 @@
+"""Every knob once: typed frozen dataclasses, whose fields carry the flag's name and help text, and named presets.
+
+A field without a flag is set by presets alone. A training run is described by a `Config`, which travels inside its
+checkpoints; sampling adds a `SampleConfig`.
+
+    config = Config.from_preset("tiny")
+    config = config.replaced({"batch_size": 4})
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any
+
+
+def knob(default: Any, help: str, flag: str = "", choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with what its flag needs; names of flags are separated by spaces."""
+    return field(default=default, metadata={"help": help, "flags": flag.split(), "choices": choices})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks. Arguments of MotionGenerator; defaults are the published 128 x 128 model's."""
+
+    image_size: int = knob(128, "side of the square frames, pixels", "--resolution")
+    in_channels: int = knob(3, "channels of a frame")
+    model_channels: int = knob(128, "channels of the first level")
+    out_channels: int = knob(6, "prediction and variance, three channels each")
+    num_res_blocks: int = knob(2, "residual blocks per level")
+    attention_resolutions: tuple[int, ...] = knob((16,), "down-sampling factors at which attention acts")
+    channel_mult: tuple[int, ...] = knob((1, 1, 2, 2, 4, 4), "channels of each level over model_channels")
+    num_heads: int = knob(4, "attention heads where num_head_channels is -1")
+    num_head_channels: int = knob(64, "channels per attention head")
+    resblock_updown: bool = knob(True, "resample inside residual blocks")
+    video_timesteps: int = knob(128, "frames per video; frames 1 to N - 1 are learned", "--num-frames")
+    flow_range: str = knob(
+        "unit",
+        "what SPyNet sees: frames in [0, 1] as it expects, in [-1, 1] as published, or nothing (zero flow)",
+        "--flow-range",
+        choices=("unit", "published", "none"),
+    )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The process and its loss. Arguments of GaussianDiffusion."""
+
+    diffusion_timesteps: int = knob(1000, "steps of the full process")
+    schedule: str = knob("linear", "noise schedule")
+    prediction: str = knob(
+        "eps", "what the network predicts: the noise (published) or v, for small budgets", "--prediction", ("eps", "v")
+    )
+    p2_gamma: float = knob(1.0, "P2 weighting's exponent; belongs to eps")
+    p2_k: float = knob(1.0, "P2 weighting's offset")
+    loss: str = knob(
+        "charbonnier",
+        "penalty: the paper's robust one, or the released code's squared error",
+        "--loss",
+        choices=("charbonnier", "mse"),
+    )
+    penalty_eps: float = knob(1e-8, "where the robust penalty turns from square to absolute", "--penalty-eps")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on."""
+
+    data: str = knob("data/CLEVRER", "folder of videos or of frame folders, at any depth", "--data")
+    flip: bool = knob(True, "mirror half of the triplets")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it is trained."""
+
+    batch_size: int = knob(256, "samples per optimizer step over all GPUs", "--batch-size -b")
+    accum_steps: int = knob(1, "micro-batches a step is split into; their gradients are averaged", "--accum-steps")
+    workers: int = knob(32, "data loading processes over all GPUs, at most one a core", "--workers -j")
+    total_iters: int = knob(800_000, "optimizer steps in all", "--total-iters")
+    lr: float = knob(2e-5, "learning rate of AdamW", "--lr")
+    weight_decay: float = knob(0.0, "weight decay of AdamW")
+    clip_norm: float = knob(1.0, "gradients are scaled down to this norm")
+    ema_decay: float = knob(0.999, "decay of the averaged weights one samples from", "--ema-decay")
+    precision: str = knob("fp32", "arithmetic of the networks; weights stay fp32", "--precision", ("fp32", "bf16"))
+    seed: int = knob(0, "everything random follows from it", "--seed")
+    spynet: str = knob("", "file of SPyNet weights; without one SPyNet is trained from zero flow", "--spynet")
+    train_flow: bool = knob(False, "go on training a given SPyNet too", "--train-flow")
+    print_freq: int = knob(100, "steps between log lines", "--print-freq -p")
+    test_freq: int = knob(1000, "steps between preview videos (0: none)", "--test-freq")
+    save_freq: int = knob(1000, "steps between checkpoints", "--save-freq")
+    keep: int = knob(3, "newest checkpoints kept (0: all)", "--keep")
+    out: str = knob("checkpoints", "folder of checkpoints and logs", "--out")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How videos are sampled from a checkpoint (--test)."""
+
+    content: str = knob("", "first frames: an image, a video, or a folder of them", "--content")
+    out: str = knob("results/samples", "folder of videos, one mp4 each; must hold none yet", "--out")
+    num_samples: int | None = knob(None, "how many videos (default: one per first frame)", "--num-samples -ns")
+    num_frames: int | None = knob(
+        None, "frames per video, the given one included (default: as trained)", "--num-frames"
+    )
+    batch_size: int = knob(16, "videos made side by side over all GPUs", "--batch-size -b")
+    sampler: str = knob("ddpm", "reverse chain", "--sampler", ("ddpm", "ddim"))
+    steps: str = knob("100", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
+    eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
+    fps: float = knob(25.0, "frame rate of the written files", "--fps")
+    seed: int = knob(0, "video i of a seed is always the same", "--seed")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a training run is; the part of a checkpoint that is not tensors."""
+
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+    @staticmethod
+    def from_preset(name: str) -> "Config":
+        """The configuration that a preset names."""
+        return Config().replaced(PRESETS[name])
+
+    @staticmethod
+    def from_dict(sections: Mapping[str, Mapping[str, Any]]) -> "Config":
+        """The inverse of to_dict. Raises ValueError for a knob that is not known here."""
+        values = {name: value for section in sections.values() for name, value in section.items()}
+        return Config().replaced(values)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain nested dictionaries: section -> name -> value."""
+        return asdict(self)
+
+    def replaced(self, values: Mapping[str, Any]) -> "Config":
+        """A copy in which knobs take the given values. Raises ValueError for a name that no section has."""
+        unknown = set(values) - {f.name for section in self.sections() for f in fields(section)}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        parts: dict[str, Any] = {}
+        for part, section in zip(fields(self), self.sections(), strict=True):
+            own = {f.name: values[f.name] for f in fields(section) if f.name in values}
+            parts[part.name] = replace(section, **own)
+        return Config(**parts)
+
+    def sections(self) -> tuple[Any, ...]:
+        """The four parts, in order: model, diffusion, data, train."""
+        return self.model, self.diffusion, self.data, self.train
+
+    def check(self, num_processes: int = 1) -> None:
+        """Raise ValueError, naming the flag, for values that no run can have."""
+        train = self.train
+        for name in ("batch_size", "accum_steps", "total_iters", "print_freq", "save_freq"):
+            if getattr(train, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(train, name)}: give 1 or more")
+        if self.model.video_timesteps < 2:
+            raise ValueError(f"--num-frames {self.model.video_timesteps}: a video to learn from has 2 or more")
+        if train.batch_size % (num_processes * train.accum_steps):
+            raise ValueError(
+                f"--batch-size {train.batch_size} does not divide into {num_processes} processes x "
+                f"{train.accum_steps} micro-batches (--accum-steps)"
+            )
+
+
+def knobs(section: Any) -> Iterator[Field[Any]]:
+    """The fields of a configuration dataclass that have a flag."""
+    return (f for f in fields(section) if f.metadata["flags"])
+
+
+# Small nets, v prediction: what a CPU can learn in minutes. Values of `paper128` are the defaults above.
+_SMALL = {
+    "image_size": 32,
+    "channel_mult": (1, 2),
+    "attention_resolutions": (2,),
+    "num_head_channels": 32,
+    "video_timesteps": 16,
+    "prediction": "v",
+    "workers": 2,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper128": {},
+    "tiny": {
+        **_SMALL,
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "batch_size": 8,
+        "total_iters": 100,
+        "lr": 1e-3,
+        "print_freq": 10,
+        "test_freq": 100,
+        "save_freq": 100,
+    },
+    "demo": {
+        **_SMALL,
+        "model_channels": 64,
+        "num_res_blocks": 1,
+        "batch_size": 16,
+        "total_iters": 600,
+        "lr": 5e-4,
+        "ema_decay": 0.99,
+        "precision": "bf16",
+        "print_freq": 50,
+        "test_freq": 300,
+        "save_freq": 300,
+    },
+}

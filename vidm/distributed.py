@@ -1,0 +1,144 @@
+"""One process or many without the caller knowing. `torch.distributed` is imported here alone.
+
+launch(worker, (config,), multiprocessing=True)  # calls worker(device, config) in each process
+print0("said once, whatever the number of processes")
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+BACKENDS = ("nccl", "gloo")
+
+
+def rank() -> int:
+    """This process's place among all, 0 when alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes work together, 1 when alone."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return rank() == 0
+
+
+def print0(message: str) -> None:
+    """Print a line once, whatever the number of processes."""
+    if is_main():
+        print(message, flush=True)
+
+
+def pick_device(local_rank: int = 0) -> torch.device:
+    """The `local_rank`-th CUDA device, or the CPU where there is none."""
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def init(rank: int, world_size: int, dist_url: str, backend: str | None, device: torch.device) -> None:
+    """Join a group of processes that meet at `dist_url`; nccl on GPUs, gloo on the CPU.
+
+    Raises ValueError when the address cannot be used, naming it.
+    """
+    if device.type == "cpu" and backend == "nccl":
+        print("no CUDA GPU here: using gloo instead of nccl")
+    backend = "gloo" if device.type == "cpu" else backend or "nccl"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(backend, init_method=dist_url, rank=rank, world_size=world_size)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"processes cannot meet at {dist_url} ({reason}): give another --dist-url") from error
+    print0(f"{world_size} process{'es' * (world_size > 1)} over {backend}, the first on {device}")
+
+
+def _run(
+    local_rank: int,
+    worker: Callable[..., None],
+    arguments: Sequence[Any],
+    first_rank: int,
+    world_size: int,
+    dist_url: str,
+    backend: str | None,
+) -> None:
+    """One process of a group: join, work, leave."""
+    device = pick_device(local_rank)
+    init(first_rank + local_rank, world_size, dist_url, backend, device)
+    try:
+        worker(device, *arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(
+    worker: Callable[..., None],
+    arguments: Sequence[Any],
+    multiprocessing: bool = False,
+    num_nodes: int = 1,
+    node_rank: int = 0,
+    dist_url: str = "tcp://localhost:10001",
+    backend: str | None = None,
+    gpu: int | None = None,
+) -> None:
+    """Call worker(device, *arguments) in this process, or in one process per GPU.
+
+    Under torchrun its environment decides. With `multiprocessing`, one process per GPU (one in all on a CPU) runs on
+    this node, which is number `node_rank` of `num_nodes`; they meet at `dist_url`. Otherwise `gpu`, the first GPU or
+    the CPU is used, alone. Raises ValueError for a GPU that is not there.
+    """
+    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:
+        local, first = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]) - int(os.environ["LOCAL_RANK"])
+        _run(local, worker, arguments, first, int(os.environ["WORLD_SIZE"]), "env://", backend)
+    elif multiprocessing:
+        per_node = max(torch.cuda.device_count(), 1)
+        if not 0 <= node_rank < num_nodes:
+            raise ValueError(
+                f"--rank {node_rank} is not among {num_nodes} nodes: --world-size N takes ranks 0 to N - 1"
+            )
+        group = (worker, arguments, node_rank * per_node, num_nodes * per_node, dist_url, backend)
+        if per_node == 1:
+            _run(0, *group)
+        else:
+            try:
+                mp.spawn(_run, group, nprocs=per_node)
+            except mp.ProcessExitedException as error:
+                # The process has said why; its exit code is the whole run's.
+                sys.exit(error.exit_code)
+    else:
+        if gpu is not None and gpu >= torch.cuda.device_count():
+            raise ValueError(f"--gpu {gpu}: there are {torch.cuda.device_count()} CUDA GPUs here")
+        worker(pick_device(gpu or 0), *arguments)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate every process's rows (n, ...), n equal everywhere, in order of rank -> (world_size * n, ...)."""
+    if world_size() == 1:
+        return rows
+    gathered = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(gathered, rows.contiguous())
+    return torch.cat(gathered)
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """The model, such that backward averages its gradients over all processes."""
+    if not dist.is_initialized():
+        return model
+    return DistributedDataParallel(model)
+
+
+@contextmanager
+def gradients_kept_local(model: nn.Module, local: bool) -> Iterator[None]:
+    """While `local`, backward only adds up: the all-reduce waits for the last micro-batch of a step."""
+    with model.no_sync() if local and isinstance(model, DistributedDataParallel) else nullcontext():
+        yield

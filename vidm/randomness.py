@@ -1,0 +1,25 @@
+"""Random numbers as a function of a key.
+
+What is drawn for (seed, step, place) or (seed, video, frame, step) never depends on how many processes draw,
+in which order, or what was drawn before: this makes runs resumable and splits of the work invisible.
+
+    noise = keyed_normal((0, step, place), (3, 64, 64))
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def keyed_generator(key: Sequence[int]) -> torch.Generator:
+    """A CPU generator seeded by a sequence of integers >= 0; different keys give independent streams. Ours."""
+    # The length leads, for a seed sequence does not tell (1, 2) from (1, 2, 0).
+    state = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def keyed_normal(key: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard normals of `shape`, float32 on the CPU, a function of `key` alone."""
+    return torch.randn(list(shape), generator=keyed_generator(key))

@@ -1,0 +1,235 @@
+"""A configuration -> trained weights, resumably, on one process or many.
+
+    Trainer(Config.from_preset("tiny"), torch.device("cpu")).fit()
+
+Which data, diffusion steps and noise a sample has depends on (seed, step, its place in the global batch) alone; each
+process and each micro-batch takes its slice. One process with a batch of 8, two with 4 each and four micro-batches of 2
+are therefore the same step.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vidm.checkpoint import (
+    Checkpoint,
+    build_diffusion,
+    build_model,
+    checkpoint_path,
+    list_checkpoints,
+    load_spynet,
+    load_weights,
+    save_checkpoint,
+)
+from vidm.config import Config
+from vidm.datasets import Clips, FrameTriplets, ResumableSampler, to_float, to_uint8
+from vidm.distributed import data_parallel, gather_rows, gradients_kept_local, is_main, print0, rank, world_size
+from vidm.ema import EMA
+from vidm.layouts import index_clips
+from vidm.model import MotionGenerator
+from vidm.randomness import keyed_generator
+from vidm.rollout import animate, video_noise
+from vidm.runlog import RunLog
+from vidm.samplers import sample_ddim
+
+Batch = dict[str, Tensor]
+
+PREVIEW_VIDEOS = 4
+PREVIEW_FRAMES = 16
+PREVIEW_STEPS = "10"
+
+
+def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_timesteps: int) -> tuple[Tensor, Tensor]:
+    """Diffusion steps t (B,) and noise like `frame` (B, 3, H, W) for the given places of a step's global batch."""
+    t, noise = [], []
+    for place in places:
+        generator = keyed_generator((seed, step, place))
+        t.append(torch.randint(num_timesteps, (), generator=generator))
+        noise.append(torch.randn(frame.shape[1:], generator=generator))
+    return torch.stack(t).to(frame.device), torch.stack(noise).to(frame.device)
+
+
+def learns_flow(config: Config) -> bool:
+    """Whether SPyNet is trained: when asked for, or when no weights were given to start from."""
+    return config.model.flow_range != "none" and (config.train.train_flow or not config.train.spynet)
+
+
+class Trainer:
+    """Trains a motion generator on one device, as one of world_size() processes.
+
+    With `resume`, the run goes on from that checkpoint, whose network and process must be those of `config`;
+    `start_step` counts steps from there instead of the checkpoint's own (or 0). Raises ValueError or FileNotFoundError
+    for values, data or files that cannot work, before anything is written.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        resume: Checkpoint | None = None,
+        start_step: int | None = None,
+    ) -> None:
+        config.check(world_size())
+        self.config = config
+        self.device = device
+        self.step = start_step if start_step is not None else resume.step if resume else 0
+        train = config.train
+        self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
+        torch.manual_seed(train.seed)
+        self.diffusion = build_diffusion(config)
+        self.model = self._build_model(resume)
+        self.ema = EMA(self.model, train.ema_decay, num_updates=self.step)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=train.lr, weight_decay=train.weight_decay, fused=True)
+        if resume:
+            self.ema.load_state_dict(resume.ema_state_dict)
+            self.optimizer.load_state_dict(dict(resume.optimizer))
+            for group in self.optimizer.param_groups:
+                group["lr"] = train.lr
+        self.index = index_clips(config.data.data, min_frames=config.model.video_timesteps)
+        self.parallel = data_parallel(self.model)
+
+    def _build_model(self, resume: Checkpoint | None) -> MotionGenerator:
+        config = self.config
+        model = build_model(config)
+        if resume:
+            load_weights(model, resume.state_dict, "the checkpoint")
+        elif config.train.spynet:
+            load_spynet(model.spynet, config.train.spynet)
+        model.spynet.requires_grad_(learns_flow(config))
+        return model.to(self.device)
+
+    def _describe(self) -> None:
+        """Say what is about to happen."""
+        config, train = self.config, self.config.train
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        size = config.model.image_size
+        print0(f"{len(self.index.paths)} videos in {config.data.data}; frames of {size}x{size}")
+        if self.index.skipped:
+            print0(self.index.skipped_message())
+        print0(
+            f"{millions:.1f} M parameters on {self.device}; a step is {world_size()} x {train.accum_steps} x "
+            f"{self.micro_batch} samples (processes x micro-batches x samples)"
+        )
+        if learns_flow(config) and not train.spynet:
+            print0("no SPyNet weights given (--spynet): flow starts at zero and is learned with the rest")
+        print0(f"steps {self.step} to {train.total_iters}; checkpoints and logs go to {train.out}")
+
+    def loader(self) -> DataLoader:
+        """This process's micro-batches, from the present step to the last, in order."""
+        model, train = self.config.model, self.config.train
+        triplets = FrameTriplets(
+            self.index, model.image_size, model.video_timesteps, seed=train.seed, flip=self.config.data.flip
+        )
+        sampler = ResumableSampler(
+            num_samples=len(self.index.paths),
+            batch_size=train.batch_size,
+            rank=rank(),
+            world_size=world_size(),
+            accum_steps=train.accum_steps,
+            seed=train.seed,
+            start_step=self.step,
+            num_steps=train.total_iters - self.step,
+        )
+        workers = min(train.workers // world_size(), (os.cpu_count() or 1))
+        return DataLoader(triplets, batch_sampler=sampler, num_workers=workers, pin_memory=self.device.type == "cuda")
+
+    def losses(self, batch: Batch, step: int, micro: int) -> dict[str, Tensor]:
+        """Losses (micro_batch,) of this process's micro-batch number `micro` of a step."""
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        start = (micro * world_size() + rank()) * self.micro_batch
+        places = range(start, start + self.micro_batch)
+        x_start = batch.pop("frame")
+        t, noise = draw_noise(self.config.train.seed, step, places, x_start, self.diffusion.num_timesteps)
+        with self._autocast():
+            return self.diffusion.training_losses(self.parallel, x_start, t, noise, batch)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def accumulate(self, batches: Iterator[Batch], step: int) -> dict[str, Tensor]:
+        """Leave the gradient of the mean loss over a step's global batch in the parameters; return its losses.
+
+        Gradients are averaged over micro-batches and, once, over processes. The losses are (accum_steps,) means.
+        """
+        accum_steps = self.config.train.accum_steps
+        means: list[dict[str, Tensor]] = []
+        for micro in range(accum_steps):
+            with gradients_kept_local(self.parallel, local=micro < accum_steps - 1):
+                losses = self.losses(next(batches), step, micro)
+                (losses["loss"].mean() / accum_steps).backward()
+            means.append({name: value.detach().mean() for name, value in losses.items()})
+        return {name: torch.stack([m[name] for m in means]) for name in means[0]}
+
+    def train_step(self, batches: Iterator[Batch], step: int) -> dict[str, Tensor]:
+        """One optimizer step; return the losses as `accumulate` does, and the gradient's norm (1,) before clipping."""
+        losses = self.accumulate(batches, step)
+        parameters = self.optimizer.param_groups[0]["params"]
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
+        return {**losses, "grad_norm": grad_norm.detach().reshape(1)}
+
+    def save(self) -> None:
+        """Write the checkpoint of the present step and remove those beyond the newest `keep`."""
+        if not is_main():
+            return
+        train = self.config.train
+        save_checkpoint(
+            checkpoint_path(train.out, self.step),
+            Checkpoint(
+                self.step, self.config, self.model.state_dict(), self.ema.state_dict(), self.optimizer.state_dict()
+            ),
+        )
+        if train.keep:
+            for old in list_checkpoints(train.out)[: -train.keep]:
+                old.unlink()
+
+    def preview(self) -> np.ndarray:
+        """Some data videos continued from their first frames by the averaged weights, above the real ones.
+
+        Returns uint8 (T, 2 H, N W, 3). Touches neither the weights nor the training data's order.
+        """
+        model = self.config.model
+        num_frames = min(model.video_timesteps, PREVIEW_FRAMES)
+        clips = Clips(self.index, num_frames=num_frames, resolution=model.image_size)
+        real = np.stack([clips[i][0] for i in range(min(len(clips), PREVIEW_VIDEOS))])
+        first = to_float(real[:, 0]).to(self.device)
+        diffusion = build_diffusion(self.config, respacing=PREVIEW_STEPS)
+        noise = video_noise(self.config.train.seed, range(len(real)))
+        with self.ema.swapped_into(self.model), self._autocast():
+            generated = to_uint8(animate(self.model, diffusion, first, num_frames, noise, sampler=sample_ddim).cpu())
+        return np.concatenate([np.concatenate(list(rows), axis=2) for rows in (generated, real)], axis=1)
+
+    def fit(self) -> None:
+        """Train to the last step, logging, previewing and saving on the way and at the end."""
+        train = self.config.train
+        self._describe()
+        log = RunLog(train.out, train.total_iters, self.step) if is_main() else None
+        if log:
+            log.settings(self.config.to_dict())
+        batches = iter(self.loader())
+        window: list[dict[str, Tensor]] = []
+        while self.step < train.total_iters:
+            window.append(self.train_step(batches, self.step))
+            self.step += 1
+            last = self.step == train.total_iters
+            if self.step % train.print_freq == 0 or last:
+                rows = {name: torch.cat([row[name] for row in window]) for name in window[0]}
+                means = {name: gather_rows(row).mean().item() for name, row in rows.items()}
+                window.clear()
+                if log:
+                    log.row(self.step, **means)
+            if self.step % train.save_freq == 0 or last:
+                self.save()
+            if log:
+                log.step()
+                if train.test_freq and self.step % train.test_freq == 0:
+                    log.video("preview", self.preview(), self.step)
+        if log:
+            log.close()

@@ -27,9 +27,7 @@ def reference():
 def test_tables_are_float64_and_meet_their_reference(reference):
     diffusion = GaussianDiffusion()
     assert diffusion.betas.dtype == diffusion.alphas_cumprod.dtype == np.float64
-    assert np.allclose(
-        diffusion.posterior_variance, reference["posterior_variance"].numpy(), rtol=1e-9, atol=0
-    )
+    assert np.allclose(diffusion.posterior_variance, reference["posterior_variance"].numpy(), rtol=1e-9, atol=0)
     assert diffusion.num_timesteps == 1000
 
 
@@ -58,9 +56,7 @@ def test_p_mean_variance_meets_its_reference(reference):
 @pytest.mark.parametrize("gamma", ["0", "1", "0.5"])
 def test_squared_error_losses_meet_their_reference(reference, gamma):
     diffusion = GaussianDiffusion(p2_gamma=float(gamma), loss="mse")
-    losses = diffusion.training_losses(
-        dummy_denoiser, reference["x_start"], reference["t"], noise=reference["noise"]
-    )
+    losses = diffusion.training_losses(dummy_denoiser, reference["x_start"], reference["t"], noise=reference["noise"])
     for ours, theirs in (("penalty", "mse"), ("vb", "vb"), ("loss", "loss")):
         expected = reference[f"loss_gamma{gamma}_k1_{theirs}"]
         assert (losses[ours] - expected).abs().max() <= TOLERANCE, ours
@@ -79,9 +75,7 @@ def test_the_robust_loss_is_the_weighted_mean_of_charbonnier(reference):
 def test_the_bound_trains_the_variance_alone():
     output = torch.randn(2, 6, 4, 4, requires_grad=True)
     diffusion = GaussianDiffusion()
-    losses = diffusion.training_losses(
-        lambda x, t: output, torch.rand(2, 3, 4, 4) * 2 - 1, torch.tensor([0, 500])
-    )
+    losses = diffusion.training_losses(lambda x, t: output, torch.rand(2, 3, 4, 4) * 2 - 1, torch.tensor([0, 500]))
     losses["vb"].sum().backward()
     assert output.grad[:, :3].abs().max() == 0
     assert output.grad[:, 3:].abs().min() > 0

@@ -114,9 +114,7 @@ def test_flow_ranges_say_what_spynet_sees(inputs):
         assert torch.equal(
             models["unit"].flow(first, previous), models["unit"].spynet((first + 1) / 2, (previous + 1) / 2)
         )
-        assert torch.equal(
-            models["published"].flow(first, previous), models["published"].spynet(first, previous)
-        )
+        assert torch.equal(models["published"].flow(first, previous), models["published"].spynet(first, previous))
         assert torch.equal(models["none"].flow(first, previous), torch.zeros(3, 2, 32, 32))
     with pytest.raises(ValueError, match="'sideways' is unknown: choose from unit, published, none"):
         MotionGenerator(**small_model_arguments(), flow_range="sideways")

@@ -10,9 +10,7 @@ from vidm.schedules import linear_betas, respace, space_timesteps
 def test_the_linear_tables_meet_their_reference():
     reference = load_npz("diffusion")
     assert np.allclose(linear_betas(1000), reference["betas"], rtol=1e-12, atol=0)
-    assert np.allclose(
-        np.cumprod(1 - linear_betas(1000)), reference["alphas_cumprod"].numpy(), rtol=1e-9, atol=0
-    )
+    assert np.allclose(np.cumprod(1 - linear_betas(1000)), reference["alphas_cumprod"].numpy(), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("spec", ["100", "ddim100", "25", "10,15,20"])

@@ -46,7 +46,7 @@ def one_of_two_processes(node_rank: int, config: Config, path: Path, meeting: Pa
 
 
 def smooth(config: Config) -> Config:
-    """The robust penalty rounded at 1e-2: at 1e-8 its gradient is a sign, which rounding flips where errors are tiny."""
+    """The robust penalty rounded at 1e-2: at 1e-8 its gradient is a sign, which rounding flips at tiny errors."""
     return config.replaced({"penalty_eps": 1e-2})
 
 
@@ -112,9 +112,7 @@ def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
 def test_resuming_is_never_having_stopped_bit_for_bit(tiny, tmp_path):
     whole = run(tiny)
     run(tiny.replaced({"total_iters": 2, "out": str(tmp_path / "half")}))
-    resumed = run(
-        tiny.replaced({"out": str(tmp_path / "half")}), tmp_path / "half" / "checkpoint_00000002.pt"
-    )
+    resumed = run(tiny.replaced({"out": str(tmp_path / "half")}), tmp_path / "half" / "checkpoint_00000002.pt")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

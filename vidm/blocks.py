@@ -94,9 +94,7 @@ class ResBlock(nn.Module):
             GroupNorm32(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
         self.emb_layers = PositionalGroupNorm(out_channels, diffusion_timesteps, video_timesteps)
-        self.skip_connection = (
-            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-        )
+        self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "down":
@@ -166,11 +164,7 @@ def down_blocks(
             blocks.append(BlockSequence(res_block, *attention_if_wanted(width, 2**level, shape)))
             channels.append(width)
         if level < len(shape.channel_mult) - 1:
-            down = (
-                ResBlock(width, width, *steps, resample="down")
-                if shape.resblock_updown
-                else Downsample(width)
-            )
+            down = ResBlock(width, width, *steps, resample="down") if shape.resblock_updown else Downsample(width)
             blocks.append(BlockSequence(down))
             channels.append(width)
     return nn.ModuleList(blocks), channels

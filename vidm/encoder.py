@@ -16,9 +16,7 @@ class MotionEncoder(nn.Module):
     per input block of the U-Net and of the same shapes. Source: the published code.
     """
 
-    def __init__(
-        self, in_channels: int, shape: UNetShape, diffusion_timesteps: int, video_timesteps: int
-    ) -> None:
+    def __init__(self, in_channels: int, shape: UNetShape, diffusion_timesteps: int, video_timesteps: int) -> None:
         super().__init__()
         blocks, _ = down_blocks(in_channels, shape, diffusion_timesteps, video_timesteps)
         self.input_blocks: nn.ModuleList = blocks

@@ -20,9 +20,7 @@ def _randn(step: int, like: Tensor) -> Tensor:
     return torch.randn_like(like)
 
 
-def _descend(
-    diffusion: GaussianDiffusion, batch: Tensor, progress: bool
-) -> Iterator[tuple[int, Tensor, bool]]:
+def _descend(diffusion: GaussianDiffusion, batch: Tensor, progress: bool) -> Iterator[tuple[int, Tensor, bool]]:
     """Sampling order: (step, t (B,), whether it is the last)."""
     num_timesteps = diffusion.num_timesteps
     for step in tqdm(range(num_timesteps), disable=not progress, leave=False, desc="denoise"):
@@ -76,9 +74,7 @@ def sample_ddim(
     for step, t, last in _descend(diffusion, x, progress):
         pred_xstart = diffusion.p_mean_variance(model, x, t, model_kwargs, clip_denoised).pred_xstart
         eps = diffusion.predict_eps(x, t, pred_xstart)
-        mean = (
-            extract(np.sqrt(a_prev), t, x) * pred_xstart + extract(np.sqrt(1 - a_prev - sigma**2), t, x) * eps
-        )
+        mean = extract(np.sqrt(a_prev), t, x) * pred_xstart + extract(np.sqrt(1 - a_prev - sigma**2), t, x) * eps
         x = mean if last or eta == 0 else mean + extract(sigma, t, x) * noise(step, x)
     return x
 

@@ -168,6 +168,7 @@ def sample_folder(
     _refuse_used_folder(out)
     batches = [range(i, min(i + batch_size, len(paths))) for i in range(0, len(paths), batch_size)]
     mine = batches[rank() :: world_size()]
+    num_written = 0
     with tqdm(total=sum(map(len, mine)), desc="sample", unit="video", disable=not is_main()) as bar:
         for batch in mine:
             frames = _read_first_frames(paths, batch)
@@ -185,4 +186,7 @@ def sample_folder(
             )
             for i, video in zip(frames, videos, strict=True):
                 write_video(out / f"video_{i:05d}.mp4", video, fps=fps)
+            num_written += len(videos)
             bar.update(len(batch))
+    if mine and not num_written:
+        raise ValueError(f"none of the first frames in {content} can be read")

@@ -31,9 +31,7 @@ def _integer_stride(num_timesteps: int, count: int) -> list[int]:
         kept = list(range(0, num_timesteps, stride))
         if len(kept) == count:
             return kept
-    raise ValueError(
-        f"respacing 'ddim{count}': no integer stride over {num_timesteps} steps gives {count} of them"
-    )
+    raise ValueError(f"respacing 'ddim{count}': no integer stride over {num_timesteps} steps gives {count} of them")
 
 
 def space_timesteps(num_timesteps: int, respacing: str) -> list[int]:

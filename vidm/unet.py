@@ -52,25 +52,17 @@ class UNet(nn.Module):
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(shape.channel_mult))):
             for i in range(shape.num_res_blocks + 1):
-                layers: list[nn.Module] = [
-                    ResBlock(width + skip_channels.pop(), shape.model_channels * mult, *steps)
-                ]
+                layers: list[nn.Module] = [ResBlock(width + skip_channels.pop(), shape.model_channels * mult, *steps)]
                 width = shape.model_channels * mult
                 layers += attention_if_wanted(width, 2**level, shape)
                 if level and i == shape.num_res_blocks:
                     layers.append(
-                        ResBlock(width, width, *steps, resample="up")
-                        if shape.resblock_updown
-                        else Upsample(width)
+                        ResBlock(width, width, *steps, resample="up") if shape.resblock_updown else Upsample(width)
                     )
                 self.output_blocks.append(BlockSequence(*layers))
-        self.out = nn.Sequential(
-            GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
-        )
+        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, out_channels, 3, padding=1)))
 
-    def forward(
-        self, x: Tensor, t: Tensor, frame_index: Tensor, latents: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, frame_index: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
         h = x
         skips = []
         for i, block in enumerate(self.input_blocks):

@@ -1,0 +1,75 @@
+"""Claims about making a video frame by frame."""
+
+import pytest
+import torch
+from golden import fill_by_rule, small_model_arguments
+
+from vidm.diffusion import GaussianDiffusion
+from vidm.model import MotionGenerator
+from vidm.rollout import animate, video_noise
+
+DIFFUSION = GaussianDiffusion(respacing="2")
+
+
+class Spy(MotionGenerator):
+    """Records the conditions it is called with and says that there is no noise."""
+
+    def __init__(self):
+        super().__init__(**small_model_arguments())
+        self.calls, self.flows = [], []
+
+    def flow(self, first, previous):
+        self.flows.append((first.clone(), previous.clone()))
+        return torch.zeros_like(first[:, :2])
+
+    def forward(self, x_t, t, frame_index, previous, first, flow=None):
+        self.calls.append((frame_index.tolist(), previous.clone(), first.clone(), flow))
+        return torch.cat([x_t, x_t], dim=1)
+
+
+def test_frame_zero_is_given_and_the_others_are_made_in_order():
+    spy = Spy()
+    first = torch.rand(2, 3, 8, 8) * 2 - 1
+    clip = animate(spy, DIFFUSION, first, 4, video_noise(0, [0, 1]))
+    assert clip.shape == (2, 4, 3, 8, 8)
+    assert torch.equal(clip[:, 0], first)
+    assert [call[0] for call in spy.calls] == [[n, n] for n in (1, 1, 2, 2, 3, 3)]
+    for n, (_, previous, anchor, _) in zip((1, 1, 2, 2, 3, 3), spy.calls, strict=True):
+        assert torch.equal(previous, clip[:, n - 1])
+        assert torch.equal(anchor, first)
+
+
+def test_flow_is_computed_once_per_frame_from_first_to_previous():
+    spy = Spy()
+    first = torch.rand(1, 3, 8, 8) * 2 - 1
+    clip = animate(spy, DIFFUSION, first, 4, video_noise(0, [0]))
+    assert len(spy.flows) == 3
+    for n, (anchor, previous) in enumerate(spy.flows):
+        assert torch.equal(anchor, first)
+        assert torch.equal(previous, clip[:, n])
+    assert all(call[3] is not None for call in spy.calls)
+
+
+def test_a_video_does_not_depend_on_its_batch():
+    model = fill_by_rule(MotionGenerator(**small_model_arguments()))
+    # v does not multiply the rounding of a step near pure noise, as dividing by sqrt(alphas_cumprod) would.
+    diffusion = GaussianDiffusion(respacing="2", prediction="v")
+    first = torch.rand(3, 3, 16, 16) * 2 - 1
+    together = animate(model, diffusion, first, 3, video_noise(5, [10, 11, 12]))
+    alone = animate(model, diffusion, first[1:2], 3, video_noise(5, [11]))
+    assert (together[1] - alone[0]).abs().max() < 1e-4
+
+
+def test_seeds_and_videos_differ():
+    model = fill_by_rule(MotionGenerator(**small_model_arguments()))
+    first = (torch.rand(1, 3, 16, 16) * 2 - 1).expand(2, -1, -1, -1)
+    a, b = animate(model, DIFFUSION, first, 2, video_noise(0, [0, 1]))
+    c = animate(model, DIFFUSION, first, 2, video_noise(1, [0, 1]))[0]
+    assert not torch.allclose(a[1], b[1])
+    assert not torch.allclose(a[1], c[1])
+
+
+@pytest.mark.parametrize("num_frames", [0, 17])
+def test_more_frames_than_were_trained_are_refused(num_frames):
+    with pytest.raises(ValueError, match="model trained on 16"):
+        animate(Spy(), DIFFUSION, torch.zeros(1, 3, 8, 8), num_frames, video_noise(0, [0]))

@@ -1,0 +1,136 @@
+"""Claims about making a folder of videos from a checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+from golden import fill_by_rule
+from PIL import Image
+
+from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
+from vidm.config import Config
+from vidm.datasets import to_float
+from vidm.sampling import list_content, load_generator, sample_folder
+from vidm.video_io import read_video, write_video
+
+QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """Averaged weights filled by rule; the plain ones are another network's, so that a mix-up shows."""
+    config = Config.from_preset("tiny").replaced({"image_size": 16})
+    averaged = fill_by_rule(build_model(config)).state_dict()
+    plain = build_model(config).state_dict()
+    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint_00000001.pt"
+    save_checkpoint(path, Checkpoint(1, config, plain, averaged, {}))
+    return load_generator(path)
+
+
+@pytest.fixture
+def frame() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+def test_the_averaged_weights_are_the_ones_sampled_from(generator):
+    expected = fill_by_rule(build_model(generator.config)).state_dict()
+    assert all(torch.equal(generator.model.state_dict()[k], v) for k, v in expected.items())
+
+
+def test_the_video_begins_with_the_given_frame_whatever_its_kind(generator, frame):
+    videos = [generator.animate(given, **QUICK) for given in (frame, Image.fromarray(frame), to_float(frame[None])[0])]
+    assert videos[0].shape == (3, 16, 16, 3)
+    assert np.array_equal(videos[0][0], frame)
+    assert all(np.array_equal(video, videos[0]) for video in videos)
+
+
+def test_by_default_a_video_is_as_long_as_the_model_was_trained_on(generator, frame):
+    assert len(generator.animate(frame, sampler="ddim", steps=1)) == 16
+
+
+def test_frames_of_another_size_are_cropped_and_resized(generator):
+    wide = np.zeros((20, 60, 3), dtype=np.uint8)
+    wide[:, 20:40] = 200
+    video = generator.animate(wide, **QUICK)
+    assert (video[0] == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"sampler": "euler"}, "'euler'"), ({"steps": "2000"}, "2000"), ({"num_frames": 99}, "99 frames")],
+)
+def test_settings_that_cannot_be_are_named(generator, frame, values, message):
+    with pytest.raises(ValueError, match=message):
+        generator.animate(frame, **(QUICK | values))
+
+
+@pytest.fixture
+def content(tmp_path, frame):
+    folder = tmp_path / "content"
+    folder.mkdir()
+    for i in (10, 9, 2):
+        Image.fromarray(np.roll(frame, i, axis=0)).save(folder / f"frame_{i}.png")
+    return folder
+
+
+def test_a_folder_gives_one_video_per_first_frame_in_natural_order(generator, content, frame, tmp_path):
+    sample_folder(generator, content, tmp_path / "out", **QUICK)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
+    for i, shift in enumerate((2, 9, 10)):
+        first = read_video(tmp_path / "out" / f"video_{i:05d}.mp4")[0].astype(int)
+        others = [np.abs(first - np.roll(frame, other, axis=0)).mean() for other in (2, 9, 10)]
+        assert int(np.argmin(others)) == (2, 9, 10).index(shift)
+
+
+def test_videos_do_not_depend_on_the_batch_size(generator, content, tmp_path):
+    for batch_size in (1, 3):
+        sample_folder(generator, content, tmp_path / str(batch_size), batch_size=batch_size, **QUICK)
+    for i in range(3):
+        one, three = (read_video(tmp_path / name / f"video_{i:05d}.mp4").astype(int) for name in "13")
+        assert np.abs(one - three).max() <= 2
+
+
+def test_content_may_be_a_video_or_folders_of_frames(generator, frame, tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4", np.stack([frame, frame]))
+    write_video(tmp_path / "videos" / "frames", np.stack([frame, frame]))
+    assert list_content(tmp_path / "videos" / "a.mp4") == [tmp_path / "videos" / "a.mp4"]
+    assert list_content(tmp_path / "videos") == [tmp_path / "videos" / "a.mp4", tmp_path / "videos" / "frames"]
+
+
+def test_an_unreadable_first_frame_is_named_and_skipped(generator, content, tmp_path, capsys):
+    (content / "frame_1.png").write_bytes(b"no picture")
+    sample_folder(generator, content, tmp_path / "out", **QUICK)
+    assert "frame_1.png" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in (1, 2, 3)]
+
+
+def test_when_no_first_frame_can_be_read_it_is_an_error(generator, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="none of the first frames"):
+        sample_folder(generator, tmp_path / "bad.png", tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_sampled_is_named_and_nothing_is_written(generator, content, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        sample_folder(generator, tmp_path / "nowhere", out)
+    with pytest.raises(ValueError, match=r"--num-samples 4: .* has 3 first frames"):
+        sample_folder(generator, content, out, num_samples=4)
+    assert not out.exists()
+
+
+def test_a_folder_that_holds_videos_is_left_alone(generator, content, tmp_path):
+    out = tmp_path / "out"
+    sample_folder(generator, content, out, num_samples=1, **QUICK)
+    before = (out / "video_00000.mp4").read_bytes()
+    with pytest.raises(ValueError, match="already holds videos"):
+        sample_folder(generator, content, out, seed=1, **QUICK)
+    assert (out / "video_00000.mp4").read_bytes() == before
+
+
+def test_a_checkpoint_whose_weights_do_not_fit_its_configuration_is_refused(generator, tmp_path):
+    config = generator.config.replaced({"model_channels": 64})
+    state = generator.model.state_dict()
+    save_checkpoint(tmp_path / "wrong.pt", Checkpoint(1, config, state, state, {}))
+    with pytest.raises(ValueError, match=r"wrong\.pt does not fit this network in \d+ tensors"):
+        load_generator(tmp_path / "wrong.pt")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vidm.checkpoint import checkpoint_path
-from vidm.config import Config
+from vidm.config import Config, SampleConfig
 from vidm.detectors import load_detector
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
@@ -27,8 +27,8 @@ from vidm.video_io import read_video, write_video
 RESOLUTION = 32
 NUM_FRAMES = 16
 NUM_TRAIN = 1000
-NUM_TEST = 48
-SAMPLER = {"sampler": "ddim", "steps": "10"}
+NUM_TEST = 32
+SAMPLER = {"sampler": "ddim", "steps": "10", "precision": "bf16"}
 SHOWN = 8
 # Sixteen frames at the world's 25 a second are over before one has looked.
 FPS = 8
@@ -59,7 +59,8 @@ def train(config: Config) -> Trainer:
 def sample(checkpoint: Path, content: Path, out: Path) -> None:
     """Continue the first frames of the held-out videos."""
     print(f"sampling {NUM_TEST} videos: {out}")
-    sample_folder(load_generator(checkpoint), content, out, batch_size=24, fps=FPS, **SAMPLER)
+    settings = SampleConfig(content=str(content), out=str(out), batch_size=NUM_TEST, fps=FPS, **SAMPLER)
+    sample_folder(load_generator(checkpoint), settings)
 
 
 def measure(out: Path, folders: dict[str, Path]) -> dict[str, float]:

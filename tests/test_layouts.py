@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
 def test_videos_that_are_all_too_short_name_the_longest_and_the_flag(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.npy", num_frames=3)
     write_clip(tmp_path / "b.npy", num_frames=5)
-    with pytest.raises(ValueError, match=rf"{tmp_path} .* 16 frames .* longest has 5: use --num-frames N"):
+    with pytest.raises(ValueError, match=rf"{tmp_path} .* 16 frames .* longest has 5: ask for at most 5"):
         index_clips(tmp_path, min_frames=16)
 
 

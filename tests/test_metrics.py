@@ -10,7 +10,7 @@ import torch
 from vidm.detectors import load_detector
 from vidm.frechet import FeatureStats, frechet_distance
 from vidm.metrics import compute_fvd
-from vidm.video_io import VideoError, write_video
+from vidm.video_io import write_video
 
 
 class StubDetector:
@@ -178,7 +178,7 @@ def test_short_videos_are_named_and_skipped(
 
 
 def test_when_all_videos_are_too_short_the_longest_is_told(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="7 frames asked for, the longest has 6: use --num-frames"):
+    with pytest.raises(ValueError, match="7 frames asked for, the longest has 6: ask for at most 6"):
         compute_fvd(*folders, StubDetector(), num_frames=7)
 
 
@@ -194,18 +194,25 @@ def test_features_that_are_not_numbers_name_the_video(folders: tuple[Path, Path]
         compute_fvd(*folders, Broken(), num_frames=6, batch_size=4)
 
 
-def test_a_damaged_video_is_an_error_of_one_line_with_any_number_of_workers(
-    folders: tuple[Path, Path], tmp_path: Path
+def test_a_video_damaged_further_in_is_named_counted_and_skipped(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    frames = tmp_path / "frames"
-    for i, clip in enumerate(drifting_clips(3, seed=6)):
+    frames, good = tmp_path / "frames", tmp_path / "good"
+    for i, clip in enumerate(drifting_clips(4, seed=6)):
         write_video(frames / f"{i:03d}", clip)
+        if i != 1:
+            write_video(good / f"{i:03d}", clip)
     damaged = frames / "001" / "00003.png"
     damaged.write_bytes(damaged.read_bytes()[:40])
     for workers in (0, 2):
-        with pytest.raises(VideoError, match=r"00003\.png") as caught:
-            compute_fvd(folders[0], frames, StubDetector(), num_frames=6, workers=workers)
-        assert "\n" not in str(caught.value)
+        result = compute_fvd(folders[0], frames, StubDetector(), num_frames=6, workers=workers)
+        assert [path for path, _ in result.skipped] == [frames / "001"]
+        assert result.num_samples[1] == 3
+        assert "00003.png" in capsys.readouterr().err
+        expected = compute_fvd(folders[0], good, StubDetector(), num_frames=6)
+        assert result.value == pytest.approx(expected.value, rel=1e-9)
+    with pytest.raises(ValueError, match="only 3 videos could be read and 4 are needed"):
+        compute_fvd(folders[0], frames, StubDetector(), num_frames=6, num_samples=4)
 
 
 @pytest.mark.parametrize("knob", ["num_frames", "batch_size"])

@@ -1,5 +1,7 @@
 """Claims about making a folder of videos from a checkpoint."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,16 @@ from golden import fill_by_rule
 from PIL import Image
 
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
-from vidm.config import Config
+from vidm.config import Config, SampleConfig
 from vidm.datasets import to_float
 from vidm.sampling import list_content, load_generator, sample_folder
 from vidm.video_io import read_video, write_video
 
 QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
+
+
+def settings(content: Path, out: Path, **values) -> SampleConfig:
+    return SampleConfig(content=str(content), out=str(out), **(QUICK | values))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,11 @@ def test_by_default_a_video_is_as_long_as_the_model_was_trained_on(generator, fr
     assert len(generator.animate(frame, sampler="ddim", steps=1)) == 16
 
 
+def test_bfloat16_gives_nearly_the_same_video(generator, frame):
+    full, half = (generator.animate(frame, **QUICK, precision=p).astype(int) for p in ("fp32", "bf16"))
+    assert 0 < np.abs(full - half).mean() < 8
+
+
 def test_frames_of_another_size_are_cropped_and_resized(generator):
     wide = np.zeros((20, 60, 3), dtype=np.uint8)
     wide[:, 20:40] = 200
@@ -56,7 +67,12 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"sampler": "euler"}, "'euler'"), ({"steps": "2000"}, "2000"), ({"num_frames": 99}, "99 frames")],
+    [
+        ({"sampler": "euler"}, "'euler'"),
+        ({"precision": "fp12"}, "'fp12'"),
+        ({"steps": "2000"}, "2000"),
+        ({"num_frames": 99}, "99 frames"),
+    ],
 )
 def test_settings_that_cannot_be_are_named(generator, frame, values, message):
     with pytest.raises(ValueError, match=message):
@@ -73,7 +89,7 @@ def content(tmp_path, frame):
 
 
 def test_a_folder_gives_one_video_per_first_frame_in_natural_order(generator, content, frame, tmp_path):
-    sample_folder(generator, content, tmp_path / "out", **QUICK)
+    sample_folder(generator, settings(content, tmp_path / "out"))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
     for i, shift in enumerate((2, 9, 10)):
         first = read_video(tmp_path / "out" / f"video_{i:05d}.mp4")[0].astype(int)
@@ -83,7 +99,7 @@ def test_a_folder_gives_one_video_per_first_frame_in_natural_order(generator, co
 
 def test_videos_do_not_depend_on_the_batch_size(generator, content, tmp_path):
     for batch_size in (1, 3):
-        sample_folder(generator, content, tmp_path / str(batch_size), batch_size=batch_size, **QUICK)
+        sample_folder(generator, settings(content, tmp_path / str(batch_size), batch_size=batch_size))
     for i in range(3):
         one, three = (read_video(tmp_path / name / f"video_{i:05d}.mp4").astype(int) for name in "13")
         assert np.abs(one - three).max() <= 2
@@ -98,7 +114,7 @@ def test_content_may_be_a_video_or_folders_of_frames(generator, frame, tmp_path)
 
 def test_an_unreadable_first_frame_is_named_and_skipped(generator, content, tmp_path, capsys):
     (content / "frame_1.png").write_bytes(b"no picture")
-    sample_folder(generator, content, tmp_path / "out", **QUICK)
+    sample_folder(generator, settings(content, tmp_path / "out"))
     assert "frame_1.png" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in (1, 2, 3)]
 
@@ -106,25 +122,25 @@ def test_an_unreadable_first_frame_is_named_and_skipped(generator, content, tmp_
 def test_when_no_first_frame_can_be_read_it_is_an_error(generator, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="none of the first frames"):
-        sample_folder(generator, tmp_path / "bad.png", tmp_path / "out", **QUICK)
+        sample_folder(generator, settings(tmp_path / "bad.png", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_sampled_is_named_and_nothing_is_written(generator, content, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        sample_folder(generator, tmp_path / "nowhere", out)
+        sample_folder(generator, settings(tmp_path / "nowhere", out))
     with pytest.raises(ValueError, match=r"--num-samples 4: .* has 3 first frames"):
-        sample_folder(generator, content, out, num_samples=4)
+        sample_folder(generator, settings(content, out, num_samples=4))
     assert not out.exists()
 
 
 def test_a_folder_that_holds_videos_is_left_alone(generator, content, tmp_path):
     out = tmp_path / "out"
-    sample_folder(generator, content, out, num_samples=1, **QUICK)
+    sample_folder(generator, settings(content, out, num_samples=1))
     before = (out / "video_00000.mp4").read_bytes()
     with pytest.raises(ValueError, match="already holds videos"):
-        sample_folder(generator, content, out, seed=1, **QUICK)
+        sample_folder(generator, settings(content, out, seed=1))
     assert (out / "video_00000.mp4").read_bytes() == before
 
 

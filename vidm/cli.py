@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, asdict, fields
+from dataclasses import Field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -22,7 +22,7 @@ import torch
 from vidm.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from vidm.config import PRESETS, Config, SampleConfig, knobs
 from vidm.detectors import I3D_PATH, load_detector
-from vidm.distributed import BACKENDS, is_main, launch, pick_device, print0, rank, world_size
+from vidm.distributed import BACKENDS, is_main, launch, pick_device, print0, rank
 from vidm.metrics import MAX_SAMPLES, compute_fvd
 from vidm.sampling import load_generator, sample_folder
 from vidm.trainer import Trainer
@@ -145,10 +145,8 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
         if not options.resume or not sample.content:
             raise ValueError("--test needs a checkpoint (--resume FILE) and first frames (--content FILE_OR_DIR)")
         generator = load_generator(options.resume, device)
-        settings = asdict(sample)
-        settings["batch_size"] = max(sample.batch_size // world_size(), 1)
         print0(f"sampling from {options.resume} on {device}, {sample.steps} steps of {sample.sampler}")
-        sample_folder(generator, **settings)
+        sample_folder(generator, sample)
         if is_main():
             print(f"videos are in {sample.out}")
 

@@ -105,6 +105,7 @@ class SampleConfig:
     sampler: str = knob("ddpm", "reverse chain", "--sampler", ("ddpm", "ddim"))
     steps: str = knob("100", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
     eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
+    precision: str = knob("fp32", "arithmetic of the networks", "--precision", ("fp32", "bf16"))
     fps: float = knob(25.0, "frame rate of the written files", "--fps")
     seed: int = knob(0, "video i of a seed is always the same", "--seed")
 

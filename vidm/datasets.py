@@ -102,7 +102,7 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
     """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), from frame `start` on.
 
     With a `resolution` R, frames are cropped to their central square and resized to R x R. A damaged video raises
-    VideoError: a measurement over part of a folder would not be the folder's.
+    VideoError.
     """
 
     def __init__(self, index: ClipIndex, num_frames: int, resolution: int | None = None, start: int = 0) -> None:
@@ -116,6 +116,14 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
         path = self.index.paths[index]
         clip_u8 = read_frames(path, range(self.start, self.start + self.num_frames))
         return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
+
+    def readable(self) -> Iterator[np.ndarray]:
+        """The clips alone, in order, without those that turn out damaged."""
+        for index in range(len(self)):
+            try:
+                yield self[index][0]
+            except VideoError:
+                continue
 
 
 class ResumableSampler:

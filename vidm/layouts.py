@@ -100,6 +100,6 @@ def index_clips(root: str | Path, min_frames: int = 1) -> ClipIndex:
             raise ValueError(f"none of the {len(clips)} videos in {root} can be read; the first: {skipped[0][1]}")
         raise ValueError(
             f"no video in {root} has the {min_frames} frames asked for, the longest has {longest}: "
-            f"use --num-frames N with N up to {longest}"
+            f"ask for at most {longest}"
         )
     return ClipIndex(root, paths, num_frames, skipped)

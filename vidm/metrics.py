@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from vidm.datasets import Clips
 from vidm.detectors import Detector
 from vidm.frechet import FeatureStats, frechet_distance
 from vidm.layouts import ClipIndex, index_clips
+from vidm.video_io import VideoError
 
 MAX_SAMPLES = 2048
 
@@ -50,14 +52,27 @@ def _stack(samples: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]
     return np.stack(clips), paths
 
 
-def _batches(clips: Clips, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Every clip once, the last batch as large as what is left.
+def _batches(
+    clips: Clips, batch_size: int, workers: int, damaged: list[tuple[Path, str]]
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Every clip once, the last batch as large as what is left; those that cannot be read go to `damaged`.
 
-    Threads rather than processes: decoders let each other run, and an error arrives as the one line it was raised with.
+    Threads rather than processes: decoders let each other run.
     """
+
+    def read(index: int) -> tuple[np.ndarray, str] | None:
+        try:
+            return clips[index]
+        except VideoError as error:
+            damaged.append((clips.index.paths[index], str(error)))
+            return None
+
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         for start in range(0, len(clips), batch_size):
-            yield _stack(list(pool.map(clips.__getitem__, range(start, min(start + batch_size, len(clips))))))
+            found = pool.map(read, range(start, min(start + batch_size, len(clips))))
+            samples = [sample for sample in found if sample is not None]
+            if samples:
+                yield _stack(samples)
 
 
 def choose_videos(folder: str | Path, num_frames: int, num_samples: int | None = None) -> ClipIndex:
@@ -90,16 +105,17 @@ def folder_stats(
     batch_size: int = 32,
     workers: int = 0,
     progress: bool = False,
-) -> FeatureStats:
+) -> tuple[FeatureStats, list[tuple[Path, str]]]:
     """Mean and covariance of the features of each video's first num_frames frames, every video of the index once.
 
-    Raises ValueError for videos of different sizes without a resolution, and, naming the video, for NaN features;
-    VideoError for a video that is damaged further in.
+    Also returns (path, reason) of videos that turn out damaged further in. Raises ValueError for videos of different
+    sizes without a resolution, and, naming the video, for NaN features.
     """
     clips = Clips(index, num_frames, resolution)
     stats = FeatureStats()
+    damaged: list[tuple[Path, str]] = []
     with tqdm(total=len(clips), desc=str(index.root), unit="video", disable=not progress) as bar:
-        for clips_u8, paths in _batches(clips, batch_size, workers):
+        for clips_u8, paths in _batches(clips, batch_size, workers, damaged):
             features = detector(clips_u8)
             finite = torch.isfinite(features).all(dim=1)
             if not finite.all():
@@ -107,7 +123,21 @@ def folder_stats(
                 raise ValueError(f"{bad}: its features hold NaN or inf; look at the video and at the detector")
             stats.update(features)
             bar.update(len(paths))
-    return stats
+    return stats, damaged
+
+
+def _measured(index: ClipIndex, num_samples: int | None, *arguments: Any) -> tuple[FeatureStats, ClipIndex]:
+    """folder_stats, and the index with all that was skipped, named on stderr."""
+    stats, damaged = folder_stats(index, *arguments)
+    index = replace(index, skipped=index.skipped + damaged)
+    if index.skipped:
+        print(index.skipped_message(), file=sys.stderr)
+    if stats.count < (num_samples or 2):
+        raise ValueError(
+            f"{index.root}: only {stats.count} videos could be read and {num_samples or 2} are needed; "
+            "add videos or ask for fewer samples (-ns)"
+        )
+    return stats, index
 
 
 def compute_fvd(
@@ -136,11 +166,9 @@ def compute_fvd(
     if Path(dir1).resolve() == Path(dir2).resolve():
         print(f"warning: both folders are {dir1}; the distance of a folder to itself is 0", file=sys.stderr)
     indices = [choose_videos(folder, num_frames, num_samples) for folder in (dir1, dir2)]
-    for index in indices:
-        if index.skipped:
-            print(index.skipped_message(), file=sys.stderr)
-    one, two = (
-        folder_stats(index, detector, num_frames, resolution, batch_size, workers, progress) for index in indices
+    (one, index1), (two, index2) = (
+        _measured(index, num_samples, detector, num_frames, resolution, batch_size, workers, progress)
+        for index in indices
     )
     return FVDResult(
         value=frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance()),
@@ -149,5 +177,5 @@ def compute_fvd(
         feature_dim=len(one.mean()),
         num_frames=num_frames,
         resolution=resolution,
-        skipped=tuple(skip for index in indices for skip in index.skipped),
+        skipped=(*index1.skipped, *index2.skipped),
     )

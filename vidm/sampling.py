@@ -16,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidm.checkpoint import build_diffusion, build_model, load_checkpoint, load_weights
-from vidm.config import Config
+from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.distributed import is_main, rank, world_size
 from vidm.layouts import index_clips
 from vidm.model import MotionGenerator
+from vidm.precision import autocast
 from vidm.rollout import animate, video_noise
 from vidm.samplers import SAMPLERS, sample_ddim
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_frames, read_image, write_video
@@ -45,46 +46,47 @@ class Generator:
         eta: float = 0.0,
         seed: int = 0,
         index: int = 0,
+        precision: str = "fp32",
     ) -> np.ndarray:
         """Continue one first frame to a video, uint8 (num_frames, H, W, 3), frame 0 the given one.
 
         `first_frame` is a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1]; it is cropped to
-        its central square and resized to the model's size. `num_frames` is by default what the model was trained on.
-        Video `index` of a `seed` is always the same. Raises ValueError for settings that cannot be.
+        its central square and resized to the model's size. `num_frames` is by default what the model was trained on,
+        `precision` fp32 or bf16. Video `index` of a `seed` is always the same. Raises ValueError for settings that
+        cannot be.
         """
-        frames = _as_uint8(first_frame)[None]
-        return self.animate_batch(frames, [index], num_frames, sampler, steps, eta, seed)[0]
+        settings = SampleConfig(
+            num_frames=num_frames, sampler=sampler, steps=str(steps), eta=eta, seed=seed, precision=precision
+        )
+        return self.animate_batch([_as_uint8(first_frame)], [index], settings)[0]
 
     def animate_batch(
         self,
-        first_frames: np.ndarray | Sequence[np.ndarray],
+        first_frames: Sequence[np.ndarray],
         indices: Sequence[int],
-        num_frames: int | None = None,
-        sampler: str = "ddpm",
-        steps: str | int = "100",
-        eta: float = 0.0,
-        seed: int = 0,
+        settings: SampleConfig,
         progress: bool = False,
     ) -> np.ndarray:
         """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
 
-        Noise of each video is a function of (seed, its index, frame, step) alone. Otherwise as `animate`.
+        The noise of each video is a function of (seed, its index, frame, step) alone. Otherwise as `animate`.
         """
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler {sampler!r} is unknown: choose from {', '.join(SAMPLERS)}")
-        chain = partial(sample_ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler]
+        if settings.sampler not in SAMPLERS:
+            raise ValueError(f"sampler {settings.sampler!r} is unknown: choose from {', '.join(SAMPLERS)}")
+        ddim = settings.sampler == "ddim"
         size = self.config.model.image_size
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
-        clip = animate(
-            self.model,
-            build_diffusion(self.config, respacing=str(steps)),
-            to_float(squares).to(self.device),
-            self.model.video_timesteps if num_frames is None else num_frames,
-            video_noise(seed, indices),
-            sampler=chain,
-            progress=progress,
-        )
-        return to_uint8(clip.cpu())
+        with autocast(self.device, settings.precision):
+            clip = animate(
+                self.model,
+                build_diffusion(self.config, respacing=settings.steps),
+                to_float(squares).to(self.device),
+                self.model.video_timesteps if settings.num_frames is None else settings.num_frames,
+                video_noise(settings.seed, indices),
+                sampler=partial(sample_ddim, eta=settings.eta) if ddim else SAMPLERS[settings.sampler],
+                progress=progress,
+            )
+        return to_uint8(clip)
 
 
 def _as_uint8(frame: FirstFrame) -> np.ndarray:
@@ -141,52 +143,32 @@ def _refuse_used_folder(out: Path) -> None:
         raise ValueError(f"{out} already holds videos: remove them or give another --out")
 
 
-def sample_folder(
-    generator: Generator,
-    content: str | Path,
-    out: str | Path,
-    num_samples: int | None = None,
-    num_frames: int | None = None,
-    batch_size: int = 16,
-    sampler: str = "ddpm",
-    steps: str = "100",
-    eta: float = 0.0,
-    fps: float = 25.0,
-    seed: int = 0,
-) -> None:
-    """Continue the first frames in `content` to out/video_%05d.mp4, numbered in natural order of their files.
+def sample_folder(generator: Generator, settings: SampleConfig) -> None:
+    """Continue the first frames in settings.content to out/video_%05d.mp4, numbered in natural order of their files.
 
-    `content` is an image, a video (its first frame counts), or a folder of them. The work is split over processes by
-    batches of consecutive videos; a video does not depend on the split. Raises ValueError or FileNotFoundError before
-    anything is written when the content is missing or scarce, or `out` already holds videos.
+    The content is an image, a video (its first frame counts), or a folder of them; a file that cannot be read is named
+    and its number left out. The work is split over processes by batches of consecutive videos; a video does not
+    depend on the split. Raises ValueError or FileNotFoundError, before anything is written, when the content is
+    missing or scarce, or `out` already holds videos.
     """
-    out = Path(out)
-    paths = list_content(content)
-    if num_samples is not None and num_samples > len(paths):
-        raise ValueError(f"--num-samples {num_samples}: {content} has {len(paths)} first frames")
-    paths = paths[:num_samples]
+    out = Path(settings.out)
+    paths = list_content(settings.content)
+    if settings.num_samples is not None and settings.num_samples > len(paths):
+        raise ValueError(f"--num-samples {settings.num_samples}: {settings.content} has {len(paths)} first frames")
+    paths = paths[: settings.num_samples]
     _refuse_used_folder(out)
-    batches = [range(i, min(i + batch_size, len(paths))) for i in range(0, len(paths), batch_size)]
+    size = max(settings.batch_size // world_size(), 1)
+    batches = [range(i, min(i + size, len(paths))) for i in range(0, len(paths), size)]
     mine = batches[rank() :: world_size()]
     num_written = 0
     with tqdm(total=sum(map(len, mine)), desc="sample", unit="video", disable=not is_main()) as bar:
         for batch in mine:
             frames = _read_first_frames(paths, batch)
-            if not frames:
-                continue
-            videos = generator.animate_batch(
-                list(frames.values()),
-                list(frames),
-                num_frames=num_frames,
-                sampler=sampler,
-                steps=steps,
-                eta=eta,
-                seed=seed,
-                progress=is_main(),
-            )
-            for i, video in zip(frames, videos, strict=True):
-                write_video(out / f"video_{i:05d}.mp4", video, fps=fps)
-            num_written += len(videos)
+            if frames:
+                videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
+                for i, video in zip(frames, videos, strict=True):
+                    write_video(out / f"video_{i:05d}.mp4", video, fps=settings.fps)
+                num_written += len(videos)
             bar.update(len(batch))
     if mine and not num_written:
-        raise ValueError(f"none of the first frames in {content} can be read")
+        raise ValueError(f"none of the first frames in {settings.content} can be read")

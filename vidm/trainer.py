@@ -9,6 +9,7 @@ are therefore the same step.
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from vidm.distributed import data_parallel, gather_rows, gradients_kept_local, i
 from vidm.ema import EMA
 from vidm.layouts import index_clips
 from vidm.model import MotionGenerator
+from vidm.precision import autocast
 from vidm.randomness import keyed_generator
 from vidm.rollout import animate, video_noise
 from vidm.runlog import RunLog
@@ -145,11 +147,8 @@ class Trainer:
         places = range(start, start + self.micro_batch)
         x_start = batch.pop("frame")
         t, noise = draw_noise(self.config.train.seed, step, places, x_start, self.diffusion.num_timesteps)
-        with self._autocast():
+        with autocast(self.device, self.config.train.precision):
             return self.diffusion.training_losses(self.parallel, x_start, t, noise, batch)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def accumulate(self, batches: Iterator[Batch], step: int) -> dict[str, Tensor]:
         """Leave the gradient of the mean loss over a step's global batch in the parameters; return its losses.
@@ -198,11 +197,11 @@ class Trainer:
         model = self.config.model
         num_frames = min(model.video_timesteps, PREVIEW_FRAMES)
         clips = Clips(self.index, num_frames=num_frames, resolution=model.image_size)
-        real = np.stack([clips[i][0] for i in range(min(len(clips), PREVIEW_VIDEOS))])
+        real = np.stack(list(islice(clips.readable(), PREVIEW_VIDEOS)))
         first = to_float(real[:, 0]).to(self.device)
         diffusion = build_diffusion(self.config, respacing=PREVIEW_STEPS)
         noise = video_noise(self.config.train.seed, range(len(real)))
-        with self.ema.swapped_into(self.model), self._autocast():
+        with self.ema.swapped_into(self.model), autocast(self.device, self.config.train.precision):
             generated = to_uint8(animate(self.model, diffusion, first, num_frames, noise, sampler=sample_ddim).cpu())
         return np.concatenate([np.concatenate(list(rows), axis=2) for rows in (generated, real)], axis=1)
 

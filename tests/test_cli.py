@@ -26,10 +26,12 @@ ORIGINAL_DEFAULTS = {
     "save_freq": 1000,
 }
 FLAGS = """
---accum-steps --batch-size --content --data --dist-backend --dist-url --ema-decay --eta --flow-range --fps --gpu --help
---keep --loss --lr --multiprocessing-distributed --num-frames --num-samples --out --penalty-eps --precision --prediction
---preset --print-freq --rank --resolution --resume --sampler --save-freq --seed --spynet --start-iters --steps --test
---test-freq --total-iters --train-flow --workers --world-size
+--accum-steps --batch-size --content --content-frames --content-resume --content-steps --data --dist-backend --dist-url
+--ema-decay --eta --flow-range --fps --generator --gpu --help --init --keep --loss --lr --multiprocessing-distributed
+--no-encoder --norm --num-frames --num-samples --out --p2-gamma --penalty-eps --precision --prediction --preset
+--print-freq --psi --rank
+--resolution --resume --sampler --save-freq --seed --spynet --start-iters --start-noise --steps --test --test-freq
+--total-iters --train-flow --video-timesteps --workers --world-size
 """.split()
 
 
@@ -117,6 +119,48 @@ def test_resuming_takes_the_checkpoints_settings_and_refuses_another_network(wor
         assert message in error_of(train_main, ["--resume", str(path), *flags], capsys)
 
 
+def test_content_then_motion_make_videos_from_nothing(world, tmp_path, capsys):
+    train_main(tiny_run(world, tmp_path / "motion"))
+    train_main(tiny_run(world, tmp_path / "content", "--generator", "content"))
+    motion, content = (tmp_path / name / "checkpoint_00000001.pt" for name in ("motion", "content"))
+    videos = tmp_path / "videos"
+    quick = "--num-frames 3 --sampler ddim --steps 2 --psi 0.5 --start-noise video".split()
+    train_main(f"--test --resume {motion} --content-resume {content} -ns 3 --out {videos}".split() + quick)
+    assert sorted(p.name for p in videos.iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
+    capsys.readouterr()
+    wrong = f"--test --resume {content} --content {world} --out {tmp_path / 'none'}".split()
+    assert "is a content generator, and a motion generator is needed" in error_of(train_main, wrong, capsys)
+    swapped = f"--test --resume {motion} --content-resume {motion} --out {tmp_path / 'none'}".split()
+    assert "is a motion generator, and a content generator is needed" in error_of(train_main, swapped, capsys)
+    outside = f"--test --resume {motion} --content {world} --psi 1.5 --out {tmp_path / 'none'}".split()
+    assert "psi 1.5 is outside [0, 1]" in error_of(train_main, outside, capsys)
+    beyond = f"--test --resume {motion} --content {world} --num-frames 17 --out {tmp_path / 'none'}".split()
+    assert "17 frames asked of a model trained on 16" in error_of(train_main, beyond, capsys)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_model_from_init_trains_at_another_resolution(world, tmp_path, capsys):
+    train_main(tiny_run(world, tmp_path / "first"))
+    init = tmp_path / "first" / "checkpoint_00000001.pt"
+    flags = f"--init {init} --resolution 32 --num-frames 8 --batch-size 4 --workers 0 --total-iters 1".split()
+    train_main([*flags, "--data", str(world), "--out", str(tmp_path / "tuned")])
+    tuned = load_checkpoint(tmp_path / "tuned" / "checkpoint_00000001.pt").config
+    assert (tuned.model.image_size, tuned.model.video_timesteps, tuned.model.model_channels) == (32, 8, 32)
+    assert tuned.train.init == str(init)
+    capsys.readouterr()
+    content = [*flags, "--generator", "content", "--data", str(world), "--out", str(tmp_path / "none")]
+    assert "is a motion generator, and a content generator is needed" in error_of(train_main, content, capsys)
+    assert not (tmp_path / "none").exists()
+
+
+def test_switches_travel_in_the_checkpoint(world, tmp_path):
+    switches = "--norm timestep --no-encoder --flow-range none --p2-gamma 0 --prediction eps --loss mse".split()
+    train_main(tiny_run(world, tmp_path / "run", *switches))
+    config = load_checkpoint(tmp_path / "run" / "checkpoint_00000001.pt").config
+    assert (config.model.norm, config.model.use_encoder, config.model.flow_range) == ("timestep", False, "none")
+    assert (config.diffusion.p2_gamma, config.diffusion.prediction, config.diffusion.loss) == (0.0, "eps", "mse")
+
+
 def test_start_iters_counts_from_there(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "run", "--start-iters", "6", "--total-iters", "7"))
     assert "steps 6 to 7" in capsys.readouterr().out
@@ -136,6 +180,8 @@ def test_start_iters_counts_from_there(world, tmp_path, capsys):
         ("--batch-size 5 --accum-steps 2", "--batch-size 5 does not divide"),
         ("--preset huge", "invalid choice: 'huge'"),
         ("--test", "--test needs a checkpoint"),
+        ("--test --resume {text} --content {empty} --content-resume {text}", "--test needs a checkpoint"),
+        ("--init {text}", "text.pt"),
         ("--test --resume {text} --content {empty}", "text.pt"),
         ("--world-size 2 --rank 5 --multiprocessing-distributed", "--rank 5"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vidm.datasets import Clips, FrameTriplets, ResumableSampler, fit_square, to_float, to_uint8
+from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, fit_square, to_float, to_uint8
 from vidm.layouts import index_clips
 from vidm.video_io import VideoError, read_video, write_video
 
@@ -175,6 +175,16 @@ def test_training_stops_when_no_video_can_be_read_any_more(tmp_path: Path) -> No
 
 
 # Clips
+
+
+def test_single_frames_are_the_first_of_each_video_or_any_of_it(data: Path) -> None:
+    index = index_clips(data)
+    first, anywhere = (SingleFrames(index, resolution=8, seed=3, anywhere=a) for a in (False, True))
+    for dataset, expected in ((first, {0}), (anywhere, set(range(12)))):
+        samples = [dataset[epoch, video]["frame"] for epoch in range(40) for video in range(5)]
+        assert {frame_number(frame) for frame in samples} == expected
+        assert [video_number(frame) for frame in samples[:5]] == list(range(5))
+        assert 0.3 < np.mean([is_flipped(frame) for frame in samples]) < 0.7
 
 
 def test_clips_are_the_asked_frames_with_their_path(data: Path) -> None:

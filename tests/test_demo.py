@@ -12,16 +12,21 @@ DEMO = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "demo.py"))
 
 @pytest.mark.slow
 def test_the_demo_writes_its_page_and_tells_whether_training_helped(tmp_path, monkeypatch, capsys):
-    shrunk = {"NUM_TRAIN": 16, "NUM_TEST": 8, "SAMPLER": {"sampler": "ddim", "steps": "2"}}
+    shrunk = {
+        "NUM_TRAIN": 16,
+        "NUM_TEST": 8,
+        "CONTENT_TRAINING_STEPS": 4,
+        "SAMPLER": {"sampler": "ddim", "steps": "2", "content_steps": "3"},
+    }
     for name, value in shrunk.items():
         monkeypatch.setitem(DEMO["main"].__globals__, name, value)
     monkeypatch.setitem(PRESETS, "demo", {**PRESETS["tiny"], "total_iters": 20, "workers": 0, "test_freq": 10})
     out = tmp_path / "demo"
     code = DEMO["main"](out)
     said = capsys.readouterr()
-    assert "generated without training" in said.out
+    assert "continued without training" in said.out
     assert (code == 1) == ("no nearer to real videos" in said.err)
     page = (out / "report.html").read_text()
-    assert page.count("<video") == 16
-    assert "first frame (given)" in page
+    assert page.count("<video") == 24
+    assert all(column in page for column in DEMO["COLUMNS"])
     assert (out / "videos.gif").is_file()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden import DATA, fill_by_rule, load_npz, small_model_arguments
 
-from vidm.model import MotionGenerator
+from vidm.model import ContentGenerator, MotionGenerator
 
 TOLERANCE = 1e-4
 
@@ -124,3 +124,47 @@ def test_a_fresh_model_puts_out_zeros_and_sees_no_motion(inputs):
     model = MotionGenerator(**small_model_arguments())
     assert model(**inputs).abs().max() == 0
     assert model.flow(inputs["first"], inputs["previous"]).abs().max() == 0
+
+
+def test_content_and_motion_share_their_trunk():
+    arguments = small_model_arguments()
+    motion = MotionGenerator(**arguments)
+    arguments.pop("video_timesteps")
+    content = ContentGenerator(**arguments)
+    ours, theirs = shapes(content), shapes(motion)
+    differing = {name for name in ours if ours[name] != theirs[name]}
+    assert set(ours) <= set(theirs)
+    assert differing == {"unet.input_blocks.0.0.weight"}
+
+
+def test_the_content_generator_is_its_trunk_at_frame_index_zero():
+    arguments = small_model_arguments()
+    arguments.pop("video_timesteps")
+    content = fill_by_rule(ContentGenerator(**arguments))
+    x_t, t = torch.randn(2, 3, 16, 24), torch.tensor([3, 999])
+    with torch.no_grad():
+        assert content(x_t, t).shape == (2, 6, 16, 24)
+        assert torch.equal(content(x_t, t), content.unet(x_t, t, torch.zeros_like(t)))
+        assert not torch.allclose(content(x_t, t), content(x_t, t.flip(0)))
+    with pytest.raises(ValueError, match="16x23"):
+        content(x_t[..., 1:], t)
+
+
+def test_with_the_plain_norm_t_and_frame_index_still_reach_the_output(inputs):
+    model = fill_by_rule(MotionGenerator(**small_model_arguments(), norm="timestep"))
+    with torch.no_grad():
+        output = model(**inputs)
+        for name in ("t", "frame_index"):
+            changed = inputs | {name: (inputs[name] + 1).clamp(max=15)}
+            assert (model(**changed) - output).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="norm 'batch' is unknown: choose from posgn, timestep"):
+        MotionGenerator(**small_model_arguments(), norm="batch")
+
+
+def test_without_the_encoder_the_first_frame_still_reaches_the_output(inputs):
+    model = fill_by_rule(MotionGenerator(**small_model_arguments(), use_encoder=False))
+    assert not [name for name in model.state_dict() if name.startswith("encoder")]
+    changed = inputs | {"first": inputs["first"].flip(3), "flow": torch.zeros(3, 2, 32, 32)}
+    with torch.no_grad():
+        output = model(**inputs, flow=torch.zeros(3, 2, 32, 32))
+        assert (model(**changed) - output).abs().max() > 1e-4

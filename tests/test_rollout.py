@@ -6,7 +6,9 @@ from golden import fill_by_rule, small_model_arguments
 
 from vidm.diffusion import GaussianDiffusion
 from vidm.model import MotionGenerator
-from vidm.rollout import animate, video_noise
+from vidm.randomness import keyed_normal
+from vidm.rollout import animate, generate_first_frames, video_noise
+from vidm.truncation import TruncatedStart
 
 DIFFUSION = GaussianDiffusion(respacing="2")
 
@@ -73,3 +75,48 @@ def test_seeds_and_videos_differ():
 def test_more_frames_than_were_trained_are_refused(num_frames):
     with pytest.raises(ValueError, match="model trained on 16"):
         animate(Spy(), DIFFUSION, torch.zeros(1, 3, 8, 8), num_frames, video_noise(0, [0]))
+
+
+class Starts:
+    """A sampler that makes nothing and records where chains start."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, diffusion, model, x_T, condition, noise):
+        self.seen.append(x_T)
+        return torch.zeros_like(x_T)
+
+
+def starts(seed: int = 0, **options) -> list[torch.Tensor]:
+    sampler = Starts()
+    animate(Spy(), DIFFUSION, torch.zeros(2, 3, 8, 8), 4, video_noise(seed, [0, 1]), sampler=sampler, **options)
+    return sampler.seen
+
+
+def test_psi_one_starts_where_plain_sampling_does_bit_for_bit():
+    plain, truncated = starts(), starts(start=TruncatedStart(9, psi=1.0))
+    assert all(torch.equal(a, b) for a, b in zip(plain, truncated, strict=True))
+
+
+def test_psi_zero_starts_every_video_and_frame_of_every_seed_at_one_latent():
+    c = keyed_normal((9,), (3, 8, 8))
+    for seed in (0, 1):
+        assert all(torch.equal(x_T, c.expand(2, 3, 8, 8)) for x_T in starts(seed, start=TruncatedStart(9, psi=0.0)))
+
+
+def test_start_noise_is_drawn_per_frame_or_shared_by_a_videos_frames():
+    one, two, three = starts()
+    assert not torch.equal(one, two)
+    shared = starts(start_noise="video")
+    assert all(torch.equal(x_T, shared[0]) for x_T in shared)
+    assert not torch.equal(shared[0][0], shared[0][1])
+    assert torch.equal(shared[0], one)
+    assert not torch.equal(two, three)
+
+
+def test_first_frames_are_drawn_as_frame_zero_of_their_video():
+    sampler = Starts()
+    generate_first_frames(Spy(), DIFFUSION, (3, 8, 8), video_noise(4, [7, 2]), sampler=sampler)
+    expected = torch.stack([keyed_normal((4, index, 0, 0), (3, 8, 8)) for index in (7, 2)])
+    assert torch.equal(sampler.seen[0], expected)

@@ -150,3 +150,68 @@ def test_a_checkpoint_whose_weights_do_not_fit_its_configuration_is_refused(gene
     save_checkpoint(tmp_path / "wrong.pt", Checkpoint(1, config, state, state, {}))
     with pytest.raises(ValueError, match=r"wrong\.pt does not fit this network in \d+ tensors"):
         load_generator(tmp_path / "wrong.pt")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A motion and a content checkpoint, and the generator that they make."""
+    folder = tmp_path_factory.mktemp("both")
+    for kind in ("motion", "content"):
+        config = Config.from_preset("tiny").replaced({"image_size": 16, "generator": kind})
+        state = fill_by_rule(build_model(config)).state_dict()
+        save_checkpoint(folder / f"{kind}.pt", Checkpoint(1, config, state, state, {}))
+    return folder, load_generator(folder / "motion.pt", folder / "content.pt")
+
+
+def test_videos_are_made_from_nothing_and_do_not_depend_on_their_batch(both):
+    _, generator = both
+    videos = generator.generate(3, **QUICK)
+    assert videos.shape == (3, 3, 16, 16, 3)
+    assert not np.array_equal(videos[0, 0], videos[1, 0])
+    alone = generator.generate(1, first_index=1, **QUICK)
+    assert np.abs(videos[1].astype(int) - alone[0].astype(int)).max() <= 2
+
+
+def test_drawn_first_frames_may_take_more_steps_than_the_others(both):
+    _, generator = both
+    few, many = generator.generate(1, **QUICK), generator.generate(1, **QUICK, content_steps="5")
+    assert np.array_equal(many[0, 0], generator.generate(1, **(QUICK | {"steps": "5"}))[0, 0])
+    assert not np.array_equal(few[0, 0], many[0, 0])
+
+
+def test_a_folder_is_made_from_nothing(both, tmp_path):
+    _, generator = both
+    sample_folder(generator, SampleConfig(out=str(tmp_path / "out"), num_samples=3, batch_size=2, **QUICK))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
+
+
+def test_the_wrong_generator_is_named(both):
+    folder, _ = both
+    with pytest.raises(ValueError, match=r"content\.pt is a content generator, and a motion generator is needed"):
+        load_generator(folder / "content.pt")
+    with pytest.raises(ValueError, match=r"motion\.pt is a motion generator, and a content generator is needed"):
+        load_generator(folder / "motion.pt", folder / "motion.pt")
+
+
+def test_without_a_content_generator_there_is_nothing_to_begin_with(generator):
+    with pytest.raises(ValueError, match="--content-resume"):
+        generator.generate(1, **QUICK)
+
+
+def test_psi_narrows_the_sampling_space(generator, frame):
+    def spread(psi: float) -> float:
+        videos = [generator.animate(frame, **QUICK, psi=psi, seed=seed)[1].astype(float) for seed in range(4)]
+        return float(np.std(videos, axis=0).mean())
+
+    assert spread(0.0) == 0 < spread(0.3) < spread(1.0)
+    with pytest.raises(ValueError, match=r"psi 1\.5 is outside"):
+        generator.animate(frame, **QUICK, psi=1.5)
+
+
+def test_that_first_frames_are_resized_is_said_once(generator, tmp_path, capsys):
+    for i in range(3):
+        path = tmp_path / "content" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((20, 40, 3), dtype=np.uint8)).save(path)
+    sample_folder(generator, settings(tmp_path / "content", tmp_path / "out", batch_size=1))
+    assert capsys.readouterr().out.count("first frames of 40x20 are cropped and resized to 16x16") == 1

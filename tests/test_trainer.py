@@ -17,11 +17,11 @@ CPU = torch.device("cpu")
 
 
 def gradients(config: Config, device: torch.device = CPU) -> dict[str, torch.Tensor]:
-    """The gradients of the first step, with weights filled by rule (a fresh model has almost none).
+    """The gradients of a step of 8 samples, with weights filled by rule (a fresh model has almost none).
 
     The networks have two channels in each group of a norm: with one, the norm takes away the bias before it.
     """
-    trainer = Trainer(config.replaced({"model_channels": 64}), device)
+    trainer = Trainer(config.replaced({"model_channels": 64, "batch_size": 8}), device)
     fill_by_rule(trainer.model)
     trainer.accumulate(iter(trainer.loader()), step=0)
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
@@ -187,3 +187,41 @@ def test_what_cannot_be_trained_is_named_and_nothing_is_written(tiny, values, me
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         Trainer(tiny.replaced(values), CPU).fit()
     assert not Path(tiny.train.out).exists()
+
+
+@pytest.mark.parametrize("content_frames", ["first", "all"])
+def test_a_content_generator_trains_resumes_and_previews(tiny, tmp_path, content_frames):
+    config = tiny.replaced({"generator": "content", "content_frames": content_frames, "test_freq": 2})
+    whole = run(config)
+    assert not [name for name in whole if name.startswith(("encoder", "spynet"))]
+    assert (Path(tiny.train.out) / "preview" / "00000002.gif").is_file()
+    half = config.replaced({"out": str(tmp_path / "half")})
+    run(half.replaced({"total_iters": 2}))
+    resumed = run(half, tmp_path / "half" / "checkpoint_00000002.pt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_videos_of_one_frame_will_do_for_content(tiny):
+    run(tiny.replaced({"generator": "content", "video_timesteps": 500, "total_iters": 1}))
+
+
+@pytest.mark.parametrize(
+    "values", [{"norm": "timestep"}, {"use_encoder": False}, {"p2_gamma": 0.0, "prediction": "eps"}, {"loss": "mse"}]
+)
+def test_every_strategy_can_be_switched_off_and_trains(tiny, values):
+    run(tiny.replaced(values))
+    assert load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt").config == tiny.replaced(values)
+
+
+def test_a_new_run_begins_with_the_averaged_weights_of_another_at_another_size(tiny, tmp_path):
+    run(tiny)
+    init = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt")
+    values = {"image_size": 32, "video_timesteps": 8, "init": "yes", "out": str(tmp_path / "tuned"), "total_iters": 1}
+    trainer = Trainer(tiny.replaced(values), CPU, init=init)
+    state = trainer.model.state_dict()
+    assert trainer.step == 0
+    assert all(torch.equal(state[name], value) for name, value in init.ema_state_dict.items())
+    assert not trainer.optimizer.state
+    assert not any(p.requires_grad for p in trainer.model.spynet.parameters())
+    trainer.fit()
+    assert not torch.equal(trainer.model.state_dict()["unet.out.2.weight"], init.ema_state_dict["unet.out.2.weight"])

@@ -3,7 +3,7 @@
 The blocks are guided-diffusion's (Dhariwal and Nichol 2021) with positional group normalisation in place of
 the timestep embedding. Module and parameter names are those of the published checkpoints.
 
-    blocks, channels = down_blocks(3, UNetShape(), diffusion_timesteps=1000, video_timesteps=128)
+    blocks, channels = down_blocks(3, UNetShape())
     h = blocks[0](frame, t, frame_index)
 """
 
@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidm.posgn import NUM_GROUPS, GroupNorm32, PositionalGroupNorm, zero_init
+from vidm.timestepgn import TimestepGroupNorm
+
+NORMS = {"posgn": PositionalGroupNorm, "timestep": TimestepGroupNorm}
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class UNetShape:
     """What fixes the shape of a trunk; the defaults are the published 128 x 128 model's.
 
     `attention_resolutions` are down-sampling factors, not sizes. Heads have `num_head_channels` channels each;
-    with -1 there are `num_heads` of them. Raises ValueError for widths that the group norm cannot split.
+    with -1 there are `num_heads` of them. `norm` is "posgn", the method's, or "timestep", the plain one it is measured
+    against. Raises ValueError for widths that the group norm cannot split and for an unknown norm.
     """
 
     model_channels: int = 128
@@ -30,8 +34,13 @@ class UNetShape:
     num_heads: int = 4
     num_head_channels: int = 64
     resblock_updown: bool = True
+    diffusion_timesteps: int = 1000
+    video_timesteps: int = 128
+    norm: str = "posgn"
 
     def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ValueError(f"norm {self.norm!r} is unknown: choose from {', '.join(NORMS)}")
         if self.model_channels % NUM_GROUPS:
             raise ValueError(
                 f"model_channels {self.model_channels} is no multiple of {NUM_GROUPS}, the groups of the group norm"
@@ -84,8 +93,7 @@ class ResBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        diffusion_timesteps: int,
-        video_timesteps: int,
+        shape: UNetShape,
         resample: str | None = None,
     ) -> None:
         super().__init__()
@@ -93,7 +101,7 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(
             GroupNorm32(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
-        self.emb_layers = PositionalGroupNorm(out_channels, diffusion_timesteps, video_timesteps)
+        self.emb_layers = NORMS[shape.norm](out_channels, shape.diffusion_timesteps, shape.video_timesteps)
         self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def _resample(self, x: Tensor) -> Tensor:
@@ -145,26 +153,23 @@ def attention_if_wanted(channels: int, factor: int, shape: UNetShape) -> list[nn
     return [AttentionBlock(channels, shape.num_heads, shape.num_head_channels)]
 
 
-def down_blocks(
-    in_channels: int, shape: UNetShape, diffusion_timesteps: int, video_timesteps: int
-) -> tuple[nn.ModuleList, list[int]]:
+def down_blocks(in_channels: int, shape: UNetShape) -> tuple[nn.ModuleList, list[int]]:
     """Build the down path of a trunk over inputs (B, in_channels, H, W).
 
     Returns its blocks, to be called in order as block(h, t, frame_index), and the channels each puts out.
-    Source: MODEL of the published code; U-Net and motion latent encoder have one each.
+    Source: the published code; U-Net and motion latent encoder have one each.
     """
-    steps = diffusion_timesteps, video_timesteps
     width = shape.model_channels * shape.channel_mult[0]
     blocks = [BlockSequence(nn.Conv2d(in_channels, width, 3, padding=1))]
     channels = [width]
     for level, mult in enumerate(shape.channel_mult):
         for _ in range(shape.num_res_blocks):
-            res_block = ResBlock(width, shape.model_channels * mult, *steps)
+            res_block = ResBlock(width, shape.model_channels * mult, shape)
             width = shape.model_channels * mult
             blocks.append(BlockSequence(res_block, *attention_if_wanted(width, 2**level, shape)))
             channels.append(width)
         if level < len(shape.channel_mult) - 1:
-            down = ResBlock(width, width, *steps, resample="down") if shape.resblock_updown else Downsample(width)
+            down = ResBlock(width, width, shape, resample="down") if shape.resblock_updown else Downsample(width)
             blocks.append(BlockSequence(down))
             channels.append(width)
     return nn.ModuleList(blocks), channels

@@ -22,27 +22,37 @@ from torch import Tensor, nn
 from vidm.atomic import atomic_write
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.model import MotionGenerator
+from vidm.model import ContentGenerator, MotionGenerator
 
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 _LISTED = 10
+# Settings of the motion generator that the content generator does not have.
+MOTION_ONLY = ("video_timesteps", "flow_range", "use_encoder")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training run at one step."""
+    """A training run at one step; `source` names it in messages, `optimizer` may be empty."""
 
     step: int
     config: Config
     state_dict: Mapping[str, Tensor]
     ema_state_dict: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
+    source: str = "the checkpoint"
 
 
-def build_model(config: Config) -> MotionGenerator:
-    """The networks that a configuration describes, freshly initialised from torch's global generator."""
-    arguments = config.to_dict()["model"]
-    return MotionGenerator(**arguments, diffusion_timesteps=config.diffusion.diffusion_timesteps)
+def build_model(config: Config) -> MotionGenerator | ContentGenerator:
+    """The generator that a configuration describes, freshly initialised from torch's global generator.
+
+    Weights are laid out channels last, in which PosGN's per-pixel scale and shift come: no transposition between.
+    """
+    arguments = config.to_dict()["model"] | {"diffusion_timesteps": config.diffusion.diffusion_timesteps}
+    kind = MotionGenerator if arguments.pop("generator") == "motion" else ContentGenerator
+    if kind is ContentGenerator:
+        for name in MOTION_ONLY:
+            arguments.pop(name)
+    return kind(**arguments).to(memory_format=torch.channels_last)
 
 
 def build_diffusion(config: Config, respacing: str = "") -> GaussianDiffusion:
@@ -104,12 +114,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint written by save_checkpoint.
-
-    Raises FileNotFoundError for a missing file and ValueError, naming it, for one that is damaged or none of ours.
-    """
-    content = read_tensors(path)
+def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
+    """A checkpoint from what a file of ours holds. Raises ValueError, naming the file, for one that is none of ours."""
     missing = {"iters", "config", "state_dict", "ema_state_dict", "optimizer"} - content.keys()
     if missing:
         raise ValueError(f"{path} is no VIDM checkpoint: it lacks {', '.join(sorted(missing))}")
@@ -117,7 +123,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         config = Config.from_dict(content["config"])
     except ValueError as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
-    return Checkpoint(content["iters"], config, content["state_dict"], content["ema_state_dict"], content["optimizer"])
+    states = content["state_dict"], content["ema_state_dict"], content["optimizer"]
+    return Checkpoint(content["iters"], config, *states, source=str(path))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint written by save_checkpoint.
+
+    Raises FileNotFoundError for a missing file and ValueError, naming it, for one that is damaged or none of ours.
+    """
+    return checkpoint_from(read_tensors(path), path)
+
+
+def check_generator(checkpoint: Checkpoint, wanted: str) -> None:
+    """Raise ValueError, naming the file, unless a checkpoint is of the wanted generator: "motion" or "content"."""
+    found = checkpoint.config.model.generator
+    if found != wanted:
+        raise ValueError(f"{checkpoint.source} is a {found} generator, and a {wanted} generator is needed here")
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

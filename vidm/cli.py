@@ -19,11 +19,12 @@ from typing import Any, get_args
 
 import torch
 
-from vidm.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from vidm.checkpoint import Checkpoint, check_generator, latest_checkpoint
 from vidm.config import PRESETS, Config, SampleConfig, knobs
 from vidm.detectors import I3D_PATH, load_detector
 from vidm.distributed import BACKENDS, is_main, launch, pick_device, print0, rank
 from vidm.metrics import MAX_SAMPLES, compute_fvd
+from vidm.released import load_any
 from vidm.sampling import load_generator, sample_folder
 from vidm.trainer import Trainer
 
@@ -60,7 +61,7 @@ def add_knobs(parser: argparse._ActionsContainer, sections: Sequence[Any]) -> No
         text = "; with --test: ".join(dict.fromkeys(k.metadata["help"] for k in group))
         options: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS}
         if knob.type is bool:
-            options["action"] = "store_true"
+            options["action"] = "store_false" if knob.default else "store_true"
         else:
             options["type"] = next(kind for kind in (*get_args(knob.type), knob.type) if kind is not NoneType)
             options["metavar"] = options["type"].__name__.upper()
@@ -86,6 +87,12 @@ def train_parser() -> argparse.ArgumentParser:
         default="",
         metavar="FILE",
         help="checkpoint to go on from, or auto: the newest in --out; with --test: the one to sample from",
+    )
+    mode.add_argument(
+        "--video-timesteps",
+        type=int,
+        metavar="N",
+        help="frames per video a published checkpoint was trained on, where it does not tell itself",
     )
     mode.add_argument("--start-iters", type=int, metavar="N", help="count steps from N instead of the checkpoint's")
     where = parser.add_argument_group("where to run (under torchrun its environment decides)")
@@ -114,7 +121,7 @@ def _refuse_another_network(wanted: Config, checkpoint: Checkpoint, path: str | 
 
 def train_config(options: argparse.Namespace, checkpoint: Checkpoint | None, path: str | Path) -> Config:
     """The preset with the given flags; when resuming, the checkpoint's settings with the given flags."""
-    values = {name: value for s in Config().sections() for name, value in given_values(options, s).items()}
+    values = {k: v for section in Config().sections() for k, v in given_values(options, section).items()}
     if checkpoint is None:
         return Config.from_preset(options.preset or "paper128").replaced(values)
     asked = Config.from_preset(options.preset) if options.preset else checkpoint.config
@@ -131,20 +138,34 @@ def _resume_path(options: argparse.Namespace) -> str | Path | None:
     return newest
 
 
+def init_config(options: argparse.Namespace, init: Checkpoint) -> Config:
+    """For a new run from a checkpoint's weights: its network and process, unless a preset or flags say otherwise."""
+    config = Config.from_preset(options.preset or "paper128")
+    if not options.preset:
+        config = Config(init.config.model, init.config.diffusion, config.data, config.train)
+    config = config.replaced({k: v for s in config.sections() for k, v in given_values(options, s).items()})
+    check_generator(init, config.model.generator)
+    return config
+
+
 def _train(device: torch.device, options: argparse.Namespace) -> None:
     with errors_for_people():
         path = _resume_path(options)
-        checkpoint = load_checkpoint(path) if path else None
-        config = train_config(options, checkpoint, path or "")
-        Trainer(config, device, checkpoint, options.start_iters).fit()
+        resume = load_any(path, options.video_timesteps) if path else None
+        init = load_any(options.init, options.video_timesteps) if "init" in options and not resume else None
+        config = init_config(options, init) if init else train_config(options, resume, path or "")
+        Trainer(config, device, resume, init, options.start_iters).fit()
 
 
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
     with errors_for_people():
         sample = SampleConfig(**given_values(options, SampleConfig()))
-        if not options.resume or not sample.content:
-            raise ValueError("--test needs a checkpoint (--resume FILE) and first frames (--content FILE_OR_DIR)")
-        generator = load_generator(options.resume, device)
+        if not options.resume or bool(sample.content) == bool(sample.content_resume):
+            raise ValueError(
+                "--test needs a checkpoint (--resume FILE) and first frames: given ones (--content FILE_OR_DIR) or a "
+                "content generator's (--content-resume FILE)"
+            )
+        generator = load_generator(options.resume, sample.content_resume or None, options.video_timesteps, device)
         print0(f"sampling from {options.resume} on {device}, {sample.steps} steps of {sample.sampler}")
         sample_folder(generator, sample)
         if is_main():

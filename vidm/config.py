@@ -19,8 +19,11 @@ def knob(default: Any, help: str, flag: str = "", choices: tuple[str, ...] = ())
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The networks. Arguments of MotionGenerator; defaults are the published 128 x 128 model's."""
+    """The networks. Arguments of the generators; defaults are the published 128 x 128 motion generator's."""
 
+    generator: str = knob(
+        "motion", "what is trained: motion, or content, which draws first frames", "--generator", ("motion", "content")
+    )
     image_size: int = knob(128, "side of the square frames, pixels", "--resolution")
     in_channels: int = knob(3, "channels of a frame")
     model_channels: int = knob(128, "channels of the first level")
@@ -38,6 +41,15 @@ class ModelConfig:
         "--flow-range",
         choices=("unit", "published", "none"),
     )
+    norm: str = knob(
+        "posgn",
+        "modulation of the group norms: the method's, or a plain embedding of step and frame index",
+        "--norm",
+        choices=("posgn", "timestep"),
+    )
+    use_encoder: bool = knob(
+        True, "without the motion encoder: the first frame enters beside the noisy one", "--no-encoder"
+    )
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class DiffusionConfig:
     prediction: str = knob(
         "eps", "what the network predicts: the noise (published) or v, for small budgets", "--prediction", ("eps", "v")
     )
-    p2_gamma: float = knob(1.0, "P2 weighting's exponent; belongs to eps")
+    p2_gamma: float = knob(1.0, "P2 weighting's exponent (0: none); belongs to eps", "--p2-gamma")
     p2_k: float = knob(1.0, "P2 weighting's offset")
     loss: str = knob(
         "charbonnier",
@@ -65,7 +77,13 @@ class DataConfig:
     """What is trained on."""
 
     data: str = knob("data/CLEVRER", "folder of videos or of frame folders, at any depth", "--data")
-    flip: bool = knob(True, "mirror half of the triplets")
+    content_frames: str = knob(
+        "first",
+        "what --generator content learns: the first frame of each video, or all",
+        "--content-frames",
+        ("first", "all"),
+    )
+    flip: bool = knob(True, "mirror half of the samples")
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,9 @@ class TrainConfig:
     precision: str = knob("fp32", "arithmetic of the networks; weights stay fp32", "--precision", ("fp32", "bf16"))
     seed: int = knob(0, "everything random follows from it", "--seed")
     spynet: str = knob("", "file of SPyNet weights; without one SPyNet is trained from zero flow", "--spynet")
+    init: str = knob("", "start from this checkpoint's weights alone, with a fresh optimizer", "--init")
     train_flow: bool = knob(False, "go on training a given SPyNet too", "--train-flow")
+    start_seed: int = knob(0, "seed of the fixed latent that truncated sampling starts near (--psi)")
     print_freq: int = knob(100, "steps between log lines", "--print-freq -p")
     test_freq: int = knob(1000, "steps between preview videos (0: none)", "--test-freq")
     save_freq: int = knob(1000, "steps between checkpoints", "--save-freq")
@@ -96,17 +116,28 @@ class SampleConfig:
     """How videos are sampled from a checkpoint (--test)."""
 
     content: str = knob("", "first frames: an image, a video, or a folder of them", "--content")
+    content_resume: str = knob("", "checkpoint of a content generator that draws the first frames", "--content-resume")
     out: str = knob("results/samples", "folder of videos, one mp4 each; must hold none yet", "--out")
-    num_samples: int | None = knob(None, "how many videos (default: one per first frame)", "--num-samples -ns")
+    num_samples: int | None = knob(
+        None, "how many videos (default: one per first frame; drawn ones: 16)", "--num-samples -ns"
+    )
     num_frames: int | None = knob(
         None, "frames per video, the given one included (default: as trained)", "--num-frames"
     )
     batch_size: int = knob(16, "videos made side by side over all GPUs", "--batch-size -b")
     sampler: str = knob("ddpm", "reverse chain", "--sampler", ("ddpm", "ddim"))
     steps: str = knob("100", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
+    content_steps: str = knob("", "steps of a drawn first frame (default: as --steps)", "--content-steps")
     eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
     precision: str = knob("fp32", "arithmetic of the networks", "--precision", ("fp32", "bf16"))
     fps: float = knob(25.0, "frame rate of the written files", "--fps")
+    psi: float = knob(1.0, "sampling space: 1 all of it, 0 one constant start, in between truncated", "--psi")
+    start_noise: str = knob(
+        "frame",
+        "what a chain starts from is drawn anew per frame, or once per video",
+        "--start-noise",
+        ("frame", "video"),
+    )
     seed: int = knob(0, "video i of a seed is always the same", "--seed")
 
 
@@ -126,8 +157,9 @@ class Config:
 
     @staticmethod
     def from_dict(sections: Mapping[str, Mapping[str, Any]]) -> "Config":
-        """The inverse of to_dict. Raises ValueError for a knob that is not known here."""
+        """The inverse of to_dict, after JSON too. Raises ValueError for a knob that is not known here."""
         values = {name: value for section in sections.values() for name, value in section.items()}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         return Config().replaced(values)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -195,14 +227,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         **_SMALL,
         "model_channels": 64,
+        "channel_mult": (1, 1, 2),
+        "attention_resolutions": (4,),
         "num_res_blocks": 1,
         "batch_size": 16,
         "total_iters": 600,
-        "lr": 5e-4,
+        "lr": 8e-4,
         "ema_decay": 0.99,
         "precision": "bf16",
         "print_freq": 50,
-        "test_freq": 300,
+        "test_freq": 0,
         "save_freq": 300,
     },
 }

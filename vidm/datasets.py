@@ -10,7 +10,7 @@ it follows from (seed, epoch, index): neither workers nor ranks nor a restart ch
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,37 @@ def to_uint8(frames: Tensor) -> np.ndarray:
     return levels.movedim(-3, -1).cpu().numpy()
 
 
-class FrameTriplets(Dataset[dict[str, Tensor]]):
+class _TrainingVideos(Dataset[dict[str, Tensor]]):
+    """What training sets share: samples keyed by (epoch, index of a video), of which all that is random follows from
+    (seed, epoch, index)."""
+
+    def __init__(self, index: ClipIndex, resolution: int, seed: int, flip: bool) -> None:
+        self.index, self.resolution, self.seed, self.flip = index, resolution, seed, flip
+        self._named: set[Path] = set()
+
+    def __len__(self) -> int:
+        return len(self.index.paths)
+
+    def _read(self, index: int, choose: Callable[[int], list[int]], mirrored: bool) -> Tensor:
+        """Frames of a video, float (n, 3, R, R): those that `choose` picks from the number of frames there are.
+
+        Where a video has become unreadable, the next one takes its place: a disk may fail in week two.
+        """
+        for candidate in range(index, index + len(self)):
+            path = self.index.paths[candidate % len(self)]
+            try:
+                frames = read_frames(path, choose(self.index.num_frames[candidate % len(self)]))
+            except (VideoError, FileNotFoundError) as error:
+                if path not in self._named:
+                    self._named.add(path)
+                    print(f"replaced by the next video: {error}", file=sys.stderr, flush=True)
+                continue
+            squares = fit_square(frames, self.resolution)
+            return to_float(squares[:, :, ::-1] if mirrored else squares)
+        raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read any more")
+
+
+class FrameTriplets(_TrainingVideos):
     """One training sample a video: a window of it begins anywhere, and one frame of the window is to be learned.
 
     A sample's key is (epoch, index of the video). A sample is a dict of float32 (3, R, R) in [-1, 1]: `first`, frame 0
@@ -61,12 +91,8 @@ class FrameTriplets(Dataset[dict[str, Tensor]]):
 
     def __init__(self, index: ClipIndex, resolution: int, num_frames: int, seed: int, flip: bool = True) -> None:
         assert min(index.num_frames) >= num_frames >= 2, "index_clips takes min_frames=num_frames"
-        self.index, self.resolution, self.num_frames = index, resolution, num_frames
-        self.seed, self.flip = seed, flip
-        self._named: set[Path] = set()
-
-    def __len__(self) -> int:
-        return len(self.index.paths)
+        super().__init__(index, resolution, seed, flip)
+        self.num_frames = num_frames
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         """Return the sample of (epoch, index). Raises VideoError if no video at all can be read."""
@@ -74,9 +100,12 @@ class FrameTriplets(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self.seed, epoch, index])
         where, coin = rng.random(2)
         frame_index = int(rng.integers(1, self.num_frames))
-        mirrored = self.flip and coin < 0.5
-        triplet = fit_square(self._read(index, where, frame_index), self.resolution)
-        first, previous, frame = to_float(triplet[:, :, ::-1] if mirrored else triplet)
+
+        def triplet(num_frames: int) -> list[int]:
+            start = int(where * (num_frames - self.num_frames + 1))
+            return [start, start + frame_index - 1, start + frame_index]
+
+        first, previous, frame = self._read(index, triplet, mirrored=self.flip and coin < 0.5)
         return {
             "first": first,
             "previous": previous,
@@ -84,18 +113,28 @@ class FrameTriplets(Dataset[dict[str, Tensor]]):
             "frame_index": torch.tensor(frame_index),
         }
 
-    def _read(self, index: int, where: float, frame_index: int) -> np.ndarray:
-        # Of the next video that can be read, should this one have gone bad since it was indexed.
-        for candidate in range(index, index + len(self)):
-            path = self.index.paths[candidate % len(self)]
-            start = int(where * (self.index.num_frames[candidate % len(self)] - self.num_frames + 1))
-            try:
-                return read_frames(path, [start, start + frame_index - 1, start + frame_index])
-            except (VideoError, FileNotFoundError) as error:
-                if path not in self._named:
-                    self._named.add(path)
-                    print(f"replaced by the next video: {error}", file=sys.stderr, flush=True)
-        raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read any more")
+
+class SingleFrames(_TrainingVideos):
+    """One frame a video, for the content generator: its first or, with `anywhere`, any one of it.
+
+    A sample of key (epoch, index) is {`frame`: float32 (3, R, R) in [-1, 1]}; with `flip`, half of them are mirrored.
+    """
+
+    def __init__(self, index: ClipIndex, resolution: int, seed: int, anywhere: bool = False, flip: bool = True) -> None:
+        super().__init__(index, resolution, seed, flip)
+        self.anywhere = anywhere
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the sample of (epoch, index). Raises VideoError if no video at all can be read."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        where, coin = rng.random(2)
+
+        def one(num_frames: int) -> list[int]:
+            return [int(where * num_frames) if self.anywhere else 0]
+
+        (frame,) = self._read(index, one, mirrored=self.flip and coin < 0.5)
+        return {"frame": frame}
 
 
 class Clips(Dataset[tuple[np.ndarray, str]]):

@@ -1,7 +1,9 @@
 """The motion latent encoder: the first frame -> one latent per level of the U-Net's down path.
 
-encoder = MotionEncoder(3, UNetShape(), diffusion_timesteps=1000, video_timesteps=128)
-latents = encoder(first, t, frame_index)
+The encoder sees the first frame alone; what of it matters at step t of frame n, PosGN's coordinates tell it.
+
+    encoder = MotionEncoder(3, UNetShape())
+    latents = encoder(first, t, frame_index)
 """
 
 from torch import Tensor, nn
@@ -16,9 +18,9 @@ class MotionEncoder(nn.Module):
     per input block of the U-Net and of the same shapes. Source: the published code.
     """
 
-    def __init__(self, in_channels: int, shape: UNetShape, diffusion_timesteps: int, video_timesteps: int) -> None:
+    def __init__(self, in_channels: int, shape: UNetShape) -> None:
         super().__init__()
-        blocks, _ = down_blocks(in_channels, shape, diffusion_timesteps, video_timesteps)
+        blocks, _ = down_blocks(in_channels, shape)
         self.input_blocks: nn.ModuleList = blocks
 
     def forward(self, first: Tensor, t: Tensor, frame_index: Tensor) -> list[Tensor]:

@@ -1,7 +1,9 @@
-"""Encoder + U-Net + SPyNet = the motion generator of VIDM.
+"""The two generators of VIDM: content draws the first frame, motion denoises frame n given the first.
 
-model = MotionGenerator(image_size=128)
-out = model(x_t, t, frame_index, previous, first)  # (B, 6, H, W): noise, then variance
+motion = MotionGenerator(image_size=128)
+out = motion(x_t, t, frame_index, previous, first)  # (B, 6, H, W): noise, then variance
+content = ContentGenerator(image_size=128)
+out = content(x_t, t)
 """
 
 import torch
@@ -15,6 +17,52 @@ from vidm.unet import UNet
 FLOW_RANGES = ("unit", "published", "none")
 
 
+class ContentGenerator(nn.Module):
+    """Denoises a first frame, unconditionally: the motion generator's trunk without its conditions.
+
+    Shapes: forward(x_t (B, 3, H, W), t (B,)) -> (B, out_channels, H, W), three channels of noise (or v) and three of
+    the variance's interpolation. Every frame has frame_index 0. The sides of a frame are multiples of
+    2 ** (levels - 1), others raise ValueError. Source: the paper names it, the released code has none; this form is
+    ours.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        in_channels: int = 3,
+        model_channels: int = 128,
+        out_channels: int = 6,
+        num_res_blocks: int = 2,
+        attention_resolutions: tuple[int, ...] = (16,),
+        channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4),
+        num_heads: int = 4,
+        num_head_channels: int = 64,
+        resblock_updown: bool = True,
+        diffusion_timesteps: int = 1000,
+        norm: str = "posgn",
+    ) -> None:
+        super().__init__()
+        self.shape = UNetShape(
+            model_channels=model_channels,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=tuple(attention_resolutions),
+            channel_mult=tuple(channel_mult),
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            resblock_updown=resblock_updown,
+            diffusion_timesteps=diffusion_timesteps,
+            video_timesteps=1,
+            norm=norm,
+        )
+        self.shape.check_sides(image_size, image_size)
+        self.image_size = image_size
+        self.unet = UNet(in_channels, out_channels, self.shape)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        self.shape.check_sides(x_t.shape[2], x_t.shape[3])
+        return self.unet(x_t, t, torch.zeros_like(t))
+
+
 class MotionGenerator(nn.Module):
     """Denoises frame n given the first frame, the flow from it to the previous frame, and n.
 
@@ -25,7 +73,9 @@ class MotionGenerator(nn.Module):
     `image_size` is recorded and checked when a checkpoint is loaded; the network itself takes any sides that are
     multiples of 2 ** (levels - 1) and raises ValueError for others. `flow_range` says what SPyNet sees: "unit"
     frames in [0, 1], as its normalisation expects; "published" frames in [-1, 1], as the released checkpoints were
-    trained; "none" nothing: the flow is zero. Source: the published code; defaults are its 128 x 128 model's.
+    trained; "none" nothing: the flow is zero. Without `use_encoder` the first frame enters beside the noisy one
+    instead, which is what the encoder is measured against. Source: the published code; defaults are its 128 x 128
+    model's.
     """
 
     def __init__(
@@ -43,6 +93,8 @@ class MotionGenerator(nn.Module):
         diffusion_timesteps: int = 1000,
         video_timesteps: int = 128,
         flow_range: str = "unit",
+        norm: str = "posgn",
+        use_encoder: bool = True,
     ) -> None:
         super().__init__()
         if flow_range not in FLOW_RANGES:
@@ -55,15 +107,22 @@ class MotionGenerator(nn.Module):
             num_heads=num_heads,
             num_head_channels=num_head_channels,
             resblock_updown=resblock_updown,
+            diffusion_timesteps=diffusion_timesteps,
+            video_timesteps=video_timesteps,
+            norm=norm,
         )
         self.shape.check_sides(image_size, image_size)
         self.image_size = image_size
-        self.video_timesteps = video_timesteps
         self.flow_range = flow_range
-        steps = diffusion_timesteps, video_timesteps
-        self.encoder = MotionEncoder(in_channels, self.shape, *steps)
-        self.unet = UNet(in_channels + 2, out_channels, self.shape, *steps)
+        self.encoder = MotionEncoder(in_channels, self.shape) if use_encoder else None
+        first_channels = 0 if use_encoder else in_channels
+        self.unet = UNet(in_channels + 2 + first_channels, out_channels, self.shape)
         self.spynet = SPyNet()
+
+    @property
+    def video_timesteps(self) -> int:
+        """Frames per video: frame_index runs from 0, the given frame, to this less one."""
+        return self.shape.video_timesteps
 
     def flow(self, first: Tensor, previous: Tensor) -> Tensor:
         """Optical flow (B, 2, H, W) in pixels from the first to the previous frame, both (B, 3, H, W) in [-1, 1]."""
@@ -85,5 +144,7 @@ class MotionGenerator(nn.Module):
         self.shape.check_sides(x_t.shape[2], x_t.shape[3])
         if flow is None:
             flow = self.flow(first, previous)
+        if self.encoder is None:
+            return self.unet(torch.cat([x_t, flow, first], dim=1), t, frame_index)
         latents = self.encoder(first, t, frame_index)
         return self.unet(torch.cat([x_t, flow], dim=1), t, frame_index, latents)

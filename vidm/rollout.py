@@ -1,6 +1,7 @@
 """A video, frame by frame, from a first frame, by any motion generator and any sampler.
 
-clip = animate(model, diffusion, first, num_frames=16, noise=video_noise(seed=0, indices=[0, 1]))
+first = generate_first_frames(content, content_diffusion, (3, 64, 64), noise=video_noise(seed=0, indices=[0, 1]))
+clip = animate(motion, diffusion, first, num_frames=16, noise=video_noise(seed=0, indices=[0, 1]))
 """
 
 from collections.abc import Callable, Sequence
@@ -9,23 +10,58 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidm.diffusion import GaussianDiffusion
+from vidm.diffusion import Denoiser, GaussianDiffusion
 from vidm.model import MotionGenerator
 from vidm.randomness import keyed_normal
 from vidm.samplers import sample_ddpm
 
-# noise(frame_index, step, like) -> standard normals of like's shape; step 0 is the chain's start x_T.
-VideoNoise = Callable[[int, int, Tensor], Tensor]
+# noise(frame_index, step, shape) -> standard normals (B, *shape); step 0 is the chain's start.
+VideoNoise = Callable[[int, int, Sequence[int]], Tensor]
 
 
-def video_noise(seed: int, indices: Sequence[int]) -> VideoNoise:
+def video_noise(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> VideoNoise:
     """Noise for the videos `indices` of a seed, a function of (seed, video index, frame, step) alone."""
 
-    def noise(frame_index: int, step: int, like: Tensor) -> Tensor:
-        rows = [keyed_normal((seed, index, frame_index, step), like.shape[1:]) for index in indices]
-        return torch.stack(rows).to(like.device)
+    def noise(frame_index: int, step: int, shape: Sequence[int]) -> Tensor:
+        return torch.stack([keyed_normal((seed, index, frame_index, step), shape) for index in indices]).to(device)
 
     return noise
+
+
+def _chain(
+    model: Denoiser,
+    diffusion: GaussianDiffusion,
+    sampler: Callable[..., Tensor],
+    noise: VideoNoise,
+    frame_index: int,
+    x_T: Tensor,
+    condition: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """One frame: x_T (B, 3, H, W) -> x_0, with the noise of that frame's steps."""
+
+    def step_noise(step: int, like: Tensor) -> Tensor:
+        return noise(frame_index, step + 1, like.shape[1:])
+
+    return sampler(diffusion, model, x_T, condition, noise=step_noise)
+
+
+def generate_first_frames(
+    model: Denoiser,
+    diffusion: GaussianDiffusion,
+    shape: Sequence[int],
+    noise: VideoNoise,
+    sampler: Callable[..., Tensor] = sample_ddpm,
+) -> Tensor:
+    """Draw first frames (B, *shape) in [-1, 1] by a content generator, as frame 0 of the videos that `noise` is for."""
+    return _chain(model, diffusion, sampler, noise, 0, noise(0, 0, shape))
+
+
+def check_num_frames(model: MotionGenerator, num_frames: int) -> None:
+    """Raise ValueError unless the model knows every frame_index of a video of that many frames."""
+    if not 1 <= num_frames <= model.video_timesteps:
+        raise ValueError(
+            f"{num_frames} frames asked of a model trained on {model.video_timesteps}: ask for at most that"
+        )
 
 
 @torch.no_grad()
@@ -36,14 +72,17 @@ def animate(
     num_frames: int,
     noise: VideoNoise,
     sampler: Callable[..., Tensor] = sample_ddpm,
+    start: Callable[[Tensor], Tensor] = lambda z: z,
+    start_noise: str = "frame",
     progress: bool = False,
 ) -> Tensor:
     """Continue first frames (B, 3, H, W) in [-1, 1] to clips (B, num_frames, 3, H, W) in [-1, 1].
 
     Frame 0 is the given one, as it is; frames 1 .. num_frames - 1 are denoised in order at frame_index 1 ..
-    num_frames - 1, each on the flow to the frame before it, which is computed once per frame. Raises ValueError for
-    more frames than the model's video_timesteps. Source: the paper; the released sampler starts at frame_index 0,
-    which was never trained, and drops the given frame.
+    num_frames - 1, each on the flow to the frame before it, which is computed once per frame. A chain starts at
+    start(z), a TruncatedStart perhaps, z drawn for each "frame" or once for a "video". Raises ValueError for more
+    frames than the model's video_timesteps. Source: the paper; the released sampler starts at frame_index 0, which was
+    never trained, and drops the given frame.
     """
     if not 1 <= num_frames <= model.video_timesteps:
         raise ValueError(
@@ -57,9 +96,6 @@ def animate(
             "first": first,
             "flow": model.flow(first, frames[-1]),
         }
-
-        def step_noise(step: int, like: Tensor, n: int = n) -> Tensor:
-            return noise(n, step + 1, like)
-
-        frames.append(sampler(diffusion, model, noise(n, 0, first), condition, noise=step_noise))
+        z = noise(n if start_noise == "frame" else 1, 0, first.shape[1:])
+        frames.append(_chain(model, diffusion, sampler, noise, n, start(z), condition))
     return torch.stack(frames, dim=1)

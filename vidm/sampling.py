@@ -4,10 +4,11 @@ generator = load_generator("checkpoints/checkpoint_00000600.pt")
 video = generator.animate(Image.open("first.png"), num_frames=16)  # uint8 (16, H, W, 3)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,27 +16,39 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vidm.checkpoint import build_diffusion, build_model, load_checkpoint, load_weights
+from vidm.checkpoint import Checkpoint, build_diffusion, build_model, check_generator, load_weights
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.distributed import is_main, rank, world_size
 from vidm.layouts import index_clips
-from vidm.model import MotionGenerator
+from vidm.model import ContentGenerator, MotionGenerator
 from vidm.precision import autocast
-from vidm.rollout import animate, video_noise
+from vidm.released import load_any
+from vidm.rollout import animate, check_num_frames, generate_first_frames, video_noise
 from vidm.samplers import SAMPLERS, sample_ddim
+from vidm.truncation import TruncatedStart
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_frames, read_image, write_video
 
 FirstFrame = Image.Image | np.ndarray | Tensor
+# First frames by index for a batch of indices; one that cannot be had is left out.
+FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
+
+# How many videos are made from nothing unless it is said.
+DRAWN_VIDEOS = 16
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained motion generator with the process it was trained for; `model` has the averaged weights."""
+    """A trained motion generator, perhaps with a content generator that draws its first frames.
+
+    `model` and `content_model` have the averaged weights; `config` and `content_config` are what they were trained as.
+    """
 
     model: MotionGenerator
     config: Config
     device: torch.device
+    content_model: ContentGenerator | None = None
+    content_config: Config | None = None
 
     def animate(
         self,
@@ -44,6 +57,8 @@ class Generator:
         sampler: str = "ddpm",
         steps: str | int = "100",
         eta: float = 0.0,
+        psi: float = 1.0,
+        start_noise: str = "frame",
         seed: int = 0,
         index: int = 0,
         precision: str = "fp32",
@@ -51,14 +66,62 @@ class Generator:
         """Continue one first frame to a video, uint8 (num_frames, H, W, 3), frame 0 the given one.
 
         `first_frame` is a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1]; it is cropped to
-        its central square and resized to the model's size. `num_frames` is by default what the model was trained on,
-        `precision` fp32 or bf16. Video `index` of a `seed` is always the same. Raises ValueError for settings that
-        cannot be.
+        its central square and resized to the model's size. `num_frames` is by default what the model was trained on;
+        the other settings are those of SampleConfig. Video `index` of a `seed` is always the same. Raises ValueError
+        for settings that cannot be.
         """
         settings = SampleConfig(
-            num_frames=num_frames, sampler=sampler, steps=str(steps), eta=eta, seed=seed, precision=precision
+            num_frames=num_frames,
+            sampler=sampler,
+            steps=str(steps),
+            eta=eta,
+            psi=psi,
+            start_noise=start_noise,
+            seed=seed,
+            precision=precision,
         )
         return self.animate_batch([_as_uint8(first_frame)], [index], settings)[0]
+
+    def generate(self, num_videos: int, first_index: int = 0, **settings: Any) -> np.ndarray:
+        """Make videos from nothing: uint8 (num_videos, num_frames, H, W, 3), numbers first_index and up of the seed.
+
+        First frames are drawn by the content generator, then continued. `settings` are fields of SampleConfig. Raises
+        ValueError without a content generator and for settings that cannot be.
+        """
+        indices = range(first_index, first_index + num_videos)
+        sample = SampleConfig(**settings)
+        return self.animate_batch(list(self.draw_first_frames(indices, sample)), indices, sample)
+
+    def check(self, settings: SampleConfig) -> None:
+        """Raise ValueError for settings that cannot be, before any work is done."""
+        check_num_frames(self.model, self.num_frames(settings))
+        TruncatedStart(self.config.train.start_seed, settings.psi)
+        autocast(self.device, settings.precision)
+        for steps in (settings.steps, settings.content_steps):
+            build_diffusion(self.config, respacing=steps)
+        _chain_of(settings)
+
+    def num_frames(self, settings: SampleConfig) -> int:
+        """How long videos get: as asked for, else as trained."""
+        return self.model.video_timesteps if settings.num_frames is None else settings.num_frames
+
+    def draw_first_frames(self, indices: Sequence[int], settings: SampleConfig) -> np.ndarray:
+        """First frames of the videos `indices` of a seed, by the content generator: uint8 (B, H, W, 3).
+
+        They come from the whole sampling space whatever psi: near the constant start, all videos would begin alike.
+        """
+        if self.content_model is None or self.content_config is None:
+            raise ValueError("first frames are given (--content) or drawn by a content generator (--content-resume)")
+        size = self.content_config.model.image_size
+        with autocast(self.device, settings.precision):
+            frames = generate_first_frames(
+                self.content_model,
+                build_diffusion(self.content_config, respacing=settings.content_steps or settings.steps),
+                (self.content_config.model.in_channels, size, size),
+                video_noise(settings.seed, indices, self.device),
+                sampler=_chain_of(settings),
+            )
+        return to_uint8(frames)
 
     def animate_batch(
         self,
@@ -71,9 +134,6 @@ class Generator:
 
         The noise of each video is a function of (seed, its index, frame, step) alone. Otherwise as `animate`.
         """
-        if settings.sampler not in SAMPLERS:
-            raise ValueError(f"sampler {settings.sampler!r} is unknown: choose from {', '.join(SAMPLERS)}")
-        ddim = settings.sampler == "ddim"
         size = self.config.model.image_size
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
         with autocast(self.device, settings.precision):
@@ -81,12 +141,21 @@ class Generator:
                 self.model,
                 build_diffusion(self.config, respacing=settings.steps),
                 to_float(squares).to(self.device),
-                self.model.video_timesteps if settings.num_frames is None else settings.num_frames,
-                video_noise(settings.seed, indices),
-                sampler=partial(sample_ddim, eta=settings.eta) if ddim else SAMPLERS[settings.sampler],
+                self.num_frames(settings),
+                video_noise(settings.seed, indices, self.device),
+                sampler=_chain_of(settings),
+                start=TruncatedStart(self.config.train.start_seed, settings.psi),
+                start_noise=settings.start_noise,
                 progress=progress,
             )
         return to_uint8(clip)
+
+
+def _chain_of(settings: SampleConfig) -> Callable[..., Tensor]:
+    """The reverse chain that the settings name."""
+    if settings.sampler not in SAMPLERS:
+        raise ValueError(f"sampler {settings.sampler!r} is unknown: choose from {', '.join(SAMPLERS)}")
+    return partial(sample_ddim, eta=settings.eta) if settings.sampler == "ddim" else SAMPLERS[settings.sampler]
 
 
 def _as_uint8(frame: FirstFrame) -> np.ndarray:
@@ -96,16 +165,39 @@ def _as_uint8(frame: FirstFrame) -> np.ndarray:
     return to_uint8(frame) if isinstance(frame, Tensor) else frame
 
 
-def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
-    """Load a checkpoint's averaged weights for sampling.
-
-    Raises FileNotFoundError or ValueError, naming the file, for one that is missing, damaged or of another network.
-    """
-    checkpoint = load_checkpoint(path)
+def _load_averaged(checkpoint: Checkpoint, device: torch.device) -> Any:
+    """The generator of a checkpoint with its averaged weights, on a device, for inference."""
     model = build_model(checkpoint.config)
-    load_weights(model, checkpoint.ema_state_dict, path)
+    load_weights(model, checkpoint.ema_state_dict, checkpoint.source)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_generator(
+    path: str | Path,
+    content_path: str | Path | None = None,
+    video_timesteps: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Generator:
+    """Load a motion checkpoint's averaged weights for sampling, and a content checkpoint's where one is given.
+
+    Takes our checkpoints, .safetensors and the authors' .pth.tar; `video_timesteps` is asked for where a file of the
+    latter kind does not tell it. Raises FileNotFoundError or ValueError, naming the file, for one that is missing,
+    damaged, of another network or of the other generator.
+    """
     device = torch.device(device)
-    return Generator(model.to(device).eval().requires_grad_(False), checkpoint.config, device)
+    motion = load_any(path, video_timesteps)
+    check_generator(motion, "motion")
+    if content_path is None:
+        return Generator(_load_averaged(motion, device), motion.config, device)
+    content = load_any(content_path)
+    check_generator(content, "content")
+    return Generator(
+        _load_averaged(motion, device),
+        motion.config,
+        device,
+        _load_averaged(content, device),
+        content.config,
+    )
 
 
 def list_content(content: str | Path) -> list[Path]:
@@ -143,27 +235,44 @@ def _refuse_used_folder(out: Path) -> None:
         raise ValueError(f"{out} already holds videos: remove them or give another --out")
 
 
-def sample_folder(generator: Generator, settings: SampleConfig) -> None:
-    """Continue the first frames in settings.content to out/video_%05d.mp4, numbered in natural order of their files.
-
-    The content is an image, a video (its first frame counts), or a folder of them; a file that cannot be read is named
-    and its number left out. The work is split over processes by batches of consecutive videos; a video does not
-    depend on the split. Raises ValueError or FileNotFoundError, before anything is written, when the content is
-    missing or scarce, or `out` already holds videos.
-    """
-    out = Path(settings.out)
+def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int, FirstFrameSource]:
+    """How many videos there are to make, and where a batch's first frames come from, by index."""
+    if generator.content_model is not None:
+        num_videos = DRAWN_VIDEOS if settings.num_samples is None else settings.num_samples
+        return num_videos, lambda batch: dict(zip(batch, generator.draw_first_frames(batch, settings), strict=True))
     paths = list_content(settings.content)
     if settings.num_samples is not None and settings.num_samples > len(paths):
         raise ValueError(f"--num-samples {settings.num_samples}: {settings.content} has {len(paths)} first frames")
-    paths = paths[: settings.num_samples]
+    num_videos = len(paths) if settings.num_samples is None else settings.num_samples
+    return num_videos, lambda batch: _read_first_frames(paths, batch)
+
+
+def sample_folder(generator: Generator, settings: SampleConfig) -> None:
+    """Make out/video_%05d.mp4: from the first frames in settings.content, or from nothing with a content generator.
+
+    The content is an image, a video (its first frame counts), or a folder of them, numbered in natural order; a file
+    that cannot be read is named and its number left out. The work is split over processes by batches of consecutive
+    videos; a video does not depend on the split. Raises ValueError or FileNotFoundError, before anything is written,
+    when the content is missing or scarce, a setting cannot be, or `out` already holds videos.
+    """
+    out = Path(settings.out)
+    num_videos, first_frames = _first_frames_of(generator, settings)
+    generator.check(settings)
     _refuse_used_folder(out)
     size = max(settings.batch_size // world_size(), 1)
-    batches = [range(i, min(i + size, len(paths))) for i in range(0, len(paths), size)]
+    batches = [range(i, min(i + size, num_videos)) for i in range(0, num_videos, size)]
     mine = batches[rank() :: world_size()]
     num_written = 0
+    side = generator.config.model.image_size
+    told = False
     with tqdm(total=sum(map(len, mine)), desc="sample", unit="video", disable=not is_main()) as bar:
         for batch in mine:
-            frames = _read_first_frames(paths, batch)
+            frames = first_frames(batch)
+            others = {frame.shape[:2] for frame in frames.values()} - {(side, side)}
+            if others and not told and is_main():
+                height, width = others.pop()
+                bar.write(f"first frames of {width}x{height} are cropped and resized to {side}x{side}, as in training")
+                told = True
             if frames:
                 videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
                 for i, video in zip(frames, videos, strict=True):

@@ -27,14 +27,14 @@ from vidm.checkpoint import (
     save_checkpoint,
 )
 from vidm.config import Config
-from vidm.datasets import Clips, FrameTriplets, ResumableSampler, to_float, to_uint8
+from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, to_float, to_uint8
 from vidm.distributed import data_parallel, gather_rows, gradients_kept_local, is_main, print0, rank, world_size
 from vidm.ema import EMA
 from vidm.layouts import index_clips
-from vidm.model import MotionGenerator
+from vidm.model import ContentGenerator, MotionGenerator
 from vidm.precision import autocast
 from vidm.randomness import keyed_generator
-from vidm.rollout import animate, video_noise
+from vidm.rollout import animate, generate_first_frames, video_noise
 from vidm.runlog import RunLog
 from vidm.samplers import sample_ddim
 
@@ -56,14 +56,16 @@ def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_t
 
 
 def learns_flow(config: Config) -> bool:
-    """Whether SPyNet is trained: when asked for, or when no weights were given to start from."""
-    return config.model.flow_range != "none" and (config.train.train_flow or not config.train.spynet)
+    """Whether SPyNet is trained: when asked for, or when no weights, in a file or a checkpoint, were given for it."""
+    given = config.train.spynet or config.train.init
+    return config.model.flow_range != "none" and (config.train.train_flow or not given)
 
 
 class Trainer:
-    """Trains a motion generator on one device, as one of world_size() processes.
+    """Trains a motion or a content generator on one device, as one of world_size() processes.
 
-    With `resume`, the run goes on from that checkpoint, whose network and process must be those of `config`;
+    With `resume`, the run goes on from that checkpoint, whose network and process must be those of `config`; one that
+    carries no optimizer starts its moments anew. With `init`, a new run begins with that checkpoint's averaged weights.
     `start_step` counts steps from there instead of the checkpoint's own (or 0). Raises ValueError or FileNotFoundError
     for values, data or files that cannot work, before anything is written.
     """
@@ -73,6 +75,7 @@ class Trainer:
         config: Config,
         device: torch.device,
         resume: Checkpoint | None = None,
+        init: Checkpoint | None = None,
         start_step: int | None = None,
     ) -> None:
         config.check(world_size())
@@ -83,26 +86,31 @@ class Trainer:
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         torch.manual_seed(train.seed)
         self.diffusion = build_diffusion(config)
-        self.model = self._build_model(resume)
+        self.model = self._build_model(resume, init)
         self.ema = EMA(self.model, train.ema_decay, num_updates=self.step)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=train.lr, weight_decay=train.weight_decay, fused=True)
         if resume:
             self.ema.load_state_dict(resume.ema_state_dict)
+        if resume and resume.optimizer:
             self.optimizer.load_state_dict(dict(resume.optimizer))
             for group in self.optimizer.param_groups:
                 group["lr"] = train.lr
-        self.index = index_clips(config.data.data, min_frames=config.model.video_timesteps)
+        self.moves = config.model.generator == "motion"
+        self.index = index_clips(config.data.data, min_frames=config.model.video_timesteps if self.moves else 1)
         self.parallel = data_parallel(self.model)
 
-    def _build_model(self, resume: Checkpoint | None) -> MotionGenerator:
+    def _build_model(self, resume: Checkpoint | None, init: Checkpoint | None) -> MotionGenerator | ContentGenerator:
         config = self.config
         model = build_model(config)
         if resume:
-            load_weights(model, resume.state_dict, "the checkpoint")
-        elif config.train.spynet:
-            load_spynet(model.spynet, config.train.spynet)
-        model.spynet.requires_grad_(learns_flow(config))
+            load_weights(model, resume.state_dict, resume.source)
+        elif init:
+            load_weights(model, init.ema_state_dict, init.source)
+        if isinstance(model, MotionGenerator):
+            if config.train.spynet and not resume:
+                load_spynet(model.spynet, config.train.spynet)
+            model.spynet.requires_grad_(learns_flow(config))
         return model.to(self.device)
 
     def _describe(self) -> None:
@@ -110,23 +118,32 @@ class Trainer:
         config, train = self.config, self.config.train
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
         size = config.model.image_size
-        print0(f"{len(self.index.paths)} videos in {config.data.data}; frames of {size}x{size}")
+        print0(
+            f"a {config.model.generator} generator: {len(self.index.paths)} videos in {config.data.data}, "
+            f"frames of {size}x{size}"
+        )
         if self.index.skipped:
             print0(self.index.skipped_message())
         print0(
             f"{millions:.1f} M parameters on {self.device}; a step is {world_size()} x {train.accum_steps} x "
             f"{self.micro_batch} samples (processes x micro-batches x samples)"
         )
-        if learns_flow(config) and not train.spynet:
+        if self.moves and learns_flow(config) and not train.train_flow:
             print0("no SPyNet weights given (--spynet): flow starts at zero and is learned with the rest")
+        if self.step and not self.optimizer.state:
+            print0("no optimizer's state to go on from: its moments start at zero")
         print0(f"steps {self.step} to {train.total_iters}; checkpoints and logs go to {train.out}")
+
+    def _samples(self) -> FrameTriplets | SingleFrames:
+        """What the generator learns from, keyed by (epoch, index)."""
+        model, data, seed = self.config.model, self.config.data, self.config.train.seed
+        if self.moves:
+            return FrameTriplets(self.index, model.image_size, model.video_timesteps, seed, flip=data.flip)
+        return SingleFrames(self.index, model.image_size, seed, anywhere=data.content_frames == "all", flip=data.flip)
 
     def loader(self) -> DataLoader:
         """This process's micro-batches, from the present step to the last, in order."""
-        model, train = self.config.model, self.config.train
-        triplets = FrameTriplets(
-            self.index, model.image_size, model.video_timesteps, seed=train.seed, flip=self.config.data.flip
-        )
+        train = self.config.train
         sampler = ResumableSampler(
             num_samples=len(self.index.paths),
             batch_size=train.batch_size,
@@ -138,7 +155,9 @@ class Trainer:
             num_steps=train.total_iters - self.step,
         )
         workers = min(train.workers // world_size(), (os.cpu_count() or 1))
-        return DataLoader(triplets, batch_sampler=sampler, num_workers=workers, pin_memory=self.device.type == "cuda")
+        return DataLoader(
+            self._samples(), batch_sampler=sampler, num_workers=workers, pin_memory=self.device.type == "cuda"
+        )
 
     def losses(self, batch: Batch, step: int, micro: int) -> dict[str, Tensor]:
         """Losses (micro_batch,) of this process's micro-batch number `micro` of a step."""
@@ -190,20 +209,34 @@ class Trainer:
                 old.unlink()
 
     def preview(self) -> np.ndarray:
-        """Some data videos continued from their first frames by the averaged weights, above the real ones.
+        """Frames made with the averaged weights: uint8 (T, H', W', 3).
 
-        Returns uint8 (T, 2 H, N W, 3). Touches neither the weights nor the training data's order.
+        A motion generator continues some of the data's first frames, above what really happened; a content generator
+        draws some (T = 1). Touches neither the weights nor the training data's order.
         """
+        with self.ema.swapped_into(self.model), autocast(self.device, self.config.train.precision):
+            rows = self._preview_motion() if isinstance(self.model, MotionGenerator) else self._preview_content()
+        return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1)
+
+    def _preview_motion(self) -> list[np.ndarray]:
+        """Two rows of clips (N, T, H, W, 3): made and real."""
+        assert isinstance(self.model, MotionGenerator)
         model = self.config.model
         num_frames = min(model.video_timesteps, PREVIEW_FRAMES)
         clips = Clips(self.index, num_frames=num_frames, resolution=model.image_size)
         real = np.stack(list(islice(clips.readable(), PREVIEW_VIDEOS)))
         first = to_float(real[:, 0]).to(self.device)
+        noise = video_noise(self.config.train.seed, range(len(real)), self.device)
         diffusion = build_diffusion(self.config, respacing=PREVIEW_STEPS)
-        noise = video_noise(self.config.train.seed, range(len(real)))
-        with self.ema.swapped_into(self.model), autocast(self.device, self.config.train.precision):
-            generated = to_uint8(animate(self.model, diffusion, first, num_frames, noise, sampler=sample_ddim).cpu())
-        return np.concatenate([np.concatenate(list(rows), axis=2) for rows in (generated, real)], axis=1)
+        return [to_uint8(animate(self.model, diffusion, first, num_frames, noise, sampler=sample_ddim)), real]
+
+    def _preview_content(self) -> list[np.ndarray]:
+        """A row of clips of one frame (N, 1, H, W, 3)."""
+        model = self.config.model
+        shape = (model.in_channels, model.image_size, model.image_size)
+        noise = video_noise(self.config.train.seed, range(PREVIEW_VIDEOS), self.device)
+        diffusion = build_diffusion(self.config, respacing=PREVIEW_STEPS)
+        return [to_uint8(generate_first_frames(self.model, diffusion, shape, noise, sampler=sample_ddim))[:, None]]
 
     def fit(self) -> None:
         """Train to the last step, logging, previewing and saving on the way and at the end."""

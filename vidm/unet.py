@@ -1,7 +1,9 @@
 """The U-Net trunk: noise and variance from a noisy frame plus flow, joined with the motion encoder's latents.
 
-unet = UNet(in_channels=5, out_channels=6, shape=UNetShape(), diffusion_timesteps=1000, video_timesteps=128)
-out = unet(torch.cat([x_t, flow], 1), t, frame_index, latents)
+Its input blocks take the encoder's latents in, one by one; without latents it is guided-diffusion's plain U-Net.
+
+    unet = UNet(in_channels=5, out_channels=6, shape=UNetShape())
+    out = unet(torch.cat([x_t, flow], 1), t, frame_index, latents)
 """
 
 from collections.abc import Sequence
@@ -37,27 +39,24 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         shape: UNetShape,
-        diffusion_timesteps: int,
-        video_timesteps: int,
     ) -> None:
         super().__init__()
-        steps = diffusion_timesteps, video_timesteps
-        self.input_blocks, skip_channels = down_blocks(in_channels, shape, *steps)
+        self.input_blocks, skip_channels = down_blocks(in_channels, shape)
         width = skip_channels[-1]
         self.middle_block = BlockSequence(
-            ResBlock(width, width, *steps),
+            ResBlock(width, width, shape),
             AttentionBlock(width, shape.num_heads, shape.num_head_channels),
-            ResBlock(width, width, *steps),
+            ResBlock(width, width, shape),
         )
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(shape.channel_mult))):
             for i in range(shape.num_res_blocks + 1):
-                layers: list[nn.Module] = [ResBlock(width + skip_channels.pop(), shape.model_channels * mult, *steps)]
+                layers: list[nn.Module] = [ResBlock(width + skip_channels.pop(), shape.model_channels * mult, shape)]
                 width = shape.model_channels * mult
                 layers += attention_if_wanted(width, 2**level, shape)
                 if level and i == shape.num_res_blocks:
                     layers.append(
-                        ResBlock(width, width, *steps, resample="up") if shape.resblock_updown else Upsample(width)
+                        ResBlock(width, width, shape, resample="up") if shape.resblock_updown else Upsample(width)
                     )
                 self.output_blocks.append(BlockSequence(*layers))
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, out_channels, 3, padding=1)))

@@ -1,0 +1,36 @@
+"""python scripts/convert_checkpoint.py SOURCE TARGET [--video-timesteps N]
+
+Writes a checkpoint of ours from the authors' .pth.tar (or from any that this project reads): TARGET ending in .pt is
+a checkpoint to go on from, in .safetensors averaged weights with their settings in a .json beside them.
+"""
+
+import argparse
+from pathlib import Path
+
+from vidm.checkpoint import build_model, load_weights, save_checkpoint
+from vidm.cli import errors_for_people
+from vidm.released import load_any, save_safetensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("source", type=Path, help="the checkpoint to read")
+    parser.add_argument("target", type=Path, help="the .pt or .safetensors file to write")
+    parser.add_argument(
+        "--video-timesteps", type=int, metavar="N", help="frames per video it was trained on, where it does not tell"
+    )
+    options = parser.parse_args()
+    with errors_for_people():
+        if options.target.suffix not in (".pt", ".safetensors"):
+            raise ValueError(f"{options.target}: give a name that ends in .pt or .safetensors")
+        checkpoint = load_any(options.source, options.video_timesteps)
+        model = build_model(checkpoint.config)
+        for state in (checkpoint.state_dict, checkpoint.ema_state_dict):
+            load_weights(model, state, options.source)
+        save = save_checkpoint if options.target.suffix == ".pt" else save_safetensors
+        save(options.target, checkpoint)
+        print(f"{options.target}: {len(checkpoint.ema_state_dict)} tensors, step {checkpoint.step}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Claims about weights from elsewhere: the authors' format and .safetensors, always strictly, never running code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden import fill_by_rule, load_npz, small_model_arguments
+
+import vidm
+from vidm.checkpoint import Checkpoint, build_model, load_checkpoint, load_weights, save_checkpoint
+from vidm.config import Config
+from vidm.released import PUBLISHED, load_any, save_safetensors
+from vidm.sampling import load_generator
+
+ROOT = Path(__file__).parent.parent
+ARGUMENTS = small_model_arguments()
+SMALL = PUBLISHED.replaced({k: v for k, v in ARGUMENTS.items() if k != "diffusion_timesteps"})
+
+
+def in_published_format(config: Config, path: Path, cached: int | None = None) -> Path:
+    """A file as the authors write them, its averaged weights filled by rule and its plain ones different."""
+    model = fill_by_rule(build_model(config))
+    averaged = {f"module.{k}": v.contiguous() for k, v in model.state_dict().items()}
+    plain = {k: v + 1 for k, v in averaged.items()}
+    if cached:
+        for state in (averaged, plain):
+            for name in [k for k in state if k.endswith("emb_layers.linear_0.weight")]:
+                block = name.removesuffix("linear_0.weight")
+                state[f"{block}coords"] = torch.zeros(1, 4, 4, 2)
+                state[f"{block}new_coords"] = torch.zeros(1000, cached, 1, 1, 2)
+    torch.save({"iters": 400_000, "state_dict": plain, "ema_state_dict": averaged, "optimizer": {"state": {}}}, path)
+    return path
+
+
+def spoil(path: Path, change) -> Path:
+    content = torch.load(path, weights_only=True)
+    change(content["ema_state_dict"])
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("video_timesteps", [64, 128])
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_published_file_loads_with_its_number_of_video_timesteps(tmp_path, capsys, video_timesteps, cached):
+    config = SMALL.replaced({"video_timesteps": video_timesteps})
+    path = in_published_format(config, tmp_path / "published.pth.tar", video_timesteps if cached else None)
+    checkpoint = load_any(path, None if cached else video_timesteps, config=SMALL)
+    assert checkpoint.step == 400_000
+    assert checkpoint.config.model == config.model
+    assert f"{video_timesteps} video time-steps" in capsys.readouterr().out
+    model = build_model(checkpoint.config)
+    load_weights(model, checkpoint.ema_state_dict, path)
+    direct = fill_by_rule(build_model(config))
+    reference = load_npz("motion_model_small")
+    inputs = {k: reference[k] for k in ("x_t", "t", "frame_index", "previous", "first")}
+    with torch.no_grad():
+        assert (model(**inputs) - direct(**inputs)).abs().max() == 0
+
+
+def test_the_wrong_number_of_video_timesteps_would_change_the_output():
+    reference = load_npz("motion_model_small")
+    inputs = {k: reference[k] for k in ("x_t", "t", "frame_index", "previous", "first")}
+    right, wrong = (fill_by_rule(build_model(SMALL.replaced({"video_timesteps": v}))) for v in (128, 64))
+    with torch.no_grad():
+        assert (right(**inputs) - wrong(**inputs)).abs().max() > 1e-3
+
+
+def test_the_number_of_video_timesteps_is_asked_for_and_never_guessed(tmp_path):
+    path = in_published_format(SMALL, tmp_path / "published.pth.tar")
+    with pytest.raises(ValueError, match=r"published\.pth\.tar .* give --video-timesteps N"):
+        load_any(path, config=SMALL)
+    cached = in_published_format(SMALL, tmp_path / "cached.pth.tar", cached=64)
+    with pytest.raises(ValueError, match="trained with 64 video time-steps, not 128"):
+        load_any(cached, 128, config=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("module.unet.out.0.bias"), r"in 1 tensors: unet\.out\.0\.bias is missing"),
+        (lambda state: state.update({"module.extra": torch.zeros(1)}), "in 1 tensors: extra is unexpected"),
+        (
+            lambda state: state.update({"module.unet.out.0.bias": torch.zeros(7)}),
+            r"in 1 tensors: unet\.out\.0\.bias is \(7,\), not \(32,\)",
+        ),
+    ],
+)
+def test_one_wrong_tensor_is_named(tmp_path, change, message):
+    path = spoil(in_published_format(SMALL, tmp_path / "published.pth.tar", cached=16), change)
+    checkpoint = load_any(path, config=SMALL)
+    with pytest.raises(ValueError, match=message):
+        load_weights(build_model(checkpoint.config), checkpoint.ema_state_dict, path)
+
+
+def test_a_file_of_another_architecture_is_refused_as_the_papers(tmp_path):
+    path = in_published_format(SMALL, tmp_path / "small.pth.tar", cached=16)
+    with pytest.raises(ValueError, match=r"small\.pth\.tar does not fit this network in \d+ tensors: .* more"):
+        load_generator(path)
+
+
+@pytest.fixture
+def ours() -> Checkpoint:
+    config = Config.from_preset("tiny").replaced({"image_size": 16})
+    model = build_model(config)
+    return Checkpoint(3, config, model.state_dict(), fill_by_rule(model).state_dict(), {})
+
+
+def test_safetensors_come_back_with_their_settings(ours, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_safetensors(path, ours)
+    loaded = load_any(path)
+    assert (loaded.step, loaded.config) == (3, ours.config)
+    assert all(torch.equal(loaded.ema_state_dict[k], v) for k, v in ours.ema_state_dict.items())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["weights.json", "weights.safetensors"]
+    frame = np.zeros((16, 16, 3), dtype=np.uint8)
+    assert vidm.load_generator(path).animate(frame, num_frames=2, sampler="ddim", steps=1).shape == (2, 16, 16, 3)
+
+
+def test_damaged_safetensors_and_settings_are_named(ours, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_safetensors(path, ours)
+    settings = path.with_suffix(".json").read_text()
+    weights = path.read_bytes()
+    for broken in (weights[:100], weights[: len(weights) // 2], b""):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"weights\.safetensors"):
+            load_any(path)
+    path.write_bytes(weights)
+    for text in ("no json", "[1]", json.dumps({"iters": 1, "config": {"model": {"magic": 1}}})):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(ValueError, match=r"weights\."):
+            load_any(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.json"):
+        load_any(path)
+    path.with_suffix(".json").write_text(settings)
+    assert load_any(path).step == 3
+
+
+def test_our_checkpoints_know_their_length(ours, tmp_path):
+    path = tmp_path / "ours.pt"
+    save_checkpoint(path, ours)
+    assert load_any(path, 16).config == ours.config
+    with pytest.raises(ValueError, match="trained with 16 video time-steps, not 64"):
+        load_any(path, 64)
+
+
+def convert(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_converting_writes_ours_and_refuses_what_does_not_fit(ours, tmp_path):
+    save_checkpoint(tmp_path / "ours.pt", ours)
+    done = convert(tmp_path / "ours.pt", tmp_path / "weights.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert load_any(tmp_path / "weights.safetensors").config == ours.config
+    small = in_published_format(SMALL, tmp_path / "small.pth.tar", cached=16)
+    for arguments, message in (
+        ((small, tmp_path / "bad.pt"), "does not fit this network"),
+        ((tmp_path / "ours.pt", tmp_path / "bad.txt"), "ends in .pt or .safetensors"),
+        ((tmp_path / "nothing.pt", tmp_path / "bad.pt"), "no such file"),
+    ):
+        failed = convert(*arguments)
+        assert failed.returncode == 2
+        (line,) = failed.stderr.splitlines()
+        assert message in line
+    assert not list(tmp_path.glob("bad*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cached", "given"), [(128, None), (64, None), (None, 128)])
+def test_a_published_file_of_paper_size_loads_converts_and_computes_the_same(tmp_path, cached, given):
+    length = cached or given
+    config = PUBLISHED.replaced({"video_timesteps": length})
+    path = in_published_format(config, tmp_path / "published.pth.tar", cached)
+    generator = load_generator(path, video_timesteps=given)
+    assert generator.model.video_timesteps == length
+    direct = fill_by_rule(build_model(config))
+    own = generator.model.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in direct.state_dict().items())
+    frame = torch.randn(1, 3, 32, 32)
+    t = torch.tensor([7])
+    with torch.no_grad():
+        difference = generator.model(frame, t, t, frame, frame) - direct(frame, t, t, frame, frame)
+    assert difference.abs().max() == 0
+    flags = ["--video-timesteps", given] if given else []
+    done = convert(path, tmp_path / "checkpoint_00400000.pt", *flags)
+    assert done.returncode == 0, done.stderr
+    converted = load_checkpoint(tmp_path / "checkpoint_00400000.pt")
+    assert converted.config.model == config.model
+    assert all(torch.equal(converted.ema_state_dict[k], v) for k, v in direct.state_dict().items())

@@ -1,0 +1,120 @@
+"""Weights as they are passed around: our checkpoints, the authors' .pth.tar, and .safetensors.
+
+    checkpoint = load_any("pretrained_models/checkpoint_accum_clevrer_robust_400000.pth.tar", video_timesteps=128)
+    save_safetensors("world.safetensors", checkpoint)
+
+The authors' files hold {"iters", "state_dict", "ema_state_dict", "optimizer"} with names prefixed `module.`, perhaps
+with cached coordinates among them, and no configuration. A .safetensors file holds averaged weights alone, with a JSON
+of the step and the configuration beside it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vidm.atomic import atomic_write
+from vidm.checkpoint import Checkpoint, checkpoint_from, read_tensors
+from vidm.config import Config
+from vidm.distributed import print0
+
+PREFIX = "module."
+# <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).
+CACHED = (".emb_layers.coords", ".emb_layers.new_coords")
+# What the authors trained: the paper's network, its SPyNet fed with frames in [-1, 1].
+PUBLISHED = Config().replaced({"flow_range": "published"})
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+
+
+def _cached_video_timesteps(state: Mapping[str, Tensor]) -> int | None:
+    """The number of video time-steps that cached coordinates were made for, None without any."""
+    shapes = {tensor.shape for name, tensor in state.items() if name.endswith(CACHED[1])}
+    lengths = {shape[1] for shape in shapes if len(shape) == 5}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _from_published(content: Mapping, path: Path, config: Config, video_timesteps: int | None) -> Checkpoint:
+    """A checkpoint from the authors' format, which says nothing of its configuration."""
+    state, averaged = (_without_prefix(content[name]) for name in ("state_dict", "ema_state_dict"))
+    cached = _cached_video_timesteps({**state, **averaged})
+    if cached is None and video_timesteps is None:
+        raise ValueError(
+            f"{path} does not say for how many video time-steps it was trained: give --video-timesteps N "
+            "(the paper's CLEVRER model: 128); with another number than its own it makes noise"
+        )
+    if cached is not None and video_timesteps not in (None, cached):
+        raise ValueError(f"{path} was trained with {cached} video time-steps, not {video_timesteps}")
+    length = cached or video_timesteps
+    origin = "from its cached coordinates" if cached else "as given"
+    print0(
+        f"{path}: a published checkpoint without configuration, read as a motion generator of "
+        f"{config.model.image_size}x{config.model.image_size} with flow_range {config.model.flow_range}; "
+        f"{length} video time-steps ({origin})"
+    )
+    config = config.replaced({"video_timesteps": length, "spynet": str(path)})
+    plain, ema = ({k: v for k, v in s.items() if not k.endswith(CACHED)} for s in (state, averaged))
+    return Checkpoint(int(content.get("iters", 0)), config, plain, ema, {}, source=str(path))
+
+
+def _settings_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    settings = _settings_path(path)
+    for file in (path, settings):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no such file: {file}; weights in .safetensors come with a .json of their settings"
+            )
+    try:
+        described = json.loads(settings.read_text())
+        weights = load_file(path)
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} or {settings.name} beside it is cut short or damaged: {error}") from error
+    if not isinstance(described, dict):
+        raise ValueError(f"{settings} is no description of a checkpoint")
+    weights_and_settings = {"state_dict": weights, "ema_state_dict": weights, "optimizer": {}, **described}
+    return checkpoint_from(weights_and_settings, path)
+
+
+def load_any(path: str | Path, video_timesteps: int | None = None, config: Config = PUBLISHED) -> Checkpoint:
+    """Load a checkpoint of ours, the authors' .pth.tar or .safetensors, never running code from it.
+
+    `config` describes a file that carries no configuration, `video_timesteps` is asked for where such a file does not
+    tell it itself. Only ours carry an optimizer. Raises FileNotFoundError or ValueError, naming the file.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        checkpoint = _load_safetensors(path)
+    else:
+        content = read_tensors(path)
+        if "config" not in content and {"state_dict", "ema_state_dict"} <= content.keys():
+            return _from_published(content, path, config, video_timesteps)
+        checkpoint = checkpoint_from(content, path)
+    trained = checkpoint.config.model.video_timesteps
+    if video_timesteps not in (None, trained):
+        raise ValueError(f"{path} was trained with {trained} video time-steps, not {video_timesteps}")
+    return checkpoint
+
+
+def save_safetensors(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's averaged weights as .safetensors, and its step and configuration as JSON beside them."""
+    path = Path(path)
+    # Channels-last weights are dense but not contiguous, which the format does not know.
+    weights = {
+        name: tensor.contiguous(memory_format=torch.contiguous_format)
+        for name, tensor in checkpoint.ema_state_dict.items()
+    }
+    with atomic_write(_settings_path(path)) as temporary:
+        described = {"iters": checkpoint.step, "config": checkpoint.config.to_dict()}
+        temporary.write_text(json.dumps(described, indent=2) + "\n")
+    with atomic_write(path) as temporary:
+        save_file(weights, temporary)

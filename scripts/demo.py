@@ -27,9 +27,9 @@ from vidm.video_io import read_video, write_video
 
 RESOLUTION = 32
 NUM_FRAMES = 16
-NUM_TRAIN = 800
+NUM_TRAIN = 600
 NUM_TEST = 32
-CONTENT_TRAINING_STEPS = 400
+CONTENT_TRAINING_STEPS = 350
 # A young motion generator errs a little at every step, so few are better than many; with few steps a content generator
 # draws the mean of all scenes, an empty floor.
 SAMPLER = {"sampler": "ddim", "steps": "4", "content_steps": "50", "precision": "bf16"}

@@ -240,3 +240,31 @@ def test_the_originals_command_takes_a_paper_size_step_without_a_gpu(tmp_path):
     assert "1 process over gloo, the first on cpu" in done.stdout
     assert "M parameters on cpu; a step is 1 x 1 x 2 samples" in done.stdout
     assert (tmp_path / "checkpoints" / "checkpoint_00000001.pt").is_file()
+
+
+def under_torchrun(*flags: object) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [ROOT / "diffusion_ddp_accum_constant_cu.py", *flags]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_and_sample_what_one_does(world, tmp_path):
+    for name in ("one", "two"):
+        flags = tiny_run(world, tmp_path / name, "--total-iters", "3", "--penalty-eps", "1e-2")
+        (under_torchrun(*flags) if name == "two" else train_main(flags))
+    one, two = (load_checkpoint(tmp_path / name / "checkpoint_00000003.pt").ema_state_dict for name in ("one", "two"))
+    for name in one:
+        assert (one[name] - two[name]).abs().max() < 1e-3, name
+
+    checkpoint = tmp_path / "one" / "checkpoint_00000003.pt"
+    for name in ("one", "two"):
+        out = tmp_path / "videos" / name
+        flags = f"--test --resume {checkpoint} --content {world} --out {out} -b 4 --num-frames 3 --steps 2".split()
+        (under_torchrun(*flags) if name == "two" else train_main(flags))
+    names = sorted(p.name for p in (tmp_path / "videos" / "one").iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "videos" / "two").iterdir())
+    for name in names:
+        a, b = (read_video(tmp_path / "videos" / which / name).astype(int) for which in ("one", "two"))
+        assert abs(a - b).max() <= 8

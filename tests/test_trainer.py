@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,15 @@ def test_resuming_is_never_having_stopped_bit_for_bit(tiny, tmp_path):
     resumed = run(tiny.replaced({"out": str(tmp_path / "half")}), tmp_path / "half" / "checkpoint_00000002.pt")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_averaged_weights_that_do_not_fit_are_named(tiny):
+    run(tiny)
+    checkpoint = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt")
+    averaged = dict(checkpoint.ema_state_dict)
+    averaged.pop("unet.out.2.bias")
+    with pytest.raises(ValueError, match=r"00000004\.pt does not fit .* unet\.out\.2\.bias is missing"):
+        Trainer(tiny, CPU, replace(checkpoint, ema_state_dict=averaged))
 
 
 def test_training_moves_the_weights_and_lowers_the_loss(tiny):

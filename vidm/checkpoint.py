@@ -142,12 +142,11 @@ def check_generator(checkpoint: Checkpoint, wanted: str) -> None:
         raise ValueError(f"{checkpoint.source} is a {found} generator, and a {wanted} generator is needed here")
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy weights into a module, strictly.
+def check_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise ValueError unless `state` has the names and shapes of `own`.
 
-    Raises ValueError that names `source` and the first ten missing, unexpected or mis-shaped tensors, and counts them.
+    The message names `source` and the first ten missing, unexpected or mis-shaped tensors, and counts them.
     """
-    own = module.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in state]
     wrong += [f"{name} is unexpected" for name in state if name not in own]
     wrong += [
@@ -160,6 +159,11 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
         raise ValueError(
             f"{source} does not fit this network in {len(wrong)} tensors: {'; '.join(wrong[:_LISTED])}{more}"
         )
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy weights into a module, strictly; raises ValueError as check_weights does."""
+    check_weights(module.state_dict(), state, source)
     module.load_state_dict(state)
 
 

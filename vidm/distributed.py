@@ -130,6 +130,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def data_parallel(model: nn.Module) -> nn.Module:
     """The model, such that backward averages its gradients over all processes."""
     if not dist.is_initialized():

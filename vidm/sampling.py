@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, check_generator, load_weights
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
-from vidm.distributed import is_main, rank, world_size
+from vidm.distributed import barrier, is_main, rank, world_size
 from vidm.layouts import index_clips
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.precision import autocast
@@ -259,6 +259,7 @@ def sample_folder(generator: Generator, settings: SampleConfig) -> None:
     num_videos, first_frames = _first_frames_of(generator, settings)
     generator.check(settings)
     _refuse_used_folder(out)
+    barrier()  # nobody writes before everybody has looked
     size = max(settings.batch_size // world_size(), 1)
     batches = [range(i, min(i + size, num_videos)) for i in range(0, num_videos, size)]
     mine = batches[rank() :: world_size()]

@@ -20,6 +20,7 @@ from vidm.checkpoint import (
     Checkpoint,
     build_diffusion,
     build_model,
+    check_weights,
     checkpoint_path,
     list_checkpoints,
     load_spynet,
@@ -84,6 +85,8 @@ class Trainer:
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
+        self.moves = config.model.generator == "motion"
+        self.index = index_clips(config.data.data, min_frames=config.model.video_timesteps if self.moves else 1)
         torch.manual_seed(train.seed)
         self.diffusion = build_diffusion(config)
         self.model = self._build_model(resume, init)
@@ -91,13 +94,12 @@ class Trainer:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=train.lr, weight_decay=train.weight_decay, fused=True)
         if resume:
+            check_weights(self.ema.state_dict(), resume.ema_state_dict, resume.source)
             self.ema.load_state_dict(resume.ema_state_dict)
         if resume and resume.optimizer:
             self.optimizer.load_state_dict(dict(resume.optimizer))
             for group in self.optimizer.param_groups:
                 group["lr"] = train.lr
-        self.moves = config.model.generator == "motion"
-        self.index = index_clips(config.data.data, min_frames=config.model.video_timesteps if self.moves else 1)
         self.parallel = data_parallel(self.model)
 
     def _build_model(self, resume: Checkpoint | None, init: Checkpoint | None) -> MotionGenerator | ContentGenerator:

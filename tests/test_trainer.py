@@ -1,8 +1,8 @@
 """Claims about training: what a step is, whatever it is split over, and that runs resume exactly."""
 
+import dataclasses
 import json
 import multiprocessing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,9 @@ import torch
 from golden import fill_by_rule
 
 from vidm.checkpoint import load_checkpoint
-from vidm.config import Config
+from vidm.config import Config, TrainConfig
 from vidm.distributed import is_main, launch
-from vidm.trainer import Trainer, draw_noise, learns_flow
+from vidm.trainer import Trainer, draw_noise, learning_rate, learns_flow
 
 CPU = torch.device("cpu")
 
@@ -124,7 +124,7 @@ def test_averaged_weights_that_do_not_fit_are_named(tiny):
     averaged = dict(checkpoint.ema_state_dict)
     averaged.pop("unet.out.2.bias")
     with pytest.raises(ValueError, match=r"00000004\.pt does not fit .* unet\.out\.2\.bias is missing"):
-        Trainer(tiny, CPU, replace(checkpoint, ema_state_dict=averaged))
+        Trainer(tiny, CPU, dataclasses.replace(checkpoint, ema_state_dict=averaged))
 
 
 def test_training_moves_the_weights_and_lowers_the_loss(tiny):
@@ -141,6 +141,15 @@ def test_the_same_seed_is_the_same_run_and_another_seed_is_not(tiny):
     first, again, other = (run(tiny.replaced({"seed": seed}))[name] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_learning_rate_rises_then_stays_or_follows_half_a_cosine():
+    constant = TrainConfig(lr=1.0, warmup_iters=4, total_iters=104)
+    assert [learning_rate(constant, step) for step in (0, 1, 3, 4, 103)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    cosine = dataclasses.replace(constant, lr_schedule="cosine")
+    found = [learning_rate(cosine, step) for step in (3, 4, 29, 54, 79, 104)]
+    assert found == pytest.approx([1.0, 1.0, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5, 0.0])
+    assert learning_rate(TrainConfig(), 0) == 2e-5
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny):

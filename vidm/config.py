@@ -95,6 +95,13 @@ class TrainConfig:
     workers: int = knob(32, "data loading processes over all GPUs, at most one a core", "--workers -j")
     total_iters: int = knob(800_000, "optimizer steps in all", "--total-iters")
     lr: float = knob(2e-5, "learning rate of AdamW", "--lr")
+    lr_schedule: str = knob(
+        "constant",
+        "learning rate over the run: constant, or a cosine down to 0",
+        "--lr-schedule",
+        ("constant", "cosine"),
+    )
+    warmup_iters: int = knob(0, "steps over which the learning rate rises to --lr", "--warmup-iters")
     weight_decay: float = knob(0.0, "weight decay of AdamW")
     clip_norm: float = knob(1.0, "gradients are scaled down to this norm")
     ema_decay: float = knob(0.999, "decay of the averaged weights one samples from", "--ema-decay")

@@ -7,6 +7,7 @@ process and each micro-batch takes its slice. One process with a batch of 8, two
 are therefore the same step.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -27,7 +28,7 @@ from vidm.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from vidm.config import Config
+from vidm.config import Config, TrainConfig
 from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, to_float, to_uint8
 from vidm.distributed import data_parallel, gather_rows, gradients_kept_local, is_main, print0, rank, world_size
 from vidm.ema import EMA
@@ -54,6 +55,16 @@ def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_t
         t.append(torch.randint(num_timesteps, (), generator=generator))
         noise.append(torch.randn(frame.shape[1:], generator=generator))
     return torch.stack(t).to(frame.device), torch.stack(noise).to(frame.device)
+
+
+def learning_rate(train: TrainConfig, step: int) -> float:
+    """The learning rate of a step: a linear rise over `warmup_iters`, then constant or half a cosine down to 0."""
+    if step < train.warmup_iters:
+        return train.lr * (step + 1) / train.warmup_iters
+    if train.lr_schedule == "constant":
+        return train.lr
+    progress = (step - train.warmup_iters) / max(train.total_iters - train.warmup_iters, 1)
+    return train.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 def learns_flow(config: Config) -> bool:
@@ -98,8 +109,6 @@ class Trainer:
             self.ema.load_state_dict(resume.ema_state_dict)
         if resume and resume.optimizer:
             self.optimizer.load_state_dict(dict(resume.optimizer))
-            for group in self.optimizer.param_groups:
-                group["lr"] = train.lr
         self.parallel = data_parallel(self.model)
 
     def _build_model(self, resume: Checkpoint | None, init: Checkpoint | None) -> MotionGenerator | ContentGenerator:
@@ -188,8 +197,9 @@ class Trainer:
     def train_step(self, batches: Iterator[Batch], step: int) -> dict[str, Tensor]:
         """One optimizer step; return the losses as `accumulate` does, and the gradient's norm (1,) before clipping."""
         losses = self.accumulate(batches, step)
-        parameters = self.optimizer.param_groups[0]["params"]
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train.clip_norm)
+        (group,) = self.optimizer.param_groups
+        group["lr"] = learning_rate(self.config.train, step)
+        grad_norm = torch.nn.utils.clip_grad_norm_(group["params"], self.config.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model)

@@ -4,6 +4,7 @@ import os
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,7 +72,7 @@ class Bomb:
 def test_pickled_code_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"iters": Bomb()}, "bomb.pt")
-    with pytest.raises(ValueError, match=r"bomb\.pt .* not run"):
+    with pytest.raises(ValueError, match=r"bomb\.pt .* code \(which was not run\)"):
         load_checkpoint("bomb.pt")
     assert not (tmp_path / "exploded").exists()
 
@@ -81,6 +82,36 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt"):
         load_checkpoint(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes_are_named(tmp_path, seed):
+    (tmp_path / "noise.pt").write_bytes(np.random.default_rng(seed).bytes(300))
+    with pytest.raises(ValueError, match=r"noise\.pt is cut short, damaged"):
+        load_checkpoint(tmp_path / "noise.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": None}, "another version: its settings are not sections"),
+        ({"config": {"model": {"image_size": "32"}}}, "setting image_size is '32', not of type int"),
+        ({"iters": "7"}, "its step is '7'"),
+        ({"state_dict": {"a": 1}}, "its weights are not named tensors"),
+        ({"optimizer": None}, "its weights are not named tensors"),
+    ],
+)
+def test_content_of_the_wrong_kind_is_named(checkpoint, tmp_path, change, message):
+    path = tmp_path / "odd.pt"
+    save_checkpoint(path, checkpoint)
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(ValueError, match=rf"odd\.pt .*{message}"):
+        load_checkpoint(path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="is a folder"):
+        load_checkpoint(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):

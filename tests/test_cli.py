@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
-from vidm.cli import evaluate_fvd_main, evaluate_parser, train_config, train_main, train_parser
+from vidm.cli import errors_for_people, evaluate_fvd_main, evaluate_parser, train_config, train_main, train_parser
 from vidm.config import Config
 from vidm.synthetic import write_dataset
 from vidm.video_io import read_video
@@ -161,6 +161,27 @@ def test_switches_travel_in_the_checkpoint(world, tmp_path):
     assert (config.diffusion.p2_gamma, config.diffusion.prediction, config.diffusion.loss) == (0.0, "eps", "mse")
 
 
+def test_what_a_run_began_with_is_not_read_again(world, tmp_path, capsys):
+    train_main(tiny_run(world, tmp_path / "run"))
+    path = tmp_path / "run" / "checkpoint_00000001.pt"
+    capsys.readouterr()
+    message = error_of(train_main, ["--resume", str(path), "--spynet", "other.pth"], capsys)
+    assert "--spynet other.pth is read when a run begins" in message
+
+
+def test_a_finished_run_has_nothing_left_to_do(world, tmp_path, capsys):
+    train_main(tiny_run(world, tmp_path / "run"))
+    train_main(tiny_run(world, tmp_path / "run", "--resume", "auto"))
+    assert "nothing left to do: step 1 of 1" in capsys.readouterr().out
+
+
+def test_an_interruption_is_one_line(capsys):
+    with pytest.raises(SystemExit) as exit_info, errors_for_people():
+        raise KeyboardInterrupt
+    assert exit_info.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_start_iters_counts_from_there(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "run", "--start-iters", "6", "--total-iters", "7"))
     assert "steps 6 to 7" in capsys.readouterr().out
@@ -183,6 +204,11 @@ def test_start_iters_counts_from_there(world, tmp_path, capsys):
         ("--test --resume {text} --content {empty} --content-resume {text}", "--test needs a checkpoint"),
         ("--init {text}", "text.pt"),
         ("--test --resume {text} --content {empty}", "text.pt"),
+        ("--gpu -1", "--gpu -1"),
+        ("--start-iters -2", "--start-iters -2"),
+        ("--world-size 2", "--world-size and --rank count nodes"),
+        ("--test --resume auto --content {empty}", "--test needs a checkpoint"),
+        ("--resume {empty}", "is a folder"),
         ("--world-size 2 --rank 5 --multiprocessing-distributed", "--rank 5"),
     ],
 )

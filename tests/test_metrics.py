@@ -211,7 +211,9 @@ def test_a_video_damaged_further_in_is_named_counted_and_skipped(
         assert "00003.png" in capsys.readouterr().err
         expected = compute_fvd(folders[0], good, StubDetector(), num_frames=6)
         assert result.value == pytest.approx(expected.value, rel=1e-9)
-    with pytest.raises(ValueError, match="only 3 videos could be read and 4 are needed"):
+    three = compute_fvd(folders[0], frames, StubDetector(), num_frames=6, num_samples=3)
+    assert three.num_samples == (3, 3)
+    with pytest.raises(ValueError, match=r"frames has 3 video\(s\) of 6 frames or more and 4 are needed"):
         compute_fvd(folders[0], frames, StubDetector(), num_frames=6, num_samples=4)
 
 

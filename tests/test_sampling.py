@@ -70,6 +70,11 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
     [
         ({"sampler": "euler"}, "'euler'"),
         ({"precision": "fp12"}, "'fp12'"),
+        ({"eta": 1.5}, "--eta 1.5"),
+        ({"eta": float("nan")}, "--eta nan"),
+        ({"seed": -1}, "--seed -1"),
+        ({"num_frames": 0}, "--num-frames 0"),
+        ({"start_noise": "bogus"}, "'bogus'"),
         ({"steps": "2000"}, "2000"),
         ({"num_frames": 99}, "99 frames"),
     ],
@@ -215,3 +220,48 @@ def test_that_first_frames_are_resized_is_said_once(generator, tmp_path, capsys)
         Image.fromarray(np.zeros((20, 40, 3), dtype=np.uint8)).save(path)
     sample_folder(generator, settings(tmp_path / "content", tmp_path / "out", batch_size=1))
     assert capsys.readouterr().out.count("first frames of 40x20 are cropped and resized to 16x16") == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((16, 16, 3)),
+        np.zeros((16, 16, 4), dtype=np.uint8),
+        np.zeros((16, 16), dtype=np.uint8),
+        np.zeros((0, 16, 3), dtype=np.uint8),
+        torch.zeros(3, 16, 16, dtype=torch.uint8),
+        torch.full((3, 16, 16), 128.0),
+        torch.full((3, 16, 16), float("nan")),
+        torch.zeros(1, 3, 16, 16),
+        "first.png",
+        None,
+    ],
+)
+def test_what_is_no_first_frame_is_refused(generator, wrong):
+    with pytest.raises(ValueError, match="first frame"):
+        generator.animate(wrong, **QUICK)
+
+
+def test_images_with_transparency_or_16_bits_are_read_as_files_are(generator, tmp_path):
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    deep = Image.fromarray(np.full((16, 16), 32768, dtype=np.uint16))
+    assert (generator.animate(clear, **QUICK)[0] == 255).all()
+    assert abs(int(generator.animate(deep, **QUICK)[0].mean()) - 128) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_samples", 0), ("batch_size", 0), ("fps", 0.0), ("fps", float("nan"))]
+)
+def test_a_folder_of_nothing_is_refused_before_anything_is_written(generator, content, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}"):
+        sample_folder(generator, settings(content, tmp_path / "out", **{name: value}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_videos_that_cannot_be_read_at_all_are_named_and_left_out(generator, frame, tmp_path, capsys):
+    for name in "abc":
+        write_video(tmp_path / "content" / f"{name}.mp4", np.stack([frame, frame]))
+    (tmp_path / "content" / "b.mp4").write_bytes(b"no video")
+    sample_folder(generator, settings(tmp_path / "content", tmp_path / "out"))
+    assert "b.mp4" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").iterdir())) == 2

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from golden import fill_by_rule
@@ -13,6 +15,7 @@ from vidm.checkpoint import load_checkpoint
 from vidm.config import Config, TrainConfig
 from vidm.distributed import is_main, launch
 from vidm.trainer import Trainer, draw_noise, learning_rate, learns_flow
+from vidm.video_io import write_video
 
 CPU = torch.device("cpu")
 
@@ -102,6 +105,9 @@ def test_noise_belongs_to_the_place_not_to_the_batch():
 
 
 def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
+    """The state that training leaves; a new run begins in an empty folder."""
+    if not resume:
+        shutil.rmtree(config.train.out, ignore_errors=True)
     trainer = Trainer(config, CPU, load_checkpoint(resume) if resume else None)
     trainer.fit()
     state = {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
@@ -152,6 +158,42 @@ def test_the_learning_rate_rises_then_stays_or_follows_half_a_cosine():
     assert learning_rate(TrainConfig(), 0) == 2e-5
 
 
+def test_a_run_that_diverges_stops_before_its_weights_are_spoilt(tiny):
+    trainer = Trainer(tiny.replaced({"lr": 1e20, "total_iters": 20}), CPU)
+    with pytest.raises(ValueError, match=r"step \d+: the loss or its gradient is not finite"):
+        trainer.fit()
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_a_new_run_leaves_another_runs_checkpoints_alone(tiny):
+    run(tiny)
+    with pytest.raises(ValueError, match="holds checkpoints of another run: --resume auto goes on"):
+        Trainer(tiny, CPU)
+    first = Path(tiny.train.out) / "checkpoint_00000002.pt"
+    later = Path(tiny.train.out) / "checkpoint_00000099.pt"
+    later.write_bytes(b"another run's")
+    run(tiny.replaced({"keep": 1}), first)
+    assert sorted(p.name for p in Path(tiny.train.out).glob("*.pt")) == ["checkpoint_00000004.pt", later.name]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_cannot_be_decoded_stops_the_run_before_anything_is_written(tiny, tmp_path, workers):
+    frames = tmp_path / "data" / "video"
+    write_video(frames, np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8))
+    for path in frames.iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"none of its 1 videos can be read"):
+        Trainer(tiny.replaced({"data": str(tmp_path / "data"), "workers": workers}), CPU).fit()
+    assert not Path(tiny.train.out).exists()
+
+
+def test_a_run_keeps_its_spynet_trained_or_frozen(tiny):
+    run(tiny)
+    checkpoint = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt")
+    with pytest.raises(ValueError, match=r"SPyNet was trained in .*00000004\.pt, which a run keeps"):
+        Trainer(tiny.replaced({"spynet": "some.pth"}), CPU, checkpoint)
+
+
 def test_only_the_newest_checkpoints_are_kept(tiny):
     config = tiny.replaced({"save_freq": 1, "keep": 2})
     run(config)
@@ -200,6 +242,13 @@ def test_bfloat16_computes_the_networks_and_keeps_the_weights(tiny):
         ({"data": "nowhere"}, "no such folder: nowhere"),
         ({"spynet": "nowhere.pth"}, "no such file: nowhere.pth"),
         ({"ema_decay": 1.5}, "EMA decay 1.5"),
+        ({"image_size": -4}, "--resolution -4"),
+        ({"workers": -1}, "--workers -1"),
+        ({"lr": 0.0}, "--lr 0.0: give a number above 0"),
+        ({"lr": float("nan")}, "--lr nan"),
+        ({"keep": -1}, "--keep -1"),
+        ({"p2_gamma": -1.0}, "--p2-gamma -1"),
+        ({"penalty_eps": 0.0}, "--penalty-eps 0"),
     ],
 )
 def test_what_cannot_be_trained_is_named_and_nothing_is_written(tiny, values, message):

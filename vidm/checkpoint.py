@@ -9,8 +9,8 @@ configuration; the keys of its tensors are those of the published files.
     load_weights(model, checkpoint.ema_state_dict, "checkpoint")
 """
 
-import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,21 +97,26 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     Never runs code from the file. Raises FileNotFoundError or ValueError, naming the file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file in it")
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is amiss is said below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the reader raise whatever it meets first
         raise ValueError(
-            f"{path} holds something other than tensors and plain values, or is damaged; it was not run: {error}".split(
-                "\n"
-            )[0]
+            f"{path} is cut short, damaged, no PyTorch file, or holds code (which was not run): fetch or write it again"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is cut short, damaged or no PyTorch file: fetch or write it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
+
+
+def is_state(value: Any) -> bool:
+    """Whether a value is a dictionary of tensors by name."""
+    return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
@@ -119,12 +124,16 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
     missing = {"iters", "config", "state_dict", "ema_state_dict", "optimizer"} - content.keys()
     if missing:
         raise ValueError(f"{path} is no VIDM checkpoint: it lacks {', '.join(sorted(missing))}")
+    states = content["state_dict"], content["ema_state_dict"]
+    if not (all(is_state(s) for s in states) and isinstance(content["optimizer"], dict)):
+        raise ValueError(f"{path} is no VIDM checkpoint: its weights are not named tensors")
+    if not isinstance(content["iters"], int):
+        raise ValueError(f"{path} is no VIDM checkpoint: its step is {content['iters']!r}, not a number")
     try:
         config = Config.from_dict(content["config"])
     except ValueError as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
-    states = content["state_dict"], content["ema_state_dict"], content["optimizer"]
-    return Checkpoint(content["iters"], config, *states, source=str(path))
+    return Checkpoint(content["iters"], config, *states, content["optimizer"], source=str(path))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -174,5 +183,7 @@ def load_spynet(module: nn.Module, path: str | Path) -> None:
     """
     content = read_tensors(path)
     state = content.get("state_dict", content)
+    if not is_state(state):
+        raise ValueError(f"{path} holds no weights of SPyNet")
     buffers = dict(module.named_buffers())
     load_weights(module, {**buffers, **state}, path)

@@ -9,6 +9,7 @@ Errors that a user can mend (ValueError, OSError) are one line on stderr and exi
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,13 +32,18 @@ from vidm.trainer import Trainer
 
 @contextmanager
 def errors_for_people() -> Iterator[None]:
-    """Turn an error that the user can mend into one line and exit code 2."""
+    """Turn an error that the user can mend into one line and exit code 2, and an interruption into one line."""
+    where = f"[process {rank()}] " if rank() else ""
     try:
         yield
     except (ValueError, OSError) as error:
-        where = f"[process {rank()}] " if rank() else ""
-        print(f"{where}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        # A data loading process sends its whole traceback along; what it had to say is the last line.
+        reason = re.sub(r"^(\w+\.)+\w*Error: ", "", str(error).strip().splitlines()[-1])
+        print(f"{where}error: {reason}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{where}interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
 
 
 def _key(knob: Field[Any]) -> str:
@@ -124,6 +130,13 @@ def train_config(options: argparse.Namespace, checkpoint: Checkpoint | None, pat
     values = {k: v for section in Config().sections() for k, v in given_values(options, section).items()}
     if checkpoint is None:
         return Config.from_preset(options.preset or "paper128").replaced(values)
+    for name in ("spynet", "init"):
+        begun_with = getattr(checkpoint.config.train, name)
+        if values.get(name, begun_with) != begun_with:
+            raise ValueError(
+                f"--{name} {values[name]} is read when a run begins, and that of {path} began with "
+                f"{begun_with or 'none'}: leave it out, or begin a new run with --init {path}"
+            )
     asked = Config.from_preset(options.preset) if options.preset else checkpoint.config
     _refuse_another_network(asked.replaced(values), checkpoint, path)
     return checkpoint.config.replaced(values)
@@ -154,18 +167,21 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
         resume = load_any(path, options.video_timesteps) if path else None
         init = load_any(options.init, options.video_timesteps) if "init" in options and not resume else None
         config = init_config(options, init) if init else train_config(options, resume, path or "")
+        if options.start_iters is not None and options.start_iters < 0:
+            raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
         Trainer(config, device, resume, init, options.start_iters).fit()
 
 
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
     with errors_for_people():
         sample = SampleConfig(**given_values(options, SampleConfig()))
-        if not options.resume or bool(sample.content) == bool(sample.content_resume):
+        if options.resume in ("", "auto") or bool(sample.content) == bool(sample.content_resume):
             raise ValueError(
                 "--test needs a checkpoint (--resume FILE) and first frames: given ones (--content FILE_OR_DIR) or a "
                 "content generator's (--content-resume FILE)"
             )
         generator = load_generator(options.resume, sample.content_resume or None, options.video_timesteps, device)
+        generator.check(sample)
         print0(f"sampling from {options.resume} on {device}, {sample.steps} steps of {sample.sampler}")
         sample_folder(generator, sample)
         if is_main():

@@ -17,6 +17,15 @@ def knob(default: Any, help: str, flag: str = "", choices: tuple[str, ...] = ())
     return field(default=default, metadata={"help": help, "flags": flag.split(), "choices": choices})
 
 
+def at_least(wanted: str, least: float, section: Any, names: str) -> None:
+    """Raise ValueError, naming the flag, unless the named knobs of a section are finite and not below `least`."""
+    for knob in fields(section):
+        value = getattr(section, knob.name)
+        if knob.name in names.split() and not least <= value < float("inf"):
+            at_or_above = f"give {wanted} or more" if wanted.isdigit() else f"give {wanted}"
+            raise ValueError(f"{knob.metadata['flags'][0]} {value}: {at_or_above}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The networks. Arguments of the generators; defaults are the published 128 x 128 motion generator's."""
@@ -147,6 +156,19 @@ class SampleConfig:
     )
     seed: int = knob(0, "video i of a seed is always the same", "--seed")
 
+    def check(self) -> None:
+        """Raise ValueError, naming the flag, for values that no sampling can have."""
+        at_least("1", 1, self, "batch_size num_frames" if self.num_frames is not None else "batch_size")
+        at_least("0", 0, self, "seed")
+        if self.num_samples is not None:
+            at_least("1", 1, self, "num_samples")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"--eta {self.eta}: give a number from 0 to 1")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"--fps {self.fps}: give a number above 0, at most 1000")
+        if self.start_noise not in ("frame", "video"):
+            raise ValueError(f"start_noise {self.start_noise!r} is unknown: choose frame or video")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -164,9 +186,15 @@ class Config:
 
     @staticmethod
     def from_dict(sections: Mapping[str, Mapping[str, Any]]) -> "Config":
-        """The inverse of to_dict, after JSON too. Raises ValueError for a knob that is not known here."""
+        """The inverse of to_dict, after JSON too. Raises ValueError for a knob not known, or of another type."""
+        if not isinstance(sections, Mapping) or not all(isinstance(part, Mapping) for part in sections.values()):
+            raise ValueError("its settings are not sections of named values")
         values = {name: value for section in sections.values() for name, value in section.items()}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for knob in (f for section in Config().sections() for f in fields(section)):
+            value = values.get(knob.name, knob.default)
+            if not isinstance(value, (type(knob.default), int) if knob.type is float else type(knob.default)):
+                raise ValueError(f"setting {knob.name} is {value!r}, not of type {type(knob.default).__name__}")
         return Config().replaced(values)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -191,9 +219,12 @@ class Config:
     def check(self, num_processes: int = 1) -> None:
         """Raise ValueError, naming the flag, for values that no run can have."""
         train = self.train
-        for name in ("batch_size", "accum_steps", "total_iters", "print_freq", "save_freq"):
-            if getattr(train, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(train, name)}: give 1 or more")
+        at_least("1", 1, train, "batch_size accum_steps total_iters print_freq save_freq")
+        at_least("0", 0, train, "workers test_freq keep seed warmup_iters")
+        at_least("1", 1, self.model, "image_size")
+        at_least("0", 0, self.diffusion, "p2_gamma")
+        for section, name in ((train, "lr"), (self.diffusion, "penalty_eps")):
+            at_least("a number above 0", 1e-30, section, name)
         if self.model.video_timesteps < 2:
             raise ValueError(f"--num-frames {self.model.video_timesteps}: a video to learn from has 2 or more")
         if train.batch_size % (num_processes * train.accum_steps):

@@ -55,6 +55,8 @@ def init(rank: int, world_size: int, dist_url: str, backend: str | None, device:
     backend = "gloo" if device.type == "cpu" else backend or "nccl"
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if rank == 0 and world_size > 1:
+        print(f"waiting for {world_size} processes to meet at {dist_url}", flush=True)
     try:
         dist.init_process_group(backend, init_method=dist_url, rank=rank, world_size=world_size)
     except (RuntimeError, ValueError) as error:
@@ -116,7 +118,9 @@ def launch(
                 # The process has said why; its exit code is the whole run's.
                 sys.exit(error.exit_code)
     else:
-        if gpu is not None and gpu >= torch.cuda.device_count():
+        if num_nodes != 1 or node_rank != 0:
+            raise ValueError("--world-size and --rank count nodes: they need --multiprocessing-distributed")
+        if gpu is not None and not 0 <= gpu < torch.cuda.device_count():
             raise ValueError(f"--gpu {gpu}: there are {torch.cuda.device_count()} CUDA GPUs here")
         worker(pick_device(gpu or 0), *arguments)
 

@@ -8,7 +8,7 @@ videos a folder, covariances over n.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,15 +75,20 @@ def _batches(
                 yield _stack(samples)
 
 
-def choose_videos(folder: str | Path, num_frames: int, num_samples: int | None = None) -> ClipIndex:
+def choose_videos(
+    folder: str | Path, num_frames: int, num_samples: int | None = None, damaged: Sequence[tuple[Path, str]] = ()
+) -> ClipIndex:
     """The videos of a folder that are measured: those of num_frames or more, and num_samples of them.
 
-    num_samples=None takes all, but at most 2048. Of more videos a fixed pseudo-random part is taken: the first ones by
-    name would all be of the first classes. Raises FileNotFoundError for a missing folder, ValueError when there are
-    fewer than 2 or than num_samples videos.
+    num_samples=None takes all, but at most 2048. Of more videos a fixed pseudo-random part is taken: the first ones
+    by name would all be of the first classes. `damaged`, of which only reading told, are left out and listed as
+    skipped. Raises FileNotFoundError for a missing folder, ValueError when there are fewer than 2 or than num_samples
+    videos.
     """
     index = index_clips(folder, min_frames=num_frames)
-    available = len(index.paths)
+    known = {path for path, _ in damaged}
+    good = [i for i, path in enumerate(index.paths) if path not in known]
+    available = len(good)
     wanted = min(available, MAX_SAMPLES) if num_samples is None else num_samples
     if available < max(wanted, 2):
         raise ValueError(
@@ -92,9 +97,9 @@ def choose_videos(folder: str | Path, num_frames: int, num_samples: int | None =
         )
     if wanted < 2:
         raise ValueError(f"{wanted} sample(s) were asked for; a distance needs at least 2")
-    chosen = sorted(np.random.default_rng(0).permutation(available)[:wanted].tolist())
+    chosen = sorted(good[i] for i in np.random.default_rng(0).permutation(available)[:wanted])
     paths, lengths = [index.paths[i] for i in chosen], [index.num_frames[i] for i in chosen]
-    return replace(index, paths=paths, num_frames=lengths)
+    return replace(index, paths=paths, num_frames=lengths, skipped=[*index.skipped, *damaged])
 
 
 def folder_stats(
@@ -126,17 +131,22 @@ def folder_stats(
     return stats, damaged
 
 
-def _measured(index: ClipIndex, num_samples: int | None, *arguments: Any) -> tuple[FeatureStats, ClipIndex]:
-    """folder_stats, and the index with all that was skipped, named on stderr."""
-    stats, damaged = folder_stats(index, *arguments)
-    index = replace(index, skipped=index.skipped + damaged)
+def _measured(
+    folder: str | Path, detector: Detector, num_frames: int, num_samples: int | None, *how: Any
+) -> tuple[FeatureStats, ClipIndex]:
+    """Statistics of a folder, and the index of what they are of, with all that was skipped; it is named on stderr.
+
+    Videos that turn out damaged are replaced by others where that many were asked for.
+    """
+    damaged: list[tuple[Path, str]] = []
+    while True:
+        index = choose_videos(folder, num_frames, num_samples, damaged)
+        stats, found = folder_stats(index, detector, num_frames, *how)
+        damaged += found
+        if not found:
+            break
     if index.skipped:
         print(index.skipped_message(), file=sys.stderr)
-    if stats.count < (num_samples or 2):
-        raise ValueError(
-            f"{index.root}: only {stats.count} videos could be read and {num_samples or 2} are needed; "
-            "add videos or ask for fewer samples (-ns)"
-        )
     return stats, index
 
 
@@ -165,10 +175,9 @@ def compute_fvd(
             raise ValueError(f"{name} is {count}; it must be at least 1")
     if Path(dir1).resolve() == Path(dir2).resolve():
         print(f"warning: both folders are {dir1}; the distance of a folder to itself is 0", file=sys.stderr)
-    indices = [choose_videos(folder, num_frames, num_samples) for folder in (dir1, dir2)]
     (one, index1), (two, index2) = (
-        _measured(index, num_samples, detector, num_frames, resolution, batch_size, workers, progress)
-        for index in indices
+        _measured(folder, detector, num_frames, num_samples, resolution, batch_size, workers, progress)
+        for folder in (dir1, dir2)
     )
     return FVDResult(
         value=frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance()),

@@ -71,7 +71,8 @@ class MotionGenerator(nn.Module):
     floats in [-1, 1]; t and frame_index int64. `flow` (B, 2, H, W), given, spares SPyNet's run.
 
     `image_size` is recorded and checked when a checkpoint is loaded; the network itself takes any sides that are
-    multiples of 2 ** (levels - 1) and raises ValueError for others. `flow_range` says what SPyNet sees: "unit"
+    multiples of 2 ** (levels - 1) and raises ValueError for others, and for a frame_index (on the CPU) outside
+    0 .. video_timesteps - 1. `flow_range` says what SPyNet sees: "unit"
     frames in [0, 1], as its normalisation expects; "published" frames in [-1, 1], as the released checkpoints were
     trained; "none" nothing: the flow is zero. Without `use_encoder` the first frame enters beside the noisy one
     instead, which is what the encoder is measured against. Source: the published code; defaults are its 128 x 128
@@ -142,6 +143,11 @@ class MotionGenerator(nn.Module):
         flow: Tensor | None = None,
     ) -> Tensor:
         self.shape.check_sides(x_t.shape[2], x_t.shape[3])
+        # On a GPU, looking would stall its queue.
+        if frame_index.device.type == "cpu" and not 0 <= frame_index.min() <= frame_index.max() < self.video_timesteps:
+            raise ValueError(
+                f"frame_index {frame_index.tolist()} goes beyond the {self.video_timesteps} frames trained on"
+            )
         if flow is None:
             flow = self.flow(first, previous)
         if self.encoder is None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vidm.atomic import atomic_write
-from vidm.checkpoint import Checkpoint, checkpoint_from, read_tensors
+from vidm.checkpoint import Checkpoint, checkpoint_from, is_state, read_tensors
 from vidm.config import Config
 from vidm.distributed import print0
 
@@ -96,7 +96,7 @@ def load_any(path: str | Path, video_timesteps: int | None = None, config: Confi
         checkpoint = _load_safetensors(path)
     else:
         content = read_tensors(path)
-        if "config" not in content and {"state_dict", "ema_state_dict"} <= content.keys():
+        if "config" not in content and all(is_state(content.get(k)) for k in ("state_dict", "ema_state_dict")):
             return _from_published(content, path, config, video_timesteps)
         checkpoint = checkpoint_from(content, path)
     trained = checkpoint.config.model.video_timesteps

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, check_generator, load_weights
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
-from vidm.distributed import barrier, is_main, rank, world_size
+from vidm.distributed import barrier, is_main, print0, rank, world_size
 from vidm.layouts import index_clips
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.precision import autocast
@@ -27,7 +27,7 @@ from vidm.released import load_any
 from vidm.rollout import animate, check_num_frames, generate_first_frames, video_noise
 from vidm.samplers import SAMPLERS, sample_ddim
 from vidm.truncation import TruncatedStart
-from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_frames, read_image, write_video
+from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_frames, read_image, rgb_from_image, write_video
 
 FirstFrame = Image.Image | np.ndarray | Tensor
 # First frames by index for a batch of indices; one that cannot be had is left out.
@@ -94,6 +94,7 @@ class Generator:
 
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that cannot be, before any work is done."""
+        settings.check()
         check_num_frames(self.model, self.num_frames(settings))
         TruncatedStart(self.config.train.start_seed, settings.psi)
         autocast(self.device, settings.precision)
@@ -134,6 +135,7 @@ class Generator:
 
         The noise of each video is a function of (seed, its index, frame, step) alone. Otherwise as `animate`.
         """
+        self.check(settings)
         size = self.config.model.image_size
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
         with autocast(self.device, settings.precision):
@@ -159,10 +161,21 @@ def _chain_of(settings: SampleConfig) -> Callable[..., Tensor]:
 
 
 def _as_uint8(frame: FirstFrame) -> np.ndarray:
-    """A first frame as uint8 (H, W, 3)."""
+    """A first frame as uint8 (H, W, 3). Raises ValueError for what is none."""
     if isinstance(frame, Image.Image):
-        return np.asarray(frame.convert("RGB"))
-    return to_uint8(frame) if isinstance(frame, Tensor) else frame
+        return rgb_from_image(frame)
+    if isinstance(frame, Tensor):
+        fits = frame.dim() == 3 and frame.shape[0] == 3 and frame.is_floating_point() and frame.numel()
+        if not fits or not bool(((frame >= -1.01) & (frame <= 1.01)).all()):
+            raise ValueError(
+                f"a tensor as first frame is float (3, H, W) in [-1, 1]; this is {frame.dtype} {[*frame.shape]}"
+            )
+        return to_uint8(frame)
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f"a first frame is an image, an array or a tensor, not a {type(frame).__name__}")
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+        raise ValueError(f"an array as first frame is uint8 (H, W, 3); this is {frame.dtype} {[*frame.shape]}")
+    return frame
 
 
 def _load_averaged(checkpoint: Checkpoint, device: torch.device) -> Any:
@@ -203,14 +216,20 @@ def load_generator(
 def list_content(content: str | Path) -> list[Path]:
     """Where first frames come from: an image or a video, or a folder's images, or else its videos at any depth.
 
-    Raises FileNotFoundError or ValueError when there are none.
+    Videos that cannot be read are named and left out. Raises FileNotFoundError or ValueError when there are none.
     """
     content = Path(content)
     if not content.exists():
         raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
     if content.is_file():
         return [content]
-    return frame_files(content) or index_clips(content, min_frames=1).paths
+    images = frame_files(content)
+    if images:
+        return images
+    index = index_clips(content, min_frames=1)
+    if index.skipped:
+        print0(index.skipped_message())
+    return index.paths
 
 
 def read_first_frame(path: Path) -> np.ndarray:
@@ -250,16 +269,18 @@ def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int,
 def sample_folder(generator: Generator, settings: SampleConfig) -> None:
     """Make out/video_%05d.mp4: from the first frames in settings.content, or from nothing with a content generator.
 
-    The content is an image, a video (its first frame counts), or a folder of them, numbered in natural order; a file
-    that cannot be read is named and its number left out. The work is split over processes by batches of consecutive
-    videos; a video does not depend on the split. Raises ValueError or FileNotFoundError, before anything is written,
-    when the content is missing or scarce, a setting cannot be, or `out` already holds videos.
+    The content is an image, a video (its first frame counts), or a folder of them, those that can be read numbered in
+    natural order; where one turns out damaged only now, it is named and its number left out. The work is split over
+    processes by batches of consecutive videos; a video does not depend on the split. Raises ValueError or
+    FileNotFoundError, before anything is written, when the content is missing or scarce, a setting cannot be, or
+    `out` already holds videos.
     """
     out = Path(settings.out)
     num_videos, first_frames = _first_frames_of(generator, settings)
     generator.check(settings)
     _refuse_used_folder(out)
     barrier()  # nobody writes before everybody has looked
+    out.mkdir(parents=True, exist_ok=True)
     size = max(settings.batch_size // world_size(), 1)
     batches = [range(i, min(i + size, num_videos)) for i in range(0, num_videos, size)]
     mine = batches[rank() :: world_size()]
@@ -281,4 +302,5 @@ def sample_folder(generator: Generator, settings: SampleConfig) -> None:
                 num_written += len(videos)
             bar.update(len(batch))
     if mine and not num_written:
+        out.rmdir()
         raise ValueError(f"none of the first frames in {settings.content} can be read")

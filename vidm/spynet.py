@@ -30,7 +30,8 @@ def warp(frame: Tensor, flow: Tensor) -> Tensor:
     x = torch.arange(width, device=flow.device, dtype=flow.dtype)
     grid_x = 2 * (x + flow[:, 0]) / max(width - 1, 1) - 1
     grid_y = 2 * (y + flow[:, 1]) / max(height - 1, 1) - 1
-    grid = torch.stack([grid_x, grid_y], dim=3)
+    # A position that is no number would be read as an address.
+    grid = torch.stack([grid_x, grid_y], dim=3).nan_to_num()
     return F.grid_sample(frame, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 

@@ -10,7 +10,7 @@ are therefore the same step.
 import math
 import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -95,6 +95,13 @@ class Trainer:
         self.device = device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
+        if not resume and list_checkpoints(train.out):
+            raise ValueError(
+                f"{train.out} holds checkpoints of another run: --resume auto goes on, or give another --out"
+            )
+        if resume and resume.optimizer and learns_flow(config) != learns_flow(resume.config):
+            kept = "trained" if learns_flow(resume.config) else "frozen"
+            raise ValueError(f"SPyNet was {kept} in {resume.source}, which a run keeps: begin a new one with --init")
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         self.moves = config.model.generator == "motion"
         self.index = index_clips(config.data.data, min_frames=config.model.video_timesteps if self.moves else 1)
@@ -200,13 +207,18 @@ class Trainer:
         (group,) = self.optimizer.param_groups
         group["lr"] = learning_rate(self.config.train, step)
         grad_norm = torch.nn.utils.clip_grad_norm_(group["params"], self.config.train.clip_norm)
+        if not math.isfinite(grad_norm):
+            raise ValueError(
+                f"step {step}: the loss or its gradient is not finite, and was not applied; lower --lr, or go on from "
+                "an earlier checkpoint"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model)
         return {**losses, "grad_norm": grad_norm.detach().reshape(1)}
 
     def save(self) -> None:
-        """Write the checkpoint of the present step and remove those beyond the newest `keep`."""
+        """Write the checkpoint of the present step; of it and those before it, the newest `keep` stay."""
         if not is_main():
             return
         train = self.config.train
@@ -217,7 +229,8 @@ class Trainer:
             ),
         )
         if train.keep:
-            for old in list_checkpoints(train.out)[: -train.keep]:
+            newest = checkpoint_path(train.out, self.step)
+            for old in [path for path in list_checkpoints(train.out) if path <= newest][: -train.keep]:
                 old.unlink()
 
     def preview(self) -> np.ndarray:
@@ -254,10 +267,23 @@ class Trainer:
         """Train to the last step, logging, previewing and saving on the way and at the end."""
         train = self.config.train
         self._describe()
+        if self.step >= train.total_iters:
+            print0(f"nothing left to do: step {self.step} of {train.total_iters}")
+            return
+        batches: Iterator[Batch] = iter(self.loader())
+        # Whatever is wrong with the data shows before anything is written.
+        batches = chain([next(batches)], batches)
         log = RunLog(train.out, train.total_iters, self.step) if is_main() else None
-        if log:
-            log.settings(self.config.to_dict())
-        batches = iter(self.loader())
+        try:
+            if log:
+                log.settings(self.config.to_dict())
+            self._loop(batches, log)
+        finally:
+            if log:
+                log.close()
+
+    def _loop(self, batches: Iterator[Batch], log: RunLog | None) -> None:
+        train = self.config.train
         window: list[dict[str, Tensor]] = []
         while self.step < train.total_iters:
             window.append(self.train_step(batches, self.step))
@@ -275,5 +301,3 @@ class Trainer:
                 log.step()
                 if train.test_freq and self.step % train.test_freq == 0:
                     log.video("preview", self.preview(), self.step)
-        if log:
-            log.close()

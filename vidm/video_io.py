@@ -157,7 +157,7 @@ def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
 # Images, animations, frame folders, arrays
 
 
-def _rgb_from_image(image: Image.Image) -> np.ndarray:
+def rgb_from_image(image: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
         grey = (np.asarray(image).astype(np.int64) / 257).round().clip(0, 255).astype(np.uint8)
@@ -172,7 +172,7 @@ def _animation_frames(path: Path) -> FrameStream:
     with Image.open(path) as image:
         for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
-            yield partial(_rgb_from_image, image)
+            yield partial(rgb_from_image, image)
 
 
 def _write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -198,7 +198,7 @@ def _read_frame_file(path: Path, size: tuple[int, int], first: Path) -> np.ndarr
         if image.size != size:
             sizes = "{}x{} but {} is {}x{}".format(*image.size, first.name, *size)
             raise VideoError(f"{path}: is {sizes}; the frames of a folder are of one size")
-        return _rgb_from_image(image)
+        return rgb_from_image(image)
 
 
 def _folder_frames(folder: Path) -> FrameStream:
@@ -291,7 +291,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     with _failures_named(path), Image.open(path) as image:
-        return _rgb_from_image(image)
+        return rgb_from_image(image)
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:

@@ -180,7 +180,7 @@ def test_a_new_run_leaves_another_runs_checkpoints_alone(tiny):
 def test_data_that_cannot_be_decoded_stops_the_run_before_anything_is_written(tiny, tmp_path, workers):
     frames = tmp_path / "data" / "video"
     write_video(frames, np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8))
-    for path in frames.iterdir():
+    for path in sorted(frames.iterdir())[1:]:
         path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"none of its 1 videos can be read"):
         Trainer(tiny.replaced({"data": str(tmp_path / "data"), "workers": workers}), CPU).fit()

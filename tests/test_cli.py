@@ -26,12 +26,12 @@ ORIGINAL_DEFAULTS = {
     "save_freq": 1000,
 }
 FLAGS = """
---accum-steps --batch-size --content --content-frames --content-resume --content-steps --data --dist-backend --dist-url
---ema-decay --eta --flow-range --fps --generator --gpu --help --init --keep --loss --lr --multiprocessing-distributed
---no-encoder --norm --num-frames --num-samples --out --p2-gamma --penalty-eps --precision --prediction --preset
---print-freq --psi --rank
---resolution --resume --sampler --save-freq --seed --spynet --start-iters --start-noise --steps --test --test-freq
---total-iters --train-flow --video-timesteps --workers --world-size
+--accum-steps --batch-size --content --content-frames --content-resume --content-steps --data --dist-backend
+--dist-url --ema-decay --eta --flow-range --fps --frame-stride --generator --gpu --help --init --keep --layout --loss
+--lr --max-bad-fraction --multiprocessing-distributed --no-encoder --norm --num-frames --num-samples --out --p2-gamma
+--penalty-eps --precision --prediction --preset --print-freq --psi --rank --resolution --resume --sampler --save-freq
+--seed --split --spynet --start-iters --start-noise --steps --test --test-freq --total-iters --train-flow
+--video-timesteps --workers --world-size
 """.split()
 
 

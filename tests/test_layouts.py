@@ -111,8 +111,8 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
-    def scandir_of_a_stranger(folder: str) -> object:  # root, who often runs tests, may list everything
-        if folder.endswith("locked"):
+    def scandir_of_a_stranger(folder: str | Path) -> object:  # root, who often runs tests, may list everything
+        if str(folder).endswith("locked"):
             raise PermissionError(errno.EACCES, "Permission denied", folder)
         return scandir(folder)
 

@@ -36,8 +36,9 @@ room() {
 
 # size_of ADDRESS: the archive's bytes by the server's word; false when it cannot be reached or does not say.
 size_of() {
-    curl --fail --location --head --silent --connect-timeout 20 "$1" |
-        tr -d '\r' | awk 'tolower($1) == "content-length:" { n = $2 } END { if (n > 0) print n; else exit 1 }'
+    local headers
+    headers=$(curl --fail --location --head --silent --connect-timeout 20 "$1") || return
+    tr -d '\r' <<<"$headers" | awk 'tolower($1) == "content-length:" { n = $2 } END { if (n > 0) print n; else exit 1 }'
 }
 
 wanted=

@@ -144,7 +144,7 @@ def _ucf_lists(root: Path) -> dict[str, Path]:
 
 def _class_and_name(path: Path) -> tuple[str, str]:
     """What a line of a list and a clip have in common, were the video turned into mp4 or frames since."""
-    return path.parent.name, path.stem
+    return path.parent.name, path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
 
 
 def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
@@ -154,8 +154,9 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
     for path in everything.clips:
         there.setdefault(_class_and_name(path), path)
     classes = {name for name, _ in there}
+    text = lists[split].read_text("utf-8", "surrogateescape")
     # A line of a training list ends in the number of the class.
-    lines = [re.sub(r"\s+[0-9]+$", "", line.strip()) for line in lists[split].read_text("utf-8").splitlines()]
+    lines = [re.sub(r"\s+[0-9]+$", "", line.strip()) for line in text.splitlines()]
     listed = [Path(line) for line in dict.fromkeys(lines) if line]
     clips = [there[key] for key in map(_class_and_name, listed) if key in there]
     absent = [path for path in listed if _class_and_name(path) not in there]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from vidm import layouts
+from vidm.cli import train_parser
 from vidm.config import Config, DataConfig
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips, survey_clips
 from vidm.trainer import Trainer
@@ -416,3 +417,12 @@ def test_a_survey_returns_what_an_index_refuses(tmp_path: Path) -> None:
     write_clip(tmp_path / "short.npy", num_frames=2)
     index = survey_clips(tmp_path, min_frames=3)
     assert (index.paths, len(index.skipped), len(index.bad), index.longest) == ([], 2, 1, 2)
+
+
+def test_the_commands_of_the_document_on_data_sets_parse() -> None:
+    document = Path(__file__).parent.parent / "docs" / "datasets.md"
+    name = "python diffusion_ddp_accum_constant_cu.py "
+    commands = [line.strip() for line in document.read_text().splitlines() if name in line]
+    assert len(commands) == 6
+    for command in commands:
+        train_parser().parse_args(command.removeprefix(name).split())

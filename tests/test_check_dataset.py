@@ -31,7 +31,7 @@ def test_lengths_sizes_codecs_and_what_is_skipped_are_told(
     (data / "text.mp4").write_text("not a video")
     assert check(monkeypatch, data, "--min-frames", 8, "--out", sheet) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{data}: 4 videos in one flat folder and 1 folder of frames 1 level down",
+        f"{data}: 4 videos in one flat folder and 1 folder of frames up to 1 level down",
         f"skipped: {data}/short.npy: has 3 frames, 8 are needed",
         *[line for line in [SCRIPT["survey_clips"](data, 8).skipped_message().splitlines()[1]] if "text.mp4" in line],
         "usable: 3 of 5 clips; 1 unreadable or absent, 1 too short",

@@ -82,6 +82,7 @@ def test_a_folder_that_holds_the_frames_itself_is_one_clip(tmp_path: Path) -> No
     write_clip(tmp_path / "frames", num_frames=6)
     index = index_clips(tmp_path / "frames")
     assert index.paths == [tmp_path / "frames"]
+    assert index.found == "1 folder of frames"
     assert index.num_frames == [6]
 
 
@@ -185,16 +186,26 @@ def test_videos_that_are_all_bad_name_the_folder_and_the_first(tmp_path: Path) -
     [
         (["0.mp4", "1.avi", "2.gif"], "3 videos in one flat folder"),
         (["juggling/0.mp4", "juggling/1.mp4", "tennis/2.mp4"], "3 videos in 2 subfolders"),
-        (["a/00/0.mp4", "a/10/1.mp4"], "2 videos in 2 folders 2 levels down"),
-        (["0", "1"], "2 folders of frames 1 level down"),
+        (["0.mp4", "a/1.mp4"], "2 videos in 2 folders up to 1 level down"),
+        (["a/00/0.mp4", "a/10/1.mp4"], "2 videos in 2 folders up to 2 levels down"),
+        (["0", "1"], "2 folders of frames up to 1 level down"),
         (
             ["sky_train/AbCd/AbCd_1", "sky_train/AbCd/AbCd_2", "sky_test/Ef/Ef_1"],
-            "3 folders of frames 3 levels down",
+            "3 folders of frames up to 3 levels down",
         ),
-        (["taichi/train/person 1#000.mp4/", "taichi/test/b.mp4/"], "2 folders of frames 3 levels down"),
-        (["0.mp4", "frames/1"], "1 video in one flat folder and 1 folder of frames 2 levels down"),
+        (["taichi/train/person 1#000.mp4/", "taichi/test/b.mp4/"], "2 folders of frames up to 3 levels down"),
+        (["0.mp4", "frames/1"], "1 video in one flat folder and 1 folder of frames up to 2 levels down"),
     ],
-    ids=["flat", "class folders", "CLEVRER's subfolders", "frames", "Sky Time-lapse", "TaiChi-HD", "both"],
+    ids=[
+        "flat",
+        "class folders",
+        "a folder beside a video",
+        "CLEVRER's subfolders",
+        "frames",
+        "Sky Time-lapse",
+        "TaiChi-HD",
+        "both",
+    ],
 )
 def test_a_miniature_of_each_layout_is_read_and_its_finding_told(tmp_path: Path, clips: list[str], found: str) -> None:
     for video, name in enumerate(clips):

@@ -85,15 +85,14 @@ def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped)
     if videos:
         parents = {path.parent for path in videos}
         depths = {len(parent.relative_to(root).parts) for parent in parents}
-        where = _count(len(parents), "folder", f" {max(depths)} levels down")
-        if max(depths) <= 1:
+        where = f"{_count(len(parents), 'folder')} up to {_count(max(depths), 'level')} down"
+        if depths in ({0}, {1}):
             where = "one flat folder" if depths == {0} else _count(len(parents), "subfolder")
         parts.append(f"{_count(len(videos), 'video')} in {where}")
     if folders:
         deepest = max(len(path.relative_to(root).parts) for path in folders)
-        parts.append(
-            _count(len(folders), "folder", " of frames") + (f" {_count(deepest, 'level', ' down')}" * (deepest > 0))
-        )
+        where = f" up to {_count(deepest, 'level')} down" if deepest else ""
+        parts.append(_count(len(folders), "folder", " of frames") + where)
     if bad:
         parts.append(_count(len(bad), "folder", " that cannot be listed"))
     splits = [name for name in SPLIT_FOLDERS if (root / name).is_dir()] + list(_ucf_lists(root))

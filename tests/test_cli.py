@@ -27,11 +27,11 @@ ORIGINAL_DEFAULTS = {
 }
 FLAGS = """
 --accum-steps --batch-size --content --content-frames --content-resume --content-steps --data --dist-backend
---dist-url --ema-decay --eta --flow-range --fps --generator --gpu --help --init --keep --loss --lr --lr-schedule
---multiprocessing-distributed --no-encoder --norm --num-frames --num-samples --out --p2-gamma --penalty-eps
---precision --prediction --preset --print-freq --psi --rank --resolution --resume --sampler --save-freq --seed
---spynet --start-iters --start-noise --steps --test --test-freq --total-iters --train-flow --video-timesteps
---warmup-iters --workers --world-size
+--dist-url --ema-decay --eta --flow-range --fps --frame-stride --generator --gpu --help --init --keep --layout --loss
+--lr --lr-schedule --max-bad-fraction --multiprocessing-distributed --no-encoder --norm --num-frames --num-samples
+--out --p2-gamma --penalty-eps --precision --prediction --preset --print-freq --psi --rank --resolution --resume
+--sampler --save-freq --seed --split --spynet --start-iters --start-noise --steps --test --test-freq --total-iters
+--train-flow --video-timesteps --warmup-iters --workers --world-size
 """.split()
 
 

@@ -8,8 +8,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, fit_square, to_float, to_uint8
+from vidm.checkpoint import checkpoint_path, load_checkpoint
+from vidm.config import Config
+from vidm.datasets import (
+    Clips,
+    FrameTriplets,
+    ResumableSampler,
+    SingleFrames,
+    fit_square,
+    to_float,
+    to_uint8,
+    window_length,
+)
 from vidm.layouts import index_clips
+from vidm.trainer import Trainer
 from vidm.video_io import VideoError, read_video, write_video
 
 NUM_FRAMES = 6
@@ -100,6 +112,41 @@ def test_a_triplet_holds_frames_0_and_n_minus_1_and_n_of_one_window(triplets: Fr
             seen.add((start, n))
     # Every window that fits, and every frame of it but the first, has its turn.
     assert seen == {(start, n) for start in range(12 - NUM_FRAMES + 1) for n in range(1, NUM_FRAMES)}
+
+
+@pytest.mark.parametrize(("num_frames", "stride", "starts"), [(6, 2, 2), (4, 3, 3), (2, 11, 1)])
+def test_with_a_stride_a_window_takes_every_kth_frame_and_fits(
+    data: Path, num_frames: int, stride: int, starts: int
+) -> None:
+    length = window_length(num_frames, stride)
+    assert 12 - length + 1 == starts
+    dataset = FrameTriplets(index_clips(data, min_frames=length), 8, num_frames, seed=3, stride=stride)
+    seen = set()
+    for epoch in range(30):
+        for video in range(5):
+            sample = dataset[epoch, video]
+            n, start = int(sample["frame_index"]), frame_number(sample["first"])
+            assert frame_number(sample["previous"]) == start + (n - 1) * stride
+            assert frame_number(sample["frame"]) == start + n * stride
+            seen.add((start, n))
+    assert seen == {(start, n) for start in range(starts) for n in range(1, num_frames)}
+
+
+def test_a_stride_of_one_is_every_frame(data: Path, triplets: FrameTriplets) -> None:
+    again = FrameTriplets(index_clips(data), resolution=8, num_frames=NUM_FRAMES, seed=3, stride=1)
+    for video in range(5):
+        assert_same_samples(again[2, video], triplets[2, video])
+
+
+def test_the_stride_is_kept_in_the_checkpoint_and_long_enough_videos_are_asked_for(tiny: Config) -> None:
+    config = tiny.replaced({"frame_stride": 3, "video_timesteps": 6, "total_iters": 1, "test_freq": 1})
+    Trainer(config, torch.device("cpu")).fit()  # the world's videos have 16 frames, all of which this window takes
+    checkpoint = load_checkpoint(checkpoint_path(config.train.out, 1))
+    assert checkpoint.config.data.frame_stride == 3
+    with pytest.raises(ValueError, match="has the 21 frames asked for, the longest has 16"):
+        Trainer(config.replaced({"frame_stride": 4}), torch.device("cpu"))
+    with pytest.raises(ValueError, match="--frame-stride 0: give 1 or more"):
+        Trainer(config.replaced({"frame_stride": 0}), torch.device("cpu"))
 
 
 def test_a_sample_is_float_in_minus_one_to_one_with_an_int64_index(triplets: FrameTriplets) -> None:
@@ -195,6 +242,8 @@ def test_clips_are_the_asked_frames_with_their_path(data: Path) -> None:
         clip_u8, name = clips[i]
         np.testing.assert_array_equal(clip_u8, read_video(path)[3:10])
         assert name == str(path)
+    strided, _ = Clips(index, num_frames=4, start=2, stride=3)[1]
+    np.testing.assert_array_equal(strided, read_video(index.paths[1])[2:12:3])
     small, _ = Clips(index, num_frames=7, resolution=8)[0]
     np.testing.assert_array_equal(small, fit_square(read_video(index.paths[0])[:7], 8))
 

@@ -4,17 +4,54 @@ import errno
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from vidm.layouts import ClipIndex, index_clips
-from vidm.video_io import write_video
+from vidm import layouts
+from vidm.cli import train_parser
+from vidm.config import Config, DataConfig
+from vidm.layouts import LAYOUTS, ClipIndex, index_clips, survey_clips
+from vidm.trainer import Trainer
+from vidm.video_io import read_video, write_video
 
 
 def write_clip(path: Path, num_frames: int = 4) -> None:
     frames = np.random.default_rng(num_frames).integers(0, 256, (num_frames, 16, 16, 3), np.uint8)
     write_video(path, frames)
+
+
+def write_numbered(path: Path, video: int, num_frames: int = 4) -> None:
+    """A clip whose frame k has k in its red and the video's number in its green, 20 levels apart."""
+    frames = np.zeros((num_frames, 16, 16, 3), np.uint8)
+    frames[..., 0] = 20 * np.arange(num_frames)[:, None, None]
+    frames[..., 1] = 20 * video
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".avi":
+        write_video(path, frames)
+        return
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 10**6
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def numbers(index: ClipIndex) -> list[int]:
+    """The number of each video of an index, after a look at every frame of it."""
+    videos = []
+    for path, num_frames in zip(index.paths, index.num_frames, strict=True):
+        frames = read_video(path).mean(axis=(1, 2))
+        assert len(frames) == num_frames
+        np.testing.assert_array_equal((frames[:, 0] / 20).round(), np.arange(num_frames))
+        (video,) = set((frames[:, 1] / 20).round().astype(int).tolist())
+        videos.append(video)
+    return videos
 
 
 def names(index: ClipIndex) -> list[str]:
@@ -45,6 +82,7 @@ def test_a_folder_that_holds_the_frames_itself_is_one_clip(tmp_path: Path) -> No
     write_clip(tmp_path / "frames", num_frames=6)
     index = index_clips(tmp_path / "frames")
     assert index.paths == [tmp_path / "frames"]
+    assert index.found == "1 folder of frames"
     assert index.num_frames == [6]
 
 
@@ -106,19 +144,24 @@ def test_a_missing_or_empty_folder_says_where_data_comes_from(tmp_path: Path) ->
         assert "\n" not in message
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_named_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "a.npy")
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
-    def scandir_of_a_stranger(folder: str) -> object:  # root, who often runs tests, may list everything
-        if folder.endswith("locked"):
+    def scandir_of_a_stranger(folder: str | Path) -> object:  # root, who often runs tests, may list everything
+        if str(folder).endswith("locked"):
             raise PermissionError(errno.EACCES, "Permission denied", folder)
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", scandir_of_a_stranger)
-    with pytest.raises(ValueError, match=r"locked: the folder cannot be listed \(Permission denied\)"):
-        index_clips(tmp_path)
+    index = index_clips(tmp_path)
+    assert names(index) == ["a.npy"]
+    assert index.skipped_message() == f"skipped: {tmp_path / 'locked'}: the folder cannot be listed (Permission denied)"
+    assert "1 folder that cannot be listed" in index.found
+    (tmp_path / "locked").rename(tmp_path / "data_locked")
+    with pytest.raises(ValueError, match=r"data_locked: the folder cannot be listed \(Permission denied\)"):
+        index_clips(tmp_path / "data_locked")
 
 
 def test_videos_that_are_all_too_short_name_the_longest_and_the_flag(tmp_path: Path) -> None:
@@ -133,3 +176,264 @@ def test_videos_that_are_all_bad_name_the_folder_and_the_first(tmp_path: Path) -
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=rf"none of the 2 videos in {tmp_path} can be read; the first: .*a\.mp4"):
         index_clips(tmp_path)
+
+
+# Layouts, each in small
+
+
+@pytest.mark.parametrize(
+    ("clips", "found"),
+    [
+        (["0.mp4", "1.avi", "2.gif"], "3 videos in one flat folder"),
+        (["juggling/0.mp4", "juggling/1.mp4", "tennis/2.mp4"], "3 videos in 2 subfolders"),
+        (["0.mp4", "a/1.mp4"], "2 videos in 2 folders up to 1 level down"),
+        (["a/00/0.mp4", "a/10/1.mp4"], "2 videos in 2 folders up to 2 levels down"),
+        (["0", "1"], "2 folders of frames up to 1 level down"),
+        (
+            ["sky_train/AbCd/AbCd_1", "sky_train/AbCd/AbCd_2", "sky_test/Ef/Ef_1"],
+            "3 folders of frames up to 3 levels down",
+        ),
+        (["taichi/train/person 1#000.mp4/", "taichi/test/b.mp4/"], "2 folders of frames up to 3 levels down"),
+        (["0.mp4", "frames/1"], "1 video in one flat folder and 1 folder of frames up to 2 levels down"),
+    ],
+    ids=[
+        "flat",
+        "class folders",
+        "a folder beside a video",
+        "CLEVRER's subfolders",
+        "frames",
+        "Sky Time-lapse",
+        "TaiChi-HD",
+        "both",
+    ],
+)
+def test_a_miniature_of_each_layout_is_read_and_its_finding_told(tmp_path: Path, clips: list[str], found: str) -> None:
+    for video, name in enumerate(clips):
+        folder = name.endswith("/")
+        write_numbered(tmp_path / "data" / name.replace(".mp4/", ""), video)
+        if folder:  # TaiChi-HD's folders of frames bear names of videos
+            (tmp_path / "data" / name.replace(".mp4/", "")).rename(tmp_path / "data" / name)
+    index = index_clips(tmp_path / "data")
+    assert index.found == found
+    assert sorted(numbers(index)) == list(range(len(clips)))
+    assert index.skipped == []
+
+
+def test_videos_alone_or_frames_alone_can_be_asked_for(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "0.mp4", 0)
+    write_numbered(tmp_path / "1", 1)
+    assert numbers(index_clips(tmp_path)) == [0, 1]
+    assert numbers(index_clips(tmp_path, layout="videos")) == [0]
+    assert numbers(index_clips(tmp_path, layout="frames")) == [1]
+    (tmp_path / "0.mp4").rename(tmp_path / "1" / "beside.mp4")
+    assert numbers(index_clips(tmp_path)) == [0]  # the images are thumbnails
+    assert numbers(index_clips(tmp_path, layout="frames")) == [1]
+    with pytest.raises(ValueError, match="--layout folders: choose from auto, videos, frames, ucf101"):
+        index_clips(tmp_path, layout="folders")
+
+
+def test_the_flag_offers_the_layouts_there_are() -> None:
+    assert DataConfig.__dataclass_fields__["layout"].metadata["choices"] == LAYOUTS
+
+
+def test_a_split_is_a_subfolder_and_without_one_all_is_taken_and_said(tmp_path: Path) -> None:
+    for video, split in enumerate(("train", "val", "test")):
+        write_numbered(tmp_path / split / "video_00000-01000" / f"{video}.mp4", video)
+    assert numbers(index_clips(tmp_path, split="val")) == [1]
+    assert index_clips(tmp_path, split="val").found == "val: 1 video in 1 subfolder"
+    everything = index_clips(tmp_path)
+    assert sorted(numbers(everything)) == [0, 1, 2]
+    assert everything.found.endswith("(all of it is taken; --split chooses from train, val, test)")
+    with pytest.raises(ValueError, match=r"--split dev: .* has no such folder or list; there are: test, train, val"):
+        index_clips(tmp_path, split="dev")
+
+
+# UCF-101
+
+
+def make_ucf(videos: Path, lists: Path, suffix: str = ".avi") -> None:
+    for video, name in enumerate(("Archery/v_Archery_g01_c01", "Archery/v_Archery_g08_c01", "YoYo/v_YoYo_g08_c01")):
+        write_numbered(videos / f"{name}{suffix}", video)
+    lists.mkdir(parents=True, exist_ok=True)
+    (lists / "classInd.txt").write_text("1 Archery\n2 YoYo\n")
+    (lists / "trainlist01.txt").write_text("Archery/v_Archery_g08_c01.avi 1\r\nYoYo/v_YoYo_g08_c01.avi 2\r\n\r\n")
+    (lists / "testlist01.txt").write_text("Archery/v_Archery_g01_c01.avi\n")
+    (lists / "trainlist02.txt").write_text("Archery/v_Archery_g01_c01.avi 1\n")
+
+
+@pytest.mark.parametrize("layout", ["auto", "ucf101"])
+@pytest.mark.parametrize(
+    ("videos", "lists", "root"),
+    [
+        ("UCF-101", "ucfTrainTestlist", "UCF-101"),
+        ("UCF-101", "ucfTrainTestlist", "."),
+        ("UCF-101", "UCF-101/ucfTrainTestlist", "UCF-101"),
+        ("UCF-101", "UCF-101", "UCF-101"),
+        ("UCF-101", ".", "UCF-101"),
+    ],
+    ids=["beside", "above both", "inside", "among the classes", "in the folder above"],
+)
+def test_ucf101s_official_lists_are_found_and_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, videos: str, lists: str, root: str
+) -> None:
+    make_ucf(tmp_path / videos, tmp_path / lists)
+    assert numbers(index_clips(tmp_path / root, layout=layout, split="train1")) == [1, 2]
+    assert numbers(index_clips(tmp_path / root, layout=layout, split="test1")) == [0]
+    assert numbers(index_clips(tmp_path / root, layout=layout, split="train2")) == [0]
+    index = index_clips(tmp_path / root, layout=layout, split="train1")
+    assert index.found == "UCF-101, trainlist01.txt: 2 of the 2 videos listed, 2 classes"
+    assert index.skipped == []
+    monkeypatch.chdir(tmp_path / root)
+    assert numbers(index_clips(".", layout=layout, split="test1")) == [0]
+
+
+def test_ucf101_without_a_split_is_all_of_it_and_says_which_there_are(tmp_path: Path) -> None:
+    make_ucf(tmp_path, tmp_path / "ucfTrainTestlist")
+    assert index_clips(tmp_path).found == (
+        "3 videos in 2 subfolders (all of it is taken; --split chooses from test1, train1, train2)"
+    )
+    with pytest.raises(ValueError, match="--split train3: choose one of UCF-101's lists: test1, train1, train2"):
+        index_clips(tmp_path, layout="ucf101", split="train3")
+    with pytest.raises(ValueError, match=r"--split train3: .* there are: Archery, YoYo, ucfTrainTestlist, test1"):
+        index_clips(tmp_path, split="train3")
+
+
+def test_the_official_lists_hold_for_extracted_frames_too(tmp_path: Path) -> None:
+    make_ucf(tmp_path / "frames", tmp_path / "ucfTrainTestlist", suffix="")
+    assert numbers(index_clips(tmp_path / "frames", split="train1")) == [1, 2]
+
+
+def test_ucf101_without_its_lists_says_what_is_missing(tmp_path: Path) -> None:
+    write_clip(tmp_path / "UCF-101" / "YoYo" / "a.npy")
+    with pytest.raises(ValueError, match=r"no ucfTrainTestlist/trainlist01\.txt there or beside it"):
+        index_clips(tmp_path / "UCF-101", layout="ucf101", split="train1")
+
+
+def test_a_class_or_file_that_is_listed_and_absent_is_named_counted_and_skipped(tmp_path: Path) -> None:
+    make_ucf(tmp_path, tmp_path / "ucfTrainTestlist")
+    with (tmp_path / "ucfTrainTestlist" / "trainlist01.txt").open("a") as file:
+        file.write("Tai Chi/v_TaiChi_g01_c01.avi 3\nTai Chi/v_TaiChi_g01_c02.avi 3\nYoYo/v_YoYo_g99_c01.avi 2\n")
+    index = index_clips(tmp_path, split="train1")
+    assert numbers(index) == [1, 2]
+    assert index.found == ("UCF-101, trainlist01.txt: 2 of the 5 videos listed, 2 classes; absent: Tai Chi")
+    assert index.skipped_message().splitlines() == [
+        f"skipped: {tmp_path}/Tai Chi/v_TaiChi_g01_c01.avi: listed in trainlist01.txt, but the folder of class Tai Chi "
+        "is not there",
+        f"skipped: {tmp_path}/Tai Chi/v_TaiChi_g01_c02.avi: listed in trainlist01.txt, but the folder of class Tai Chi "
+        "is not there",
+        f"skipped: {tmp_path}/YoYo/v_YoYo_g99_c01.avi: listed in trainlist01.txt, but the file is not there",
+    ]
+    with pytest.raises(ValueError, match="3 of the 5 clips"):
+        index_clips(tmp_path, split="train1", max_bad_fraction=0.5, bad_list=tmp_path / "bad.txt")
+
+
+# The remembered index
+
+
+def test_the_remembered_index_is_the_fresh_one_and_opens_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for video, name in enumerate(("b/0.mp4", "b/1", "2.gif")):
+        write_numbered(tmp_path / name, video)
+    write_clip(tmp_path / "short.npy", num_frames=2)
+    (tmp_path / "bad.mp4").write_text("not a video")
+    fresh = index_clips(tmp_path, min_frames=3)
+    opened = []
+
+    def counted(path: Path) -> object:
+        opened.append(path.name)
+        return probe(path)
+
+    probe = layouts.probe
+    monkeypatch.setattr(layouts, "probe", counted)
+    assert index_clips(tmp_path, min_frames=3) == fresh
+    assert opened == ["bad.mp4"]  # what cannot be read is tried again
+    write_numbered(tmp_path / "bad.mp4", 3, num_frames=6)
+    write_numbered(tmp_path / "b" / "0.mp4", 0, num_frames=5)
+    (tmp_path / "b" / "1" / "00003.png").unlink()
+    (tmp_path / "2.gif").unlink()
+    opened.clear()
+    changed = index_clips(tmp_path, min_frames=3)
+    assert sorted(opened) == ["0.mp4", "1", "bad.mp4"]
+    assert list(zip(names(changed), changed.num_frames, strict=True)) == [("b/0.mp4", 5), ("b/1", 3), ("bad.mp4", 6)]
+
+
+# Bad input
+
+
+def test_names_with_spaces_and_of_any_alphabet_are_read(tmp_path: Path) -> None:
+    for video, name in enumerate(("a b/c  d.mp4", "\u6f22\u5b57/\u00fc\U0001f3a5.mp4", "x: y%s\n/z")):
+        write_numbered(tmp_path / name, video)
+    assert sorted(numbers(index_clips(tmp_path))) == [0, 1, 2]
+
+
+def test_a_name_that_is_no_utf8_can_be_printed(tmp_path: Path) -> None:
+    os.close(os.open(os.fsencode(tmp_path) + b"/\xff.mp4", os.O_CREAT))
+    write_clip(tmp_path / "a.npy")
+    index = index_clips(tmp_path)
+    assert names(index) == ["a.npy"]
+    assert "\\udcff.mp4" in index.skipped_message().encode().decode()
+
+
+def test_a_link_to_itself_is_named_and_skipped(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.npy")
+    (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
+    (tmp_path / "folder").symlink_to(tmp_path / "folder")
+    index = index_clips(tmp_path)
+    assert names(index) == ["a.npy"]
+    assert [path.name for path, _ in index.bad] == ["loop.mp4"]
+
+
+def test_short_videos_are_not_bad(tmp_path: Path) -> None:
+    write_clip(tmp_path / "long.npy", num_frames=9)
+    write_clip(tmp_path / "short.npy", num_frames=2)
+    index = index_clips(tmp_path, min_frames=3, max_bad_fraction=0.0, bad_list=tmp_path / "bad.txt")
+    assert [path.name for path, _ in index.skipped] == ["short.npy"]
+    assert index.bad == []
+    assert not (tmp_path / "bad.txt").exists()
+
+
+def test_more_bad_videos_than_allowed_stop_with_the_whole_list(tmp_path: Path) -> None:
+    data, bad_list = tmp_path / "data", tmp_path / "new" / "bad.txt"
+    for number in range(4):
+        write_clip(data / f"{number}.npy")
+    for number in range(12):
+        (data / f"bad_{number}.mp4").write_bytes(b"")
+    assert len(index_clips(data, max_bad_fraction=0.75, bad_list=bad_list).paths) == 4
+    assert not bad_list.exists()
+    with pytest.raises(ValueError, match=rf"12 of the 16 clips in {data} .*--max-bad-fraction.* listed in {bad_list}"):
+        index_clips(data, max_bad_fraction=0.74, bad_list=bad_list)
+    lines = bad_list.read_text().splitlines()
+    assert len(lines) == 12
+    assert all(f"bad_{number}.mp4" in line for number, line in enumerate(lines))
+
+
+def test_training_stops_before_it_starts_when_too_much_is_bad(tiny: Config, tmp_path: Path) -> None:
+    for number in range(19):
+        write_clip(tmp_path / "data" / f"{number}.npy", num_frames=16)
+    (tmp_path / "data" / "bad_0.mp4").write_bytes(b"")
+    config = tiny.replaced({"data": str(tmp_path / "data")})
+    limit = config.data.max_bad_fraction
+    assert len(index_clips(tmp_path / "data", max_bad_fraction=limit).paths) == 19  # one in twenty
+    (tmp_path / "data" / "bad_1.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2 of the 21 clips .* listed in .*run/bad_videos\.txt"):
+        Trainer(config, torch.device("cpu"))
+    assert [path.name for path in Path(config.train.out).iterdir()] == ["bad_videos.txt"]
+    with pytest.raises(ValueError, match=r"--max-bad-fraction 1\.5: give a number from 0 to 1"):
+        Trainer(config.replaced({"max_bad_fraction": 1.5}), torch.device("cpu"))
+
+
+def test_a_survey_returns_what_an_index_refuses(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    write_clip(tmp_path / "short.npy", num_frames=2)
+    index = survey_clips(tmp_path, min_frames=3)
+    assert (index.paths, len(index.skipped), len(index.bad), index.longest) == ([], 2, 1, 2)
+
+
+def test_the_commands_of_the_document_on_data_sets_parse() -> None:
+    document = Path(__file__).parent.parent / "docs" / "datasets.md"
+    name = "python diffusion_ddp_accum_constant_cu.py "
+    commands = [line.strip() for line in document.read_text().splitlines() if name in line]
+    assert len(commands) == 6
+    for command in commands:
+        train_parser().parse_args(command.removeprefix(name).split())

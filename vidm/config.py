@@ -92,6 +92,17 @@ class DataConfig:
         "--content-frames",
         ("first", "all"),
     )
+    layout: str = knob(
+        "auto",
+        "what counts as a clip: videos, frame folders, what UCF-101's official lists name, or tell from what is there",
+        "--layout",
+        ("auto", "videos", "frames", "ucf101"),
+    )
+    split: str = knob("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
+    frame_stride: int = knob(1, "a window takes every K-th frame of a video", "--frame-stride")
+    max_bad_fraction: float = knob(
+        0.05, "more unreadable clips than this stop a run before it starts, with a list in --out", "--max-bad-fraction"
+    )
     flip: bool = knob(True, "mirror half of the samples")
 
 
@@ -227,6 +238,10 @@ class Config:
             at_least("a number above 0", 1e-30, section, name)
         if self.model.video_timesteps < 2:
             raise ValueError(f"--num-frames {self.model.video_timesteps}: a video to learn from has 2 or more")
+        if self.data.frame_stride < 1:
+            raise ValueError(f"--frame-stride {self.data.frame_stride}: give 1 or more")
+        if not 0 <= self.data.max_bad_fraction <= 1:
+            raise ValueError(f"--max-bad-fraction {self.data.max_bad_fraction}: give a number from 0 to 1")
         if train.batch_size % (num_processes * train.accum_steps):
             raise ValueError(
                 f"--batch-size {train.batch_size} does not divide into {num_processes} processes x "

@@ -51,6 +51,11 @@ def to_uint8(frames: Tensor) -> np.ndarray:
     return levels.movedim(-3, -1).cpu().numpy()
 
 
+def window_length(num_frames: int, stride: int) -> int:
+    """How many frames of a video a window of `num_frames` frames spans that are `stride` apart. Ours."""
+    return (num_frames - 1) * stride + 1
+
+
 class _TrainingVideos(Dataset[dict[str, Tensor]]):
     """What training sets share: samples keyed by (epoch, index of a video), of which all that is random follows from
     (seed, epoch, index)."""
@@ -86,13 +91,17 @@ class FrameTriplets(_TrainingVideos):
 
     A sample's key is (epoch, index of the video). A sample is a dict of float32 (3, R, R) in [-1, 1]: `first`, frame 0
     of the window; `frame`, frame n, n uniform in 1 .. num_frames - 1; `previous`, frame n - 1; and of int64
-    `frame_index`, n. With `flip`, half of the triplets are mirrored. The videos of `index` have num_frames or more.
+    `frame_index`, n. Frame n of a window stands n * stride frames of the video after its frame 0. With `flip`, half of
+    the triplets are mirrored. The videos of `index` have window_length(num_frames, stride) frames or more.
     """
 
-    def __init__(self, index: ClipIndex, resolution: int, num_frames: int, seed: int, flip: bool = True) -> None:
-        assert min(index.num_frames) >= num_frames >= 2, "index_clips takes min_frames=num_frames"
+    def __init__(
+        self, index: ClipIndex, resolution: int, num_frames: int, seed: int, flip: bool = True, stride: int = 1
+    ) -> None:
+        assert min(index.num_frames) >= window_length(num_frames, stride), "index_clips takes min_frames"
+        assert num_frames >= 2
         super().__init__(index, resolution, seed, flip)
-        self.num_frames = num_frames
+        self.num_frames, self.stride = num_frames, stride
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         """Return the sample of (epoch, index). Raises VideoError if no video at all can be read."""
@@ -102,8 +111,8 @@ class FrameTriplets(_TrainingVideos):
         frame_index = int(rng.integers(1, self.num_frames))
 
         def triplet(num_frames: int) -> list[int]:
-            start = int(where * (num_frames - self.num_frames + 1))
-            return [start, start + frame_index - 1, start + frame_index]
+            start = int(where * (num_frames - window_length(self.num_frames, self.stride) + 1))
+            return [start + n * self.stride for n in (0, frame_index - 1, frame_index)]
 
         first, previous, frame = self._read(index, triplet, mirrored=self.flip and coin < 0.5)
         return {
@@ -138,22 +147,25 @@ class SingleFrames(_TrainingVideos):
 
 
 class Clips(Dataset[tuple[np.ndarray, str]]):
-    """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), from frame `start` on.
+    """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), every `stride`-th frame from `start` on.
 
     With a `resolution` R, frames are cropped to their central square and resized to R x R. A damaged video raises
     VideoError.
     """
 
-    def __init__(self, index: ClipIndex, num_frames: int, resolution: int | None = None, start: int = 0) -> None:
-        assert min(index.num_frames) >= start + num_frames, "index_clips takes min_frames=start + num_frames"
-        self.index, self.num_frames, self.resolution, self.start = index, num_frames, resolution, start
+    def __init__(
+        self, index: ClipIndex, num_frames: int, resolution: int | None = None, start: int = 0, stride: int = 1
+    ) -> None:
+        self.frames = range(start, start + window_length(num_frames, stride), stride)
+        assert min(index.num_frames) > self.frames[-1], "index_clips takes min_frames"
+        self.index, self.resolution = index, resolution
 
     def __len__(self) -> int:
         return len(self.index.paths)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
         path = self.index.paths[index]
-        clip_u8 = read_frames(path, range(self.start, self.start + self.num_frames))
+        clip_u8 = read_frames(path, self.frames)
         return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
 
     def readable(self) -> Iterator[np.ndarray]:

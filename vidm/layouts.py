@@ -1,37 +1,60 @@
 """A folder of videos -> a list of clips. Ours.
 
 A clip is a video file or a folder that directly holds png or jpg frames, at any depth: a flat folder, one folder a
-class, CLEVRER's train/video_00000-01000/video_00000.mp4 and extracted frames are all read without being told.
+class, CLEVRER's train/video_00000-01000/video_00000.mp4, Sky Time-lapse's and TaiChi-HD's folders of frames are all
+read without being told. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
 
-    index = index_clips("data/CLEVRER", min_frames=128)
-    print(len(index.paths), index.skipped_message())
+    index = index_clips("data/CLEVRER", min_frames=128, split="train")
+    print(index.found, len(index.paths), index.skipped_message())
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from vidm.atomic import atomic_write
+from vidm.probe_cache import remembered
 from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key, probe
 
+LAYOUTS = ("auto", "videos", "frames", "ucf101")
 SKIPPED_SHOWN = 10
+SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
+UCF_LISTS = "ucfTrainTestlist"
+UCF_LIST = re.compile(r"(train|test)list0?([0-9]+)\.txt")
+
+Skipped = list[tuple[Path, str]]
 
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """The clips of a folder in natural order: `num_frames[i]` belongs to `paths[i]`; `skipped` has (path, reason)."""
+    """The clips of a folder in natural order: `num_frames[i]` belongs to `paths[i]`.
+
+    `skipped` has (path, reason) of clips that are unreadable, too short or listed but absent; `bad`, those of them
+    that are not just short. `longest` is the greatest number of frames of any readable clip, `found` a line on what was
+    seen.
+    """
 
     root: Path
     paths: list[Path]
     num_frames: list[int]
-    skipped: list[tuple[Path, str]]
+    skipped: Skipped
+    bad: Skipped = field(default_factory=list)
+    longest: int = 0
+    found: str = ""
 
     def skipped_message(self) -> str:
         """Return a line for each of the first ten clips that were skipped, and a count; empty if there are none."""
         lines = [f"skipped: {reason}" for _, reason in self.skipped[:SKIPPED_SHOWN]]
         if len(self.skipped) > SKIPPED_SHOWN:
             lines.append(f"{len(self.skipped)} of {len(self.skipped) + len(self.paths)} clips were skipped in all")
-        return "\n".join(lines)
+        return _printable("\n".join(lines))
+
+
+def _printable(text: str) -> str:
+    """The text with bytes of file names that are no UTF-8, which no terminal takes, as \\udcXX."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _where_data_comes_from(root: Path) -> str:
@@ -41,26 +64,133 @@ def _where_data_comes_from(root: Path) -> str:
     )
 
 
-def _refuse_unlisted(error: OSError) -> None:
-    raise ValueError(f"{error.filename}: the folder cannot be listed ({error.strerror})")
+# What lies in a folder
 
 
-def _list_clips(root: Path) -> list[Path]:
-    """Return every video file and frame folder below `root`; each folder is visited once, however links lead to it."""
-    clips: list[Path] = []
+class _Listing(NamedTuple):
+    """Clips by path, what is bad before any is opened, and a line on what was seen."""
+
+    clips: list[Path]
+    bad: Skipped
+    found: str
+
+
+def _count(number: int, noun: str, rest: str = "") -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}{rest}"
+
+
+def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped) -> str:
+    """Say in a line what lies in a folder, and which splits of it could be chosen."""
+    parts = []
+    if videos:
+        parents = {path.parent for path in videos}
+        depths = {len(parent.relative_to(root).parts) for parent in parents}
+        where = f"{_count(len(parents), 'folder')} up to {_count(max(depths), 'level')} down"
+        if depths in ({0}, {1}):
+            where = "one flat folder" if depths == {0} else _count(len(parents), "subfolder")
+        parts.append(f"{_count(len(videos), 'video')} in {where}")
+    if folders:
+        deepest = max(len(path.relative_to(root).parts) for path in folders)
+        where = f" up to {_count(deepest, 'level')} down" if deepest else ""
+        parts.append(_count(len(folders), "folder", " of frames") + where)
+    if bad:
+        parts.append(_count(len(bad), "folder", " that cannot be listed"))
+    splits = [name for name in SPLIT_FOLDERS if (root / name).is_dir()] + list(_ucf_lists(root))
+    hint = f" (all of it is taken; --split chooses from {', '.join(splits)})" if splits else ""
+    return " and ".join(parts) + hint
+
+
+def _walk(root: Path, layout: str) -> _Listing:
+    """Every clip below `root`; each folder is visited once, however links lead to it."""
+    videos: list[Path] = []
+    folders: list[Path] = []
+    bad: Skipped = []
     visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse_unlisted):
+
+    def cannot_be_listed(error: OSError) -> None:
+        bad.append((Path(error.filename), f"{error.filename}: the folder cannot be listed ({error.strerror})"))
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=cannot_be_listed):
         if os.path.realpath(folder) in visited:
             subfolders.clear()
             continue
         visited.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         visible = [name for name in names if not name.startswith(".")]
-        videos = [Path(folder, name) for name in visible if name.lower().endswith(VIDEO_SUFFIXES)]
-        # Images beside videos are thumbnails rather than a clip.
-        has_frames = not videos and any(name.lower().endswith(FRAME_SUFFIXES) for name in visible)
-        clips += [Path(folder)] if has_frames else videos
-    return sorted(clips, key=natural_key)
+        inside = [Path(folder, name) for name in visible if name.lower().endswith(VIDEO_SUFFIXES)]
+        if layout != "frames":
+            videos += inside
+        # Images beside videos are thumbnails rather than a clip, unless frames are asked for.
+        has_frames = any(name.lower().endswith(FRAME_SUFFIXES) for name in visible)
+        if has_frames and layout != "videos" and not (inside and layout == "auto"):
+            folders.append(Path(folder))
+    return _Listing(sorted(videos + folders, key=natural_key), bad, _describe(root, videos, folders, bad))
+
+
+# UCF-101's official splits
+
+
+def _ucf_lists(root: Path) -> dict[str, Path]:
+    """The official lists beside or above the class folders: train1 -> .../trainlist01.txt, and so on."""
+    above = Path(os.path.abspath(root)).parent
+    for folder in (root / UCF_LISTS, root, above / UCF_LISTS, above):
+        names = sorted(os.listdir(folder)) if folder.is_dir() and os.access(folder, os.R_OK) else []
+        lists = {f"{m[1]}{m[2]}": folder / m[0] for m in map(UCF_LIST.fullmatch, names) if m}
+        if lists:
+            return lists
+    return {}
+
+
+def _class_and_name(path: Path) -> tuple[str, str]:
+    """What a line of a list and a clip have in common, were the video turned into mp4 or frames since."""
+    return path.parent.name, path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+
+
+def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
+    """The clips that one of the official lists names; what it names and is not there is bad."""
+    there: dict[tuple[str, str], Path] = {}
+    everything = _walk(root, "auto")
+    for path in everything.clips:
+        there.setdefault(_class_and_name(path), path)
+    classes = {name for name, _ in there}
+    text = lists[split].read_text("utf-8", "surrogateescape")
+    # A line of a training list ends in the number of the class.
+    lines = [re.sub(r"\s+[0-9]+$", "", line.strip()) for line in text.splitlines()]
+    listed = [Path(line) for line in dict.fromkeys(lines) if line]
+    clips = [there[key] for key in map(_class_and_name, listed) if key in there]
+    absent = [path for path in listed if _class_and_name(path) not in there]
+    missing = sorted({path.parent.name for path in absent} - classes)
+    bad = [
+        (root / path, f"{root / path}: listed in {lists[split].name}, but {what} is not there")
+        for path in absent
+        for what in [f"the folder of class {path.parent.name}" if path.parent.name in missing else "the file"]
+    ]
+    used = {path.parent.name for path in clips}
+    found = f"UCF-101, {lists[split].name}: {len(clips)} of the {len(listed)} videos listed, {len(used)} classes"
+    if missing:
+        found += f"; absent: {', '.join(missing)}"
+    return _Listing(sorted(clips, key=natural_key), everything.bad + bad, found)
+
+
+def _list_clips(root: Path, layout: str, split: str) -> _Listing:
+    if layout not in LAYOUTS:
+        raise ValueError(f"--layout {layout}: choose from {', '.join(LAYOUTS)}")
+    lists = _ucf_lists(root)
+    is_folder = bool(split) and (root / split).is_dir()
+    if layout == "ucf101" or (layout == "auto" and not is_folder and split in lists):
+        if not lists:
+            raise ValueError(f"{root}: no {UCF_LISTS}/trainlist01.txt there or beside it; get UCF-101's official lists")
+        if split not in lists:
+            raise ValueError(f"--split {split}: choose one of UCF-101's lists: {', '.join(lists)}")
+        return _ucf_split(root, split, lists)
+    if split and not is_folder:
+        splits = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."] + list(lists)
+        raise ValueError(f"--split {split}: {root} has no such folder or list; there are: {', '.join(splits[:10])}")
+    listing = _walk(root / split, layout)
+    return listing._replace(found=f"{split}: {listing.found}") if split else listing
+
+
+# Public names
 
 
 def _num_frames_or_reason(path: Path) -> int | str:
@@ -70,36 +200,73 @@ def _num_frames_or_reason(path: Path) -> int | str:
         return str(error)
 
 
-def index_clips(root: str | Path, min_frames: int = 1) -> ClipIndex:
-    """List the clips below a folder that have at least `min_frames` frames; hidden and other files are ignored.
+def survey_clips(
+    root: str | Path, min_frames: int = 1, layout: str = "auto", split: str = "", progress: bool = False
+) -> ClipIndex:
+    """Look at every clip below a folder, or of its split; hidden and other files are ignored.
 
-    Unreadable and short clips are skipped, not fatal: the caller may print `skipped_message()`. Raises
-    FileNotFoundError for a missing folder, ValueError if it holds no clip or none that will do, or cannot be
-    listed. Ours.
+    Layouts: `videos` takes video files alone, `frames` folders of frames alone, `ucf101` what an official list names
+    (splits train1 .. train3, test1 .. test3), `auto` tells. Clips without `min_frames` frames and unreadable ones are
+    skipped, perhaps all. With `progress`, a bar is shown once it takes seconds. Raises FileNotFoundError for a missing
+    folder, ValueError for a split or layout that is not there. Ours.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(root)}")
-    clips = _list_clips(root)
-    if not clips:
-        raise ValueError(f"no videos and no folders of frames in {root}; {_where_data_comes_from(root)}")
-    with ThreadPoolExecutor() as pool:  # decoders let other threads run, and disks answer many at once
-        probed = list(pool.map(_num_frames_or_reason, clips))
-    paths, num_frames, skipped = [], [], []
-    for path, found in zip(clips, probed, strict=True):
-        if isinstance(found, str):
-            skipped.append((path, found))
-        elif found < min_frames:
-            skipped.append((path, f"{path}: has {found} frames, {min_frames} are needed"))
+    clips, bad, found = _list_clips(root, layout, split)
+    probed = remembered(root / split, clips, _num_frames_or_reason, progress)
+    skipped, bad = list(bad), list(bad)
+    paths, num_frames = [], []
+    for path, length in zip(clips, probed, strict=True):
+        if isinstance(length, str):
+            skipped.append((path, length))
+            bad.append((path, length))
+        elif length < min_frames:
+            skipped.append((path, f"{path}: has {length} frames, {min_frames} are needed"))
         else:
             paths.append(path)
-            num_frames.append(found)
-    if not paths:
-        longest = max((found for found in probed if isinstance(found, int)), default=0)
-        if longest == 0:
-            raise ValueError(f"none of the {len(clips)} videos in {root} can be read; the first: {skipped[0][1]}")
+            num_frames.append(length)
+    longest = max((length for length in probed if isinstance(length, int)), default=0)
+    return ClipIndex(root, paths, num_frames, skipped, bad, longest, _printable(found))
+
+
+def _refuse_many_bad(index: ClipIndex, max_bad_fraction: float, bad_list: Path) -> None:
+    total = len(index.paths) + len(index.skipped)
+    if len(index.bad) <= max_bad_fraction * total:
+        return
+    with atomic_write(bad_list) as temporary:
+        temporary.write_text("".join(f"{reason}\n" for _, reason in index.bad), "utf-8", "surrogateescape")
+    raise ValueError(
+        f"{len(index.bad)} of the {total} clips in {index.root} cannot be read, which is more than a fraction of "
+        f"{max_bad_fraction:g} (--max-bad-fraction): they are listed in {bad_list}; mend or remove them"
+    )
+
+
+def index_clips(
+    root: str | Path,
+    min_frames: int = 1,
+    layout: str = "auto",
+    split: str = "",
+    max_bad_fraction: float = 1.0,
+    bad_list: str | Path = "bad_videos.txt",
+    progress: bool = False,
+) -> ClipIndex:
+    """List the clips of a folder as survey_clips does, and insist that there are some.
+
+    Unreadable and short clips are skipped, not fatal: the caller may print `skipped_message()`. Where more than
+    `max_bad_fraction` of all clips are unreadable or absent, they are written to the file `bad_list`, one a line, and
+    ValueError names it. Raises ValueError as well if there is no clip or none that will do, FileNotFoundError for a
+    missing folder. Ours.
+    """
+    index = survey_clips(root, min_frames, layout, split, progress)
+    if not index.paths and not index.skipped:
+        raise ValueError(f"no videos and no folders of frames in {root}; {_where_data_comes_from(index.root)}")
+    _refuse_many_bad(index, max_bad_fraction, Path(bad_list))
+    if not index.paths and index.longest == 0:
+        raise ValueError(f"none of the {len(index.bad)} videos in {root} can be read; the first: {index.bad[0][1]}")
+    if not index.paths:
         raise ValueError(
-            f"no video in {root} has the {min_frames} frames asked for, the longest has {longest}: "
-            f"ask for at most {longest}"
+            f"no video in {root} has the {min_frames} frames asked for, the longest has {index.longest}: "
+            f"ask for at most {index.longest}, steps of --frame-stride counted"
         )
-    return ClipIndex(root, paths, num_frames, skipped)
+    return index

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +30,15 @@ from vidm.checkpoint import (
     save_checkpoint,
 )
 from vidm.config import Config, TrainConfig
-from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, to_float, to_uint8
+from vidm.datasets import (
+    Clips,
+    FrameTriplets,
+    ResumableSampler,
+    SingleFrames,
+    to_float,
+    to_uint8,
+    window_length,
+)
 from vidm.distributed import data_parallel, gather_rows, gradients_kept_local, is_main, print0, rank, world_size
 from vidm.ema import EMA
 from vidm.layouts import index_clips
@@ -79,7 +88,7 @@ class Trainer:
     With `resume`, the run goes on from that checkpoint, whose network and process must be those of `config`; one that
     carries no optimizer starts its moments anew. With `init`, a new run begins with that checkpoint's averaged weights.
     `start_step` counts steps from there instead of the checkpoint's own (or 0). Raises ValueError or FileNotFoundError
-    for values, data or files that cannot work, before anything is written.
+    for values, data or files that cannot work, before anything but the list of bad videos is written.
     """
 
     def __init__(
@@ -104,7 +113,16 @@ class Trainer:
             raise ValueError(f"SPyNet was {kept} in {resume.source}, which a run keeps: begin a new one with --init")
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         self.moves = config.model.generator == "motion"
-        self.index = index_clips(config.data.data, min_frames=config.model.video_timesteps if self.moves else 1)
+        data = config.data
+        self.index = index_clips(
+            data.data,
+            min_frames=window_length(config.model.video_timesteps, data.frame_stride) if self.moves else 1,
+            layout=data.layout,
+            split=data.split,
+            max_bad_fraction=data.max_bad_fraction,
+            bad_list=Path(train.out) / "bad_videos.txt",
+            progress=is_main(),
+        )
         torch.manual_seed(train.seed)
         self.diffusion = build_diffusion(config)
         self.model = self._build_model(resume, init)
@@ -136,10 +154,9 @@ class Trainer:
         config, train = self.config, self.config.train
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
         size = config.model.image_size
-        print0(
-            f"a {config.model.generator} generator: {len(self.index.paths)} videos in {config.data.data}, "
-            f"frames of {size}x{size}"
-        )
+        print0(f"{config.data.data}: {self.index.found}")
+        stride = f", every {config.data.frame_stride} frames" if self.moves and config.data.frame_stride > 1 else ""
+        print0(f"a {config.model.generator} generator: {len(self.index.paths)} videos{stride}, frames of {size}x{size}")
         if self.index.skipped:
             print0(self.index.skipped_message())
         print0(
@@ -156,7 +173,9 @@ class Trainer:
         """What the generator learns from, keyed by (epoch, index)."""
         model, data, seed = self.config.model, self.config.data, self.config.train.seed
         if self.moves:
-            return FrameTriplets(self.index, model.image_size, model.video_timesteps, seed, flip=data.flip)
+            return FrameTriplets(
+                self.index, model.image_size, model.video_timesteps, seed, flip=data.flip, stride=data.frame_stride
+            )
         return SingleFrames(self.index, model.image_size, seed, anywhere=data.content_frames == "all", flip=data.flip)
 
     def loader(self) -> DataLoader:
@@ -248,7 +267,7 @@ class Trainer:
         assert isinstance(self.model, MotionGenerator)
         model = self.config.model
         num_frames = min(model.video_timesteps, PREVIEW_FRAMES)
-        clips = Clips(self.index, num_frames=num_frames, resolution=model.image_size)
+        clips = Clips(self.index, num_frames, model.image_size, stride=self.config.data.frame_stride)
         real = np.stack(list(islice(clips.readable(), PREVIEW_VIDEOS)))
         first = to_float(real[:, 0]).to(self.device)
         noise = video_noise(self.config.train.seed, range(len(real)), self.device)

@@ -1,0 +1,112 @@
+"""Claims about scripts/check_dataset.py: what training would see, told before it is started."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidm.video_io import read_image, write_video
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "check_dataset.py"))
+
+
+def check(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["check_dataset.py", *map(str, words)])
+    return SCRIPT["main"]()
+
+
+def test_lengths_sizes_codecs_and_what_is_skipped_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, sheet = tmp_path / "data", tmp_path / "out" / "sheet.png"
+    for name, level, num_frames, width in (("a.mp4", 50, 8, 32), ("b.gif", 100, 9, 16), ("c", 200, 12, 16)):
+        frames = np.full((num_frames, 16, width, 3), level, np.uint8)
+        frames += np.arange(num_frames, dtype=np.uint8)[:, None, None, None]  # equal ones a gif would unite
+        write_video(data / name, frames)
+    write_video(data / "short.npy", np.zeros((3, 16, 16, 3), np.uint8))
+    (data / "text.mp4").write_text("not a video")
+    assert check(monkeypatch, data, "--min-frames", 8, "--out", sheet) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{data}: 4 videos in one flat folder and 1 folder of frames up to 1 level down",
+        f"skipped: {data}/short.npy: has 3 frames, 8 are needed",
+        *[line for line in [SCRIPT["survey_clips"](data, 8).skipped_message().splitlines()[1]] if "text.mp4" in line],
+        "usable: 3 of 5 clips; 1 unreadable or absent, 1 too short",
+        "frames: 8 to 12, 9 in the middle, 29 in all",
+        "sizes: 16x16 (2), 32x16 (1)",
+        "codecs: h264 (1), gif (1), png frames (1)",
+        "frames a second: none kept (2), 25 (1)",
+        f"contact sheet: {sheet}",
+    ]
+    rows = read_image(sheet).reshape(3, SCRIPT["SHEET_SIDE"], -1)
+    assert rows.shape[2] == 3 * SCRIPT["SHEET_SIDE"] * SCRIPT["SHEET_FRAMES"]
+    for row, level in zip(rows, (50, 100, 200), strict=True):  # a clip a row, in order
+        assert np.abs(row.astype(int) - level).max() <= 15
+
+
+def test_the_contact_sheet_runs_through_each_clip(tmp_path: Path) -> None:
+    frames = np.repeat(np.arange(40, dtype=np.uint8) * 5, 16 * 16 * 3).reshape(40, 16, 16, 3)
+    write_video(tmp_path / "a.npy", frames)
+    sheet, reasons = SCRIPT["contact_sheet"](SCRIPT["survey_clips"](tmp_path))
+    assert reasons == []
+    shown = sheet[0, :: SCRIPT["SHEET_SIDE"], 0] // 5
+    assert shown.tolist() == [0, 6, 11, 17, 22, 28, 33, 39]
+
+
+def test_a_clip_that_breaks_off_further_in_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "good", np.zeros((4, 16, 16, 3), np.uint8))
+    write_video(tmp_path / "cut", np.zeros((4, 16, 16, 3), np.uint8))
+    whole = (tmp_path / "cut" / "00002.png").read_bytes()
+    (tmp_path / "cut" / "00002.png").write_bytes(whole[: len(whole) // 2])
+    assert check(monkeypatch, tmp_path, "--out", tmp_path / "sheet.png") == 0
+    assert f"cannot be decoded: {tmp_path}/cut/00002.png" in capsys.readouterr().out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height == SCRIPT["SHEET_SIDE"]
+
+
+def test_the_codec_is_read_from_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "train" / "a.mp4", np.zeros((4, 16, 16, 3), np.uint8))
+    write_video(tmp_path / "val" / "a.npy", np.zeros((4, 16, 16, 3), np.uint8))
+    for split, codec in (("train", "h264"), ("val", "npy")):
+        assert check(monkeypatch, tmp_path, "--split", split, "--out", tmp_path / "sheet.png") == 0
+        assert f"codecs: {codec} (1)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["nothing", "bad", "short"])
+def test_where_nothing_is_usable_the_exit_code_is_1_and_the_reasons_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    if content == "bad":
+        (tmp_path / "bad.mp4").write_bytes(b"")
+    if content == "short":
+        write_video(tmp_path / "short.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    assert check(monkeypatch, tmp_path, "--min-frames", 4, "--out", tmp_path / "sheet.png") == 1
+    said = capsys.readouterr().out
+    assert {"nothing": "no videos and no folders", "bad": "bad.mp4", "short": "has 3 frames, 4 are"}[content] in said
+    assert "usable: 0 of" in said
+    assert not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("nowhere", "error: no such folder"), (". --split dev", "error: --split dev"), (". --layout x", "invalid choice")],
+)
+def test_a_mistake_is_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_info:
+        check(monkeypatch, *words.split())
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err

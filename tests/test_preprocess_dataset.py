@@ -1,0 +1,79 @@
+"""Claims about scripts/preprocess_dataset.py: the same frames, in the same places, as often as it is started."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidm.video_io import read_video, write_video
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "preprocess_dataset.py"))
+NAMES = ("train/video_00000-01000/video_00000.mp4", "train/a b.gif", "val/x.mp4", "val/x.npy", "val/x/deep.npy")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Five videos in two splits, three of which want to be called val/x, and two that cannot be read."""
+    for number, name in enumerate(NAMES):
+        frames = np.random.default_rng(number).integers(0, 256, (5 + number, 16, 16, 3), np.uint8)
+        write_video(tmp_path / "data" / name, frames)
+    (tmp_path / "data" / "test").mkdir()
+    (tmp_path / "data" / "test" / "zero.mp4").write_bytes(b"")
+    (tmp_path / "data" / "val" / "labels.json").write_text("{}")
+    return tmp_path / "data"
+
+
+def preprocess(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "preprocess_dataset.py", *words, "--workers", "1"]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+
+def test_frames_are_the_videos_in_the_same_places_and_a_second_run_does_the_rest(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = preprocess("--data", data, "--out", out, "--frames")
+    assert first.returncode == 0, first.stderr
+    assert f"{out}: 5 videos extracted, 0 were there already, 1 skipped" in first.stdout
+    assert "skipped: " in first.stderr
+    assert "zero.mp4" in first.stderr
+    folders = ("train/video_00000-01000/video_00000", "train/a b", "val/x.mp4", "val/x.npy", "val/x/deep")
+    for name, folder in zip(NAMES, folders, strict=True):
+        np.testing.assert_array_equal(read_video(out / folder), read_video(data / name))
+    assert {path.parent for path in out.rglob("*.png")} == {out / folder for folder in folders}
+
+    kept = (out / folders[0] / "00000.png").stat().st_mtime_ns
+    for frame in (out / folders[1]).iterdir():  # what an interrupted run would not have done yet
+        frame.unlink()
+    again = preprocess("--data", data, "--out", out, "--frames")
+    assert "1 videos extracted, 4 were there already, 1 skipped" in again.stdout
+    np.testing.assert_array_equal(read_video(out / folders[1]), read_video(data / NAMES[1]))
+    assert (out / folders[0] / "00000.png").stat().st_mtime_ns == kept
+
+
+def test_a_long_video_is_extracted_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
+    write_video(tmp_path / "a.npy", frames)
+    monkeypatch.setitem(SCRIPT["extract"].__globals__, "CHUNK", 3)
+    assert SCRIPT["extract"]((tmp_path / "a.npy", 7, tmp_path / "frames")) == ""
+    np.testing.assert_array_equal(read_video(tmp_path / "frames"), frames)
+
+
+def test_a_video_that_breaks_off_leaves_no_folder_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "a.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    monkeypatch.setitem(SCRIPT["extract"].__globals__, "CHUNK", 3)
+    assert "a.npy: frame 5 was asked for" in SCRIPT["extract"]((tmp_path / "a.npy", 9, tmp_path / "frames"))
+    assert os.listdir(tmp_path) == ["a.npy"]
+
+
+def test_mistakes_are_one_line_and_exit_code_2(data: Path, tmp_path: Path) -> None:
+    same = preprocess("--data", data, "--out", data, "--frames")
+    assert (same.returncode, same.stderr) == (2, f"error: --out {data} is the folder of the videos: choose another\n")
+    nowhere = preprocess("--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--frames")
+    assert nowhere.returncode == 2
+    assert nowhere.stderr.startswith(f"error: no such folder: {tmp_path / 'nowhere'}")
+    assert preprocess("--data", data, "--out", tmp_path / "out").returncode == 2
+    assert not (tmp_path / "out").exists()

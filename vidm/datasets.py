@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vidm.layouts import ClipIndex
-from vidm.video_io import VideoError, read_frames
+from vidm.packs import read_frames
+from vidm.video_io import VideoError
 
 
 def fit_square(clip_u8: np.ndarray, resolution: int) -> np.ndarray:

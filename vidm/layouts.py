@@ -1,7 +1,8 @@
 """A folder of videos -> a list of clips. Ours.
 
 A clip is a video file or a folder that directly holds png or jpg frames, at any depth: a flat folder, one folder a
-class, CLEVRER's train/video_00000-01000/video_00000.mp4 and extracted frames are all read without being told.
+class, CLEVRER's train/video_00000-01000/video_00000.mp4 and extracted frames are all read without being told. So is a
+pack (vidm.packs), whose clips stand here by the paths that they had in the folder it was made of.
 
     index = index_clips("data/CLEVRER", min_frames=128)
     print(len(index.paths), index.skipped_message())
@@ -12,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key, probe
+from vidm.packs import is_pack, list_pack, probe
+from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key
 
 SKIPPED_SHOWN = 10
 
@@ -54,6 +56,10 @@ def _list_clips(root: Path) -> list[Path]:
             subfolders.clear()
             continue
         visited.add(os.path.realpath(folder))
+        if is_pack(folder):
+            clips += list_pack(folder)
+            subfolders.clear()
+            continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         visible = [name for name in names if not name.startswith(".")]
         videos = [Path(folder, name) for name in visible if name.lower().endswith(VIDEO_SUFFIXES)]

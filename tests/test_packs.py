@@ -172,6 +172,7 @@ def test_plain_tar_unpacks_the_very_files(data: Path, encoded: Path, tmp_path: P
     subprocess.run(["tar", "xf", str(shard_of(encoded)), "-C", str(tmp_path)], check=True)
     listed = subprocess.run(["tar", "tf", str(shard_of(encoded))], check=True, capture_output=True, text=True)
     assert sorted(listed.stdout.split()) == sorted(os.listdir(tmp_path))
+    assert shard_of(encoded).read_bytes()[-1024:] == bytes(1024)  # the end of an archive
     for number, path in enumerate(index_clips(data).paths):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         unpacked = sorted(file for file in tmp_path.glob(f"{number:08d}.*") if file.suffix != ".json")

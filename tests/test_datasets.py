@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from vidm.checkpoint import checkpoint_path, load_checkpoint
@@ -100,6 +101,12 @@ def test_fit_square_averages_a_fine_checkerboard_instead_of_picking_from_it() ->
 # Triplets
 
 
+def test_fit_square_agrees_with_pillow_to_one_level() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(frame[0]).resize((32, 32), Image.Resampling.BICUBIC))
+    assert np.abs(fit_square(frame, 32)[0].astype(int) - expected).max() <= 1
+
+
 def test_a_triplet_holds_frames_0_and_n_minus_1_and_n_of_one_window(triplets: FrameTriplets) -> None:
     seen = set()
     for epoch in range(60):
@@ -144,9 +151,9 @@ def test_the_stride_is_kept_in_the_checkpoint_and_long_enough_videos_are_asked_f
     checkpoint = load_checkpoint(checkpoint_path(config.train.out, 1))
     assert checkpoint.config.data.frame_stride == 3
     with pytest.raises(ValueError, match="has the 21 frames asked for, the longest has 16"):
-        Trainer(config.replaced({"frame_stride": 4}), torch.device("cpu"))
+        Trainer(config.replaced({"frame_stride": 4, "out": "elsewhere"}), torch.device("cpu"))
     with pytest.raises(ValueError, match="--frame-stride 0: give 1 or more"):
-        Trainer(config.replaced({"frame_stride": 0}), torch.device("cpu"))
+        Trainer(config.replaced({"frame_stride": 0, "out": "elsewhere"}), torch.device("cpu"))
 
 
 def test_a_sample_is_float_in_minus_one_to_one_with_an_int64_index(triplets: FrameTriplets) -> None:

@@ -26,7 +26,8 @@ def test_every_command_of_a_main_script_parses(command):
 
 def test_the_parsed_commands_are_all_there_are():
     others = [c for c in COMMANDS if not any(script in c for script in PARSERS)]
-    known = ("source .venv", "python scripts/make_synthetic", "python scripts/convert_checkpoint", "scripts/download")
+    ours = ("make_synthetic_dataset", "convert_checkpoint", "pack_dataset")
+    known = ("source .venv", "scripts/download", *(f"python scripts/{name}.py" for name in ours))
     assert all(c.startswith(known) for c in others)
 
 

@@ -15,25 +15,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vidm.layouts import ClipIndex
-from vidm.video_io import VideoError, read_frames
+from vidm.packs import read_frames
+from vidm.video_io import VideoError
 
 
 def fit_square(clip_u8: np.ndarray, resolution: int) -> np.ndarray:
     """Crop frames to their central square and resize it: uint8 (T, H, W, 3) -> uint8 (T, R, R, 3).
 
-    Bicubic with antialiasing, as Pillow does it; a square of that size comes back untouched. Ours.
+    Bicubic with antialiasing, in 8 bits as Pillow does it; a square of that size comes back untouched. Ours.
     """
     height, width = clip_u8.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    squares = clip_u8[:, top : top + side, left : left + side]
-    size = (resolution, resolution)
-    return np.stack([np.asarray(Image.fromarray(s).resize(size, Image.Resampling.BICUBIC)) for s in squares])
+    squares = np.ascontiguousarray(clip_u8[:, top : top + side, left : left + side])
+    if side == resolution:
+        return squares
+    channels_first = torch.from_numpy(squares).permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_first, (resolution, resolution), mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
 def to_float(frames_u8: np.ndarray) -> Tensor:

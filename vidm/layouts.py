@@ -2,7 +2,8 @@
 
 A clip is a video file or a folder that directly holds png or jpg frames, at any depth: a flat folder, one folder a
 class, CLEVRER's train/video_00000-01000/video_00000.mp4, Sky Time-lapse's and TaiChi-HD's folders of frames are all
-read without being told. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
+read without being told. So is a pack (vidm.packs), whose clips stand here by the paths that they had in the folder it
+was made of. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
 
     index = index_clips("data/CLEVRER", min_frames=128, split="train")
     print(index.found, len(index.paths), index.skipped_message())
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vidm.atomic import atomic_write
+from vidm.packs import is_pack, list_pack, probe
 from vidm.probe_cache import remembered
-from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key, probe
+from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key
 
 LAYOUTS = ("auto", "videos", "frames", "ucf101")
 SKIPPED_SHOWN = 10
@@ -83,7 +85,7 @@ def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped)
     """Say in a line what lies in a folder, and which splits of it could be chosen."""
     parts = []
     if videos:
-        parents = {path.parent for path in videos}
+        parents = {path.parent if path != root else root for path in videos}  # a pack may be a clip itself
         depths = {len(parent.relative_to(root).parts) for parent in parents}
         where = f"{_count(len(parents), 'folder')} up to {_count(max(depths), 'level')} down"
         if depths in ({0}, {1}):
@@ -115,6 +117,10 @@ def _walk(root: Path, layout: str) -> _Listing:
             subfolders.clear()
             continue
         visited.add(os.path.realpath(folder))
+        if is_pack(folder):
+            videos += list_pack(folder)
+            subfolders.clear()
+            continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         visible = [name for name in names if not name.startswith(".")]
         inside = [Path(folder, name) for name in visible if name.lower().endswith(VIDEO_SUFFIXES)]

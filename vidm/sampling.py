@@ -22,12 +22,13 @@ from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.distributed import barrier, is_main, print0, rank, world_size
 from vidm.layouts import index_clips
 from vidm.model import ContentGenerator, MotionGenerator
+from vidm.packs import read_frames
 from vidm.precision import autocast
 from vidm.released import load_any
 from vidm.rollout import animate, check_num_frames, generate_first_frames, video_noise
 from vidm.samplers import SAMPLERS, sample_ddim
 from vidm.truncation import TruncatedStart
-from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_frames, read_image, rgb_from_image, write_video
+from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_image, rgb_from_image, write_video
 
 FirstFrame = Image.Image | np.ndarray | Tensor
 # First frames by index for a batch of indices; one that cannot be had is left out.
@@ -234,8 +235,8 @@ def list_content(content: str | Path) -> list[Path]:
 
 def read_first_frame(path: Path) -> np.ndarray:
     """An image, or the first frame of a video: uint8 (H, W, 3). Raises VideoError."""
-    is_video = path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES
-    return read_frames(path, [0])[0] if is_video else read_image(path)
+    is_image = path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES
+    return read_image(path) if is_image else read_frames(path, [0])[0]
 
 
 def _read_first_frames(paths: Sequence[Path], indices: Sequence[int]) -> dict[int, np.ndarray]:

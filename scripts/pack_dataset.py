@@ -1,0 +1,88 @@
+"""python scripts/pack_dataset.py --data data/CLEVRER --out packs/clevrer
+
+Packs a folder of videos or of frame folders into few large tar files with an index, from which training reads as from
+the folder (--data PACK), sample for sample. Encoded files are kept byte for byte; with --raw R, frames are decoded,
+cropped to their middle square and resized to R x R, which reads much faster. A pack appears whole or not at all.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vidm.cli import errors_for_people
+from vidm.datasets import fit_square
+from vidm.layouts import ClipIndex, index_clips
+from vidm.packs import PackWriter, probe, read_frames, write_pack
+
+FRAMES_AT_ONCE = 128  # of a video in memory at its own size
+
+
+def raw_frames(path: Path, num_frames: int, resolution: int) -> np.ndarray | OSError | ValueError:
+    """All frames of a video as training sees them, uint8 (T, R, R, 3), or why they cannot be read."""
+    starts = range(0, num_frames, FRAMES_AT_ONCE)
+    try:
+        parts = [read_frames(path, range(start, min(start + FRAMES_AT_ONCE, num_frames))) for start in starts]
+        return np.concatenate([fit_square(part, resolution) for part in parts])
+    except (OSError, ValueError) as error:
+        return error
+
+
+def all_raw_frames(index: ClipIndex, resolution: int) -> Iterator[np.ndarray | OSError | ValueError]:
+    """raw_frames of each video, in order, decoded side by side; no more of them are in memory than there are cores."""
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(index.paths), workers):
+            group = slice(start, start + workers)
+            counts = index.num_frames[group]
+            yield from pool.map(raw_frames, index.paths[group], counts, [resolution] * len(counts))
+
+
+def add(pack: PackWriter, index: ClipIndex, resolution: int | None) -> int:
+    """Add every clip that can be read, in the index's order, naming the others; return how many those are."""
+    num_bad = 0
+    raw = all_raw_frames(index, resolution) if resolution else None
+    for path in tqdm(index.paths, unit="video"):
+        name = path.relative_to(index.root).as_posix()
+        try:
+            if raw is None:
+                pack.add_encoded(name, path)
+            elif isinstance(frames := next(raw), np.ndarray):
+                pack.add_raw(name, frames, probe(path).fps)
+            else:
+                raise frames
+        except (OSError, ValueError) as error:
+            num_bad += 1
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+    return num_bad
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of videos or of frame folders")
+    parser.add_argument("--out", required=True, metavar="PACK", help="folder to make")
+    parser.add_argument("--raw", type=int, metavar="R", help="keep decoded frames of R x R instead of encoded files")
+    parser.add_argument("--shard-size", type=int, default=1024, metavar="MB", help="largest tar file, MiB (1024)")
+    options = parser.parse_args(argv)
+    with errors_for_people():
+        for flag, value in (("--raw", options.raw), ("--shard-size", options.shard_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{flag} {value}: give 1 or more")
+        with write_pack(options.out, options.shard_size << 20) as pack:
+            index = index_clips(options.data)
+            if index.skipped:
+                print(index.skipped_message(), file=sys.stderr)
+            num_bad = len(index.skipped) + add(pack, index, options.raw)
+        shards = list(Path(options.out).glob("*.tar"))
+        size = sum(shard.stat().st_size for shard in shards)
+        num_clips = len(index.paths) + len(index.skipped) - num_bad
+        print(f"{options.out}: {num_clips} clips in {len(shards)} tar files, {size / 2**20:.1f} MiB; {num_bad} skipped")
+
+
+if __name__ == "__main__":
+    main()

@@ -50,19 +50,20 @@ class VideoInfo(NamedTuple):
 
 
 class FrameTable(NamedTuple):
-    """Where frames are: `times` of all in order, (T,) int64 in the stream's unit; numbers of those to `start` at, and
-    the times to seek for them, both (S,) int64."""
+    """Where frames are, all int64: `times` (T,), of each frame, in the stream's unit; `last_before` (T,), the last one
+    by time of those that are decoded before it or are itself; `starts` (S,), those to begin at."""
 
     info: VideoInfo
     times: np.ndarray
+    last_before: np.ndarray
     starts: np.ndarray
-    start_times: np.ndarray
 
 
 @contextmanager
 def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    # "file:" keeps FFmpeg from taking a name with a colon for a protocol.
-    with av.open(f"file:{path}") as container:
+    # "file:" keeps FFmpeg from taking a name with a colon for a protocol. A title that is not UTF-8 is no reason to
+    # fail, and failing over one, PyAV would leave the file open.
+    with av.open(f"file:{path}", metadata_errors="replace") as container:
         if not container.streams.video:
             raise VideoError(f"{path}: has no video stream")
         stream = container.streams.video[0]
@@ -79,7 +80,23 @@ def _info(stream: av.VideoStream, num_frames: int) -> VideoInfo:
 # Tables of frames
 
 
-# A table of 128 frames is 2 KB. The key holds what changes when a file is replaced.
+def _table(info: VideoInfo, times: np.ndarray, is_key: np.ndarray, is_shown: np.ndarray) -> FrameTable | None:
+    """Make a table of what is known of each packet, in the order of decoding."""
+    rank = np.argsort(np.argsort(times))
+    is_closed = is_key & (rank == np.arange(len(rank))) & (rank == np.maximum.accumulate(rank))
+    if not is_closed[0]:
+        return None
+    # Whether hidden frames are damaged is not seen: decoding begins before those that they may have a part in.
+    group = np.cumsum(is_closed)
+    is_start = is_closed & ~np.isin(group, group[~is_shown])
+    is_start[0] = True
+    number = np.cumsum(is_shown[np.argsort(times)])[rank] - 1  # of a hidden packet: that of the frame shown before it
+    last_before = np.empty(info.num_frames, np.int64)
+    last_before[number[is_shown]] = np.maximum.accumulate(number)[is_shown]
+    return FrameTable(info, np.sort(times[is_shown]), last_before, np.maximum(number[is_start], 0))
+
+
+# A table of 128 frames is 3 KB. The key holds what changes when a file is replaced.
 @lru_cache(maxsize=4096)
 def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | None:
     with _open_container(path) as (container, stream):
@@ -92,12 +109,9 @@ def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | No
         is_key = np.array([packet.is_keyframe for packet in packets])
         is_shown = np.array([not packet.is_discard for packet in packets])  # an edit list may hide some
         info = _info(stream, int(is_shown.sum()))
-    rank = np.argsort(np.argsort(times))
-    closed = is_key & (rank == np.arange(len(times))) & (times == np.maximum.accumulate(times))
-    if len(np.unique(times)) < len(times) or not closed[0] or info.num_frames == 0:
+    if len(np.unique(times)) < len(times) or info.num_frames == 0:
         return None
-    num_shown_before = np.cumsum(is_shown) - is_shown
-    return FrameTable(info, np.sort(times[is_shown]), num_shown_before[closed], times[closed])
+    return _table(info, times, is_key, is_shown)
 
 
 def _table_of(path: Path) -> FrameTable | None:
@@ -153,12 +167,24 @@ def frames_in_order(path: Path) -> FrameStream:
     raise VideoError(f"{path}: damaged, frame {num_frames} does not come out of the decoder")
 
 
+def _runs(table: FrameTable, wanted: Collection[int]) -> list[tuple[int, list[int]]]:
+    """(where to begin, frames to read from there on), so that nothing is decoded twice or for nothing."""
+    runs: list[tuple[int, list[int]]] = []
+    for target in sorted(wanted):
+        start = int(table.starts[np.searchsorted(table.starts, target, side="right") - 1])
+        if runs and start <= runs[-1][1][-1] + 1:
+            runs[-1][1].append(target)
+        else:
+            runs.append((start, [target]))
+    return runs
+
+
 def _decode_from(
     container: av.container.InputContainer, stream: av.VideoStream, table: FrameTable, start: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Numbered frames from the start-th place to begin at; fewer come where there is any doubt about one."""
+    """Numbered frames from frame `start` on or from before it; they end where there is any doubt about one."""
     if start > 0:
-        container.seek(int(table.start_times[start]), stream=stream)
+        container.seek(int(table.times[start]), stream=stream)
     number = None
     for frame in container.decode(stream):
         if frame.pts is None or frame.is_corrupt:
@@ -185,17 +211,23 @@ def frames_by_seeking(path: Path, wanted: Collection[int]) -> dict[int, np.ndarr
         return frames
     reformatter = VideoReformatter()
     with _open_container(path) as (container, stream):
-        decoded, upcoming = _decode_from(container, stream, table, 0), 0
-        for target in sorted(wanted):
-            start = int(np.searchsorted(table.starts, target, side="right")) - 1
-            if table.starts[start] > upcoming:
-                decoded = _decode_from(container, stream, table, start)
-            try:
-                frame = next(frame for number, frame in decoded if number == target)
-            except (StopIteration, av.FFmpegError):
-                break
-            frames[target] = _rgb_from_yuv(frame, reformatter)
-            upcoming = target + 1
+        # What stands in for a damaged part depends on what was decoded before.
+        stream.codec_context.options = {"err_detect": "explode"}
+        try:
+            for start, targets in _runs(table, wanted):
+                found: dict[int, np.ndarray] = {}
+                # A frame is made of those decoded before it, of which some come out after it: these are awaited.
+                last = table.last_before[targets].max()
+                for number, frame in _decode_from(container, stream, table, start):
+                    if number in targets:
+                        found[number] = _rgb_from_yuv(frame, reformatter)
+                    if number == last:
+                        frames |= found
+                        break
+                else:
+                    return frames
+        except av.FFmpegError:
+            pass
     return frames
 
 

@@ -23,8 +23,9 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 CONTAINER_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
-# Decoders whose packets are one frame each. MPEG-4 part 2 and VP8 have packets that show nothing, or two frames.
-ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "libdav1d")
+# Decoders whose packets are one frame each, and which tell of damage where it matters what was decoded before. MPEG-4
+# part 2 and VP8 have packets that show nothing, or two frames; HEVC's decoder keeps silent over damage.
+SOUGHT_IN = ("h264", "vp9", "libdav1d")
 
 # The same frames are to give the same bytes: x264's output depends on the number of threads, and its macroblock
 # tree reads memory that it never set when frames are small.
@@ -100,7 +101,7 @@ def _table(info: VideoInfo, times: np.ndarray, is_key: np.ndarray, is_shown: np.
 @lru_cache(maxsize=4096)
 def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | None:
     with _open_container(path) as (container, stream):
-        if stream.codec_context.name not in ONE_FRAME_A_PACKET:
+        if stream.codec_context.name not in SOUGHT_IN:
             return None
         packets = [packet for packet in container.demux(stream) if packet.size]
         if not packets or any(packet.pts is None or packet.is_corrupt for packet in packets):
@@ -121,7 +122,7 @@ def _table_of(path: Path) -> FrameTable | None:
 
 
 def probe_container(path: Path) -> VideoInfo:
-    """Return what a file holds: h264, hevc, vp9 and av1 are not decoded, others once. Raises as PyAV does. Ours."""
+    """Return what a file holds: h264, vp9 and av1 are not decoded, others once. Raises as PyAV does. Ours."""
     table = _table_of(path)
     if table is not None:
         return table.info

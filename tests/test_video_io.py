@@ -16,9 +16,9 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
-from vidm import video_io
+from vidm import containers, video_io
 from vidm.containers import frames_by_seeking
-from vidm.video_io import VideoError, natural_key, probe, read_frames, read_image, read_video, write_video
+from vidm.video_io import VideoError, VideoInfo, natural_key, probe, read_frames, read_image, read_video, write_video
 
 FORMATS = ["b_frames.mp4", "copy.mkv", "vp9.webm", "vp8.webm", "divx.avi", "a.gif", "a.webp", "a.npy", "folder"]
 # Several groups of pictures each; a rate that changes; no count of frames in the header.
@@ -152,6 +152,58 @@ def test_a_frame_behind_a_damaged_one_is_read(videos: Path, tmp_path: Path) -> N
         read_video(tmp_path / "damaged.mp4")
     whole = read_video(videos / "groups.mp4")
     np.testing.assert_array_equal(read_frames(tmp_path / "damaged.mp4", [6, 19]), whole[[6, 19]])
+
+
+def test_a_frame_that_the_decoder_swallows_shifts_no_other(videos: Path, tmp_path: Path) -> None:
+    with av.open(str(videos / "av1.mp4")) as container:
+        packets = sorted((packet.pts, packet.pos, packet.size) for packet in container.demux(video=0) if packet.size)
+    _, position, size = packets[3]
+    content = bytearray((videos / "av1.mp4").read_bytes())
+    # A unit of padding, whose length is a number of two bytes, seven bits each (AV1 specification, 4.10.5 and 5.7).
+    content[position : position + size] = bytes([0x7A, (size - 3) % 128 + 128, (size - 3) // 128]) + bytes(size - 3)
+    (tmp_path / "lost.mp4").write_bytes(content)
+    with av.open(str(tmp_path / "lost.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 19  # and no error
+    whole = read_video(videos / "av1.mp4")
+    np.testing.assert_array_equal(read_frames(tmp_path / "lost.mp4", [0, 12, 19]), whole[[0, 12, 19]])
+    for read in (read_video, lambda path: read_frames(path, [3]), lambda path: read_frames(path, [5])):
+        with pytest.raises(VideoError, match=r"lost\.mp4: damaged, frame 3 does not come out"):
+            read(tmp_path / "lost.mp4")
+
+
+def test_what_stands_in_for_a_damaged_frame_does_not_depend_on_how_one_came_to_it(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 40, size=(64, 96, 1))
+    groups = {"gop_size": 12, "max_b_frames": 3}
+    encode(tmp_path / "good.mp4", (moving_pattern(36, 64, 96) + noise).astype(np.uint8), "libx264", **groups)
+    with av.open(str(tmp_path / "good.mp4")) as container:
+        packets = sorted((packet.pts, packet.pos, packet.size) for packet in container.demux(video=0) if packet.size)
+    whole = (tmp_path / "good.mp4").read_bytes()
+    for number in range(13, 23):
+        _, position, size = packets[number]
+        for place in range(position + 12, position + size, size // 4):
+            content = bytearray(whole)
+            content[place] ^= 0xFF
+            path = tmp_path / f"{place}.mp4"
+            path.write_bytes(content)
+            try:
+                video = read_video(path)
+            except VideoError:
+                continue
+            for index in range(12, 24):
+                np.testing.assert_array_equal(read_frames(path, [index])[0], video[index])
+
+
+def test_decoding_begins_where_no_frame_needs_one_from_before() -> None:
+    # In order of decoding: a closed group; one whose second frame is shown before its keyframe; one with a hidden
+    # frame; a closed one.
+    times = np.array([0, 3, 1, 2, 5, 4, 6, 7, 8, 9, 10, 11, 13, 12])
+    keys = np.isin(times, [0, 5, 7, 11])
+    shown = times != 9
+    table = containers._table(VideoInfo(13, 8, 8, 25.0), times, keys, shown)
+    assert table is not None
+    assert table.times.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13]
+    assert table.starts.tolist() == [0, 10]
+    assert table.last_before.tolist() == [0, 3, 3, 3, 5, 5, 6, 7, 8, 9, 10, 12, 12]
 
 
 def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:

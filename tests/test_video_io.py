@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,9 +16,17 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
-from vidm.video_io import VideoError, natural_key, probe, read_frames, read_image, read_video, write_video
+from vidm import containers, video_io
+from vidm.containers import frames_by_seeking
+from vidm.video_io import VideoError, VideoInfo, natural_key, probe, read_frames, read_image, read_video, write_video
 
 FORMATS = ["b_frames.mp4", "copy.mkv", "vp9.webm", "vp8.webm", "divx.avi", "a.gif", "a.webp", "a.npy", "folder"]
+# Several groups of pictures each; a rate that changes; no count of frames in the header.
+SOUGHT = ["groups.mp4", "groups.mkv", "changing_rate.mp4", "changing_rate.mkv", "no_count.mp4", "av1.mp4"]
+SOUGHT += ["groups.webm", "edit_list_in_group.mp4"]
+# Decoded from the start: these have no place to begin but the first, or numbers that only decoding tells.
+NOT_SOUGHT = ["open_groups.mp4", "refreshed.mp4", "divx.mp4", "divx.avi", "vp8.webm"]
+REAL = Path(__file__).parent / "data" / "nasa_13013.mp4"
 
 
 def moving_pattern(num_frames: int, height: int = 32, width: int = 48) -> np.ndarray:
@@ -25,19 +34,29 @@ def moving_pattern(num_frames: int, height: int = 32, width: int = 48) -> np.nda
     return np.stack([4 * x + 9 * t, 6 * y + 5 * t, 2 * (x + y) + 7 * t], axis=-1).astype(np.uint8)
 
 
-def encode(path: Path, frames: np.ndarray, codec: str, pixels: str = "yuv420p", **tags: int) -> None:
+def encode(
+    path: Path,
+    frames: np.ndarray,
+    codec: str,
+    pixels: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    times_ms: np.ndarray | None = None,
+    **tags: int,
+) -> None:
     """Write with PyAV alone, so that reading is not only tested on what write_video makes."""
     matrix = Colorspace.ITU709 if tags.get("colorspace") == 1 else Colorspace.ITU601
     range_ = ColorRange.JPEG if tags.get("color_range") == 2 else ColorRange.MPEG
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = container.add_stream(codec, rate=25 if times_ms is None else 1000, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
         reformatter = VideoReformatter()
-        for array in frames:
+        for index, array in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
             frame = reformatter.reformat(frame, format=pixels, dst_colorspace=matrix, dst_color_range=range_)
+            if times_ms is not None:
+                frame.pts, frame.time_base = int(times_ms[index]), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
@@ -66,6 +85,19 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encode(folder / "vp9.webm", frames, "libvpx-vp9")
     encode(folder / "vp8.webm", frames, "libvpx")
     encode(folder / "divx.avi", frames, "mpeg4", bit_rate=4_000_000)
+    groups = {"gop_size": 6, "max_b_frames": 3}
+    encode(folder / "groups.mp4", frames, "libx264", **groups)
+    times_ms = np.cumsum(np.random.default_rng(0).integers(5, 90, size=20))
+    encode(folder / "changing_rate.mp4", frames, "libx264", times_ms=times_ms, **groups)
+    for name in ("groups", "changing_rate"):
+        remux(folder / f"{name}.mp4", folder / f"{name}.mkv")
+    remux(folder / "groups.mp4", folder / "no_count.mp4", movflags="frag_keyframe+empty_moov")
+    remux(folder / "groups.mp4", folder / "edit_list_in_group.mp4", skip=3)
+    encode(folder / "av1.mp4", moving_pattern(20, 64, 96), "libsvtav1", gop_size=6)  # smaller ones it refuses
+    encode(folder / "groups.webm", frames, "libvpx-vp9", gop_size=6)
+    encode(folder / "divx.mp4", frames, "mpeg4", bit_rate=4_000_000, **groups)
+    encode(folder / "open_groups.mp4", frames, "libx264", options={"x264-params": "open-gop=1:b-adapt=0"}, **groups)
+    encode(folder / "refreshed.mp4", frames, "libx264", options={"x264-params": "intra-refresh=1"}, **groups)
     return folder
 
 
@@ -81,13 +113,120 @@ def full_disk() -> Iterator[None]:
 # Access
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FORMATS, *SOUGHT, *NOT_SOUGHT[:3], "edit_list.mp4"])
 def test_every_frame_read_alone_is_the_frame_of_sequential_reading(videos: Path, name: str) -> None:
     video = read_video(videos / name)
-    assert video.shape == (20, 32, 48, 3)
+    assert len(video) == {"edit_list.mp4": 13, "edit_list_in_group.mp4": 17}.get(name, 20)
+    assert video.shape[1:] == ((64, 96, 3) if name == "av1.mp4" else (32, 48, 3))
     assert video.dtype == np.uint8
-    for index in range(20):
+    for index in range(len(video)):
         np.testing.assert_array_equal(read_frames(videos / name, [index])[0], video[index])
+
+
+@pytest.mark.parametrize("name", SOUGHT)
+def test_three_frames_are_read_without_sequential_decoding(
+    videos: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = read_video(videos / name)
+    monkeypatch.delattr(video_io, "frames_in_order")
+    for indices in ([0, 12, 13], [5, 6, 7], [16, 2], list(range(17))):
+        np.testing.assert_array_equal(read_frames(videos / name, indices), video[indices])
+
+
+@pytest.mark.parametrize("name", NOT_SOUGHT)
+def test_where_seeking_is_not_certain_to_be_exact_there_is_none(videos: Path, name: str) -> None:
+    in_the_first_group = frames_by_seeking(videos / name, {0})
+    assert len(in_the_first_group) == (name in ("open_groups.mp4", "refreshed.mp4"))
+    video = read_video(videos / name)
+    np.testing.assert_array_equal(read_frames(videos / name, [0, 19]), video[[0, 19]])
+
+
+def test_a_frame_behind_a_damaged_one_is_read(videos: Path, tmp_path: Path) -> None:
+    with av.open(str(videos / "groups.mp4")) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray((videos / "groups.mp4").read_bytes())
+    position, size = packets[2]
+    content[position : position + size] = bytes(size)
+    (tmp_path / "damaged.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=r"damaged\.mp4"):
+        read_video(tmp_path / "damaged.mp4")
+    whole = read_video(videos / "groups.mp4")
+    np.testing.assert_array_equal(read_frames(tmp_path / "damaged.mp4", [6, 19]), whole[[6, 19]])
+
+
+def test_a_frame_that_the_decoder_swallows_shifts_no_other(videos: Path, tmp_path: Path) -> None:
+    with av.open(str(videos / "av1.mp4")) as container:
+        packets = sorted((packet.pts, packet.pos, packet.size) for packet in container.demux(video=0) if packet.size)
+    _, position, size = packets[3]
+    content = bytearray((videos / "av1.mp4").read_bytes())
+    # A unit of padding, whose length is a number of two bytes, seven bits each (AV1 specification, 4.10.5 and 5.7).
+    content[position : position + size] = bytes([0x7A, (size - 3) % 128 + 128, (size - 3) // 128]) + bytes(size - 3)
+    (tmp_path / "lost.mp4").write_bytes(content)
+    with av.open(str(tmp_path / "lost.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 19  # and no error
+    whole = read_video(videos / "av1.mp4")
+    np.testing.assert_array_equal(read_frames(tmp_path / "lost.mp4", [0, 12, 19]), whole[[0, 12, 19]])
+    for read in (read_video, lambda path: read_frames(path, [3]), lambda path: read_frames(path, [5])):
+        with pytest.raises(VideoError, match=r"lost\.mp4: damaged, frame 3 does not come out"):
+            read(tmp_path / "lost.mp4")
+
+
+def test_what_stands_in_for_a_damaged_frame_does_not_depend_on_how_one_came_to_it(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 40, size=(64, 96, 1))
+    groups = {"gop_size": 12, "max_b_frames": 3}
+    encode(tmp_path / "good.mp4", (moving_pattern(36, 64, 96) + noise).astype(np.uint8), "libx264", **groups)
+    with av.open(str(tmp_path / "good.mp4")) as container:
+        packets = sorted((packet.pts, packet.pos, packet.size) for packet in container.demux(video=0) if packet.size)
+    whole = (tmp_path / "good.mp4").read_bytes()
+    for number in range(13, 23):
+        _, position, size = packets[number]
+        for place in range(position + 12, position + size, size // 4):
+            content = bytearray(whole)
+            content[place] ^= 0xFF
+            path = tmp_path / f"{place}.mp4"
+            path.write_bytes(content)
+            try:
+                video = read_video(path)
+            except VideoError:
+                continue
+            for index in range(12, 24):
+                np.testing.assert_array_equal(read_frames(path, [index])[0], video[index])
+
+
+def test_decoding_begins_where_no_frame_needs_one_from_before() -> None:
+    # In order of decoding: a closed group; one whose second frame is shown before its keyframe; one with a hidden
+    # frame; a closed one.
+    times = np.array([0, 3, 1, 2, 5, 4, 6, 7, 8, 9, 10, 11, 13, 12])
+    keys = np.isin(times, [0, 5, 7, 11])
+    shown = times != 9
+    table = containers._table(VideoInfo(13, 8, 8, 25.0), times, keys, shown)
+    assert table is not None
+    assert table.times.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13]
+    assert table.starts.tolist() == [0, 10]
+    assert table.last_before.tolist() == [0, 3, 3, 3, 5, 5, 6, 7, 8, 9, 10, 12, 12]
+
+
+def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, moving_pattern(5))
+    assert probe(path).num_frames == 5
+    write_video(path, moving_pattern(9)[::-1])
+    assert probe(path).num_frames == 9
+    np.testing.assert_array_equal(read_frames(path, [8])[0], read_video(path)[8])
+
+
+def test_frames_of_a_real_film_read_alone_are_those_of_sequential_reading() -> None:
+    video = read_video(REAL)
+    assert probe(REAL)[:3] == video.shape[:3] == (325, 180, 320)
+    for indices in ([0, 201, 202], [203], [110, 111], [324], [260, 3]):
+        np.testing.assert_array_equal(read_frames(REAL, indices), video[indices])
+
+
+@pytest.mark.slow
+def test_every_frame_of_a_real_film_read_alone_is_that_of_sequential_reading() -> None:
+    video = read_video(REAL)
+    for index in range(len(video)):
+        np.testing.assert_array_equal(read_frames(REAL, [index])[0], video[index])
 
 
 def test_the_mp4_of_these_tests_has_b_frames(videos: Path) -> None:
@@ -108,12 +247,13 @@ def test_frames_show_what_was_written(videos: Path, name: str) -> None:
     assert error == 0 if lossless else error < 8
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "index_last.mp4", "edit_list.mp4"])
+@pytest.mark.parametrize("name", [*FORMATS, *SOUGHT, *NOT_SOUGHT[:3], "index_last.mp4", "edit_list.mp4"])
 def test_probe_counts_the_frames_that_reading_gives(videos: Path, name: str) -> None:
     info = probe(videos / name)
     assert (info.num_frames, info.height, info.width) == read_video(videos / name).shape[:3]
     is_container = name.endswith((".mp4", ".mkv", ".webm", ".avi"))
-    assert info.fps == (25.0 if is_container else None)
+    if not name.startswith("changing_rate"):
+        assert info.fps == (25.0 if is_container else None)
 
 
 def test_the_count_in_an_mp4_header_is_wrong_under_an_edit_list(videos: Path) -> None:
@@ -148,11 +288,13 @@ def assert_refused(path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["b_frames.mp4", "index_last.mp4"])
-def test_an_mp4_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["b_frames.mp4", "index_last.mp4", "groups.mkv", "groups.webm", "divx.avi"])
+def test_a_container_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
     whole = (videos / name).read_bytes()
-    for end in {*np.linspace(1, len(whole) - 1, 40).astype(int), *range(len(whole) - 9, len(whole))}:
-        cut = tmp_path / f"cut_at_{end}.mp4"
+    untold = 8 if name == "divx.avi" else 0  # bytes at the end
+    ends = np.linspace(1, len(whole) - 1 - untold, 40).astype(int)
+    for end in {*ends, *range(len(whole) - untold - 9, len(whole) - untold)}:
+        cut = tmp_path / f"cut_at_{end}{Path(name).suffix}"
         cut.write_bytes(whole[:end])
         assert_refused(cut)
 
@@ -240,11 +382,14 @@ def test_the_frame_of_another_size_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files where the system lists them")
 def test_no_file_stays_open(videos: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.mp4").write_bytes((videos / "b_frames.mp4").read_bytes()[:-50])
+    whole = (videos / "b_frames.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[:-50])
+    (tmp_path / "not_utf8.mp4").write_bytes(whole.replace(b"isom", b"is\x97m"))  # words about the video
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for name in FORMATS:
         read_frames(videos / name, [1])
+    read_frames(tmp_path / "not_utf8.mp4", [1])
     errors = []  # kept, since an error's traceback could keep its file open
     for path, index in ((tmp_path / "cut.mp4", 0), (videos / "b_frames.mp4", 99), (videos / "a.gif", 99)):
         with pytest.raises(VideoError) as error:

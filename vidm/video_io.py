@@ -3,52 +3,35 @@
     frames = read_frames("clip.mp4", [0, 5, 7])        # (3, H, W, 3), the very pixels that read_video gives
     write_video("copy.gif", read_video("clip.mp4"), fps=25)
 
-A file that cannot be read raises VideoError, which names it. One damage goes untold: a .mkv, .webm or .avi that
-was cut short may read as a shorter video, for nothing in it tells how many frames were meant.
+A file that cannot be read raises VideoError, which names it.
 """
 
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image, ImageOps
 
 from vidm.atomic import atomic_dir, atomic_write
+from vidm.containers import (
+    CONTAINER_SUFFIXES,
+    FrameStream,
+    VideoError,
+    VideoInfo,
+    frames_by_seeking,
+    frames_in_order,
+    probe_container,
+    write_mp4,
+)
+from vidm.cut_files import missing_bytes
 
-CONTAINER_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 ANIMATION_SUFFIXES = (".gif", ".webp")
 VIDEO_SUFFIXES = (*CONTAINER_SUFFIXES, *ANIMATION_SUFFIXES, ".npy")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-# The same frames are to give the same bytes: x264's output depends on the number of threads, and its macroblock
-# tree reads memory that it never set when frames are small.
-X264_OPTIONS = {"crf": "12", "threads": "1", "x264-params": "mbtree=0"}
-SMPTE170M = 6  # the number by which H.264 tags BT.601 in the 525-line form (ITU-T H.273, tables 2 to 4)
-
-# Frames in order, each as a function that turns it to RGB: one that is passed over is never converted.
-# A function is good until the next one is drawn.
-FrameStream = Generator[Callable[[], np.ndarray], None, None]
-
-
-class VideoError(ValueError):
-    """A video or image that cannot be read; the message names the file."""
-
-
-class VideoInfo(NamedTuple):
-    """What a video holds; `fps` is None where no single rate is kept, which is in all but containers."""
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float | None
 
 
 @contextmanager
@@ -63,95 +46,6 @@ def _failures_named(path: Path) -> Iterator[None]:
     except Exception as error:  # damaged bytes make decoders raise SyntaxError, IndexError and nearly anything else
         reason = " ".join(str(error).split()) or type(error).__name__
         raise VideoError(f"{path}: cannot be read as a video or image ({reason})") from error
-
-
-# Containers
-
-
-def _refuse_cut_mp4(path: Path) -> None:
-    """Raise VideoError if the file ends inside its index or media box (ISO/IEC 14496-12, 4.2); FFmpeg may not."""
-    end, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while position + 8 <= end:
-            file.seek(position)
-            header = file.read(16)
-            size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-            if size == 1:
-                size = int.from_bytes(header[8:], "big")
-            if kind in (b"moov", b"mdat") and position + size > end:
-                raise VideoError(f"{path}: truncated, {position + size - end} bytes are missing")
-            if size < 8:  # 0 means "to the end of the file"; the rest is not a box
-                return
-            position += size
-
-
-@contextmanager
-def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    # "file:" keeps FFmpeg from taking a name with a colon for a protocol.
-    with av.open(f"file:{path}") as container:
-        if not container.streams.video:
-            raise VideoError(f"{path}: has no video stream")
-        if "mp4" in container.format.name:
-            _refuse_cut_mp4(path)
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"  # the data loader's workers are the parallelism
-        yield container, stream
-
-
-def _rgb_from_yuv(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    # By the file's own matrix and range; what is not tagged is BT.601, narrow range, as FFmpeg takes it.
-    # All is said in full because PyAV's defaults differ between its versions.
-    known = {int(colorspace) for colorspace in Colorspace}
-    rgb = reformatter.reformat(
-        frame,
-        format="rgb24",
-        src_colorspace=frame.colorspace if frame.colorspace in known else Colorspace.ITU601,
-        src_color_range=ColorRange.JPEG if frame.color_range == ColorRange.JPEG else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG,
-    )
-    return rgb.to_ndarray()
-
-
-def _container_frames(path: Path) -> FrameStream:
-    reformatter = VideoReformatter()  # one for all frames: setting one up costs more than a conversion
-    with _open_container(path) as (container, stream):
-        for frame in container.decode(stream):
-            yield partial(_rgb_from_yuv, frame, reformatter)
-
-
-def _probe_container(path: Path) -> VideoInfo:
-    with _open_container(path) as (container, stream):
-        if "mp4" in container.format.name:
-            # The header's count knows nothing of edit lists; listing the packets that are shown is as quick.
-            num_frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
-        else:
-            num_frames = sum(1 for _ in container.decode(stream))
-        if num_frames == 0:
-            raise VideoError(f"{path}: holds no frames")
-        fps = float(stream.average_rate) if stream.average_rate else None
-        return VideoInfo(num_frames, stream.height, stream.width, fps)
-
-
-def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    # 4:2:0 keeps one colour per 2 x 2 pixels, so sides are even: an odd one repeats its last row or column.
-    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    reformatter = VideoReformatter()
-    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)  # holds 24000/1001 and 30000/1001
-        stream = container.add_stream("libx264", rate=rate, options=X264_OPTIONS)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = SMPTE170M
-        context.color_range = ColorRange.MPEG
-        for array in frames:
-            frame = reformatter.reformat(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24"),
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU601,
-                dst_color_range=ColorRange.MPEG,
-            )
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
 
 
 # Images, animations, frame folders, arrays
@@ -222,12 +116,21 @@ def _array_frames(path: Path) -> FrameStream:
 # Public names
 
 
+def _is_container(path: Path) -> bool:
+    """Tell whether PyAV is to read it. Raises VideoError if so but the file was cut short: FFmpeg may not notice."""
+    if path.is_dir() or path.suffix.lower() not in CONTAINER_SUFFIXES:
+        return False
+    if missing := missing_bytes(path):
+        raise VideoError(f"{path}: truncated, {missing} bytes are missing")
+    return True
+
+
 def _frames_of(path: Path) -> FrameStream:
     suffix = path.suffix.lower()
     if path.is_dir():
         return _folder_frames(path)
-    if suffix in CONTAINER_SUFFIXES:
-        return _container_frames(path)
+    if _is_container(path):
+        return frames_in_order(path)
     if suffix in ANIMATION_SUFFIXES:
         return _animation_frames(path)
     if suffix == ".npy":
@@ -238,38 +141,46 @@ def _frames_of(path: Path) -> FrameStream:
 def probe(path: str | Path) -> VideoInfo:
     """Return a video's number of frames (as many as read_video gives), height and width in px, and rate.
 
-    Decodes nothing of an mp4 and only the first frame of a folder or npy; other containers and animations are
-    gone through once. Raises VideoError, FileNotFoundError. Ours.
+    Decodes nothing of an mp4, mkv or webm as they are usually made, and only the first frame of a folder or npy;
+    other containers and animations are gone through once. Raises VideoError, FileNotFoundError. Ours.
     """
     path = Path(path)
     with _failures_named(path):
-        if path.is_file() and path.suffix.lower() in CONTAINER_SUFFIXES:
-            return _probe_container(path)
+        if _is_container(path):
+            return probe_container(path)
         with closing(_frames_of(path)) as stream:
             height, width, _ = next(stream)().shape
             return VideoInfo(1 + sum(1 for _ in stream), height, width, None)
 
 
-def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
-    """Read frames by number, in the order asked, repeats allowed: uint8 (len(indices), H, W, 3).
-
-    Decodes from the start up to the last one wanted, so the pixels are those of read_video, bit for bit.
-    Raises VideoError (also for a number that is not there), FileNotFoundError. Ours.
-    """
-    path, indices = Path(path), [int(index) for index in indices]
-    wanted = set(indices)
+def _frames_from_start(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
+    """Go through a video up to the last frame wanted. Raises VideoError if one is not there."""
     frames: dict[int, np.ndarray] = {}
     num_seen = 0
-    with _failures_named(path), closing(_frames_of(path)) as stream:
+    with closing(_frames_of(path)) as stream:
         for index, to_rgb in enumerate(stream):
             num_seen += 1
             if index in wanted:
                 frames[index] = to_rgb()
             if len(frames) == len(wanted):
-                break
-        missing = sorted(wanted - frames.keys())
-        if missing:
-            raise VideoError(f"{path}: frame {missing[0]} was asked for, but it has {num_seen}, counted from 0")
+                return frames
+    missing = min(wanted - frames.keys())
+    raise VideoError(f"{path}: frame {missing} was asked for, but it has {num_seen}, counted from 0")
+
+
+def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
+    """Read frames by number, in the order asked, repeats allowed: uint8 (len(indices), H, W, 3).
+
+    The pixels are those of read_video, bit for bit. From a container they are decoded from the keyframe before on
+    where that is certain to be the same, else from the start; a frame behind a damaged one may so still be read.
+    Raises VideoError (also for a number that is not there), FileNotFoundError. Ours.
+    """
+    path, indices = Path(path), [int(index) for index in indices]
+    wanted = set(indices)
+    with _failures_named(path):
+        frames = frames_by_seeking(path, wanted) if _is_container(path) else {}
+        if len(frames) < len(wanted):
+            frames = _frames_from_start(path, wanted)
         return np.stack([frames[index] for index in indices])
 
 
@@ -317,6 +228,6 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
             np.save(temporary, frames)
     elif suffix in (".mp4", *ANIMATION_SUFFIXES):
         with atomic_write(path) as temporary:
-            (_write_mp4 if suffix == ".mp4" else _write_animation)(temporary, frames, fps)
+            (write_mp4 if suffix == ".mp4" else _write_animation)(temporary, frames, fps)
     else:
         raise ValueError(f"{path}: cannot write {suffix}; use .mp4 .gif .webp .npy, or no suffix: a png folder")

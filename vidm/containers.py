@@ -103,16 +103,19 @@ def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | No
     with _open_container(path) as (container, stream):
         if stream.codec_context.name not in SOUGHT_IN:
             return None
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        if not packets or any(packet.pts is None or packet.is_corrupt for packet in packets):
-            return None
-        times = np.array([packet.pts for packet in packets], np.int64)
-        is_key = np.array([packet.is_keyframe for packet in packets])
-        is_shown = np.array([not packet.is_discard for packet in packets])  # an edit list may hide some
-        info = _info(stream, int(is_shown.sum()))
-    if len(np.unique(times)) < len(times) or info.num_frames == 0:
+        times, is_key, is_shown = [], [], []
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if packet.pts is None or packet.is_corrupt:
+                return None
+            times.append(packet.pts)
+            is_key.append(packet.is_keyframe)
+            is_shown.append(not packet.is_discard)  # an edit list may hide some
+        info = _info(stream, sum(is_shown))
+    if len(set(times)) < len(times) or info.num_frames == 0:
         return None
-    return _table(info, times, is_key, is_shown)
+    return _table(info, np.array(times, np.int64), np.array(is_key), np.array(is_shown))
 
 
 def _table_of(path: Path) -> FrameTable | None:

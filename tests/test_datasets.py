@@ -318,3 +318,37 @@ def test_a_run_resumed_at_step_k_goes_on_as_if_it_had_never_stopped() -> None:
 def test_a_global_batch_needs_no_step_before_it() -> None:
     assert sampler(rank=1, world_size=2).global_batch(1000) == sampler().global_batch(1000)
     assert list(sampler(start_step=1000, num_steps=1)) == [sampler().global_batch(1000)]
+
+
+def stream(
+    triplets: FrameTriplets, start_step: int, num_workers: int, world_size: int
+) -> list[dict[str, torch.Tensor]]:
+    """The global batches of steps start_step .. 5 as the ranks' loaders deliver them, put together again."""
+    loaders = [
+        DataLoader(
+            triplets,
+            batch_sampler=ResumableSampler(
+                len(triplets), 4, 3, start_step, 6 - start_step, rank=rank, world_size=world_size
+            ),
+            num_workers=num_workers,
+            multiprocessing_context="fork" if num_workers else None,
+        )
+        for rank in range(world_size)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # more workers than cores, or a fork beside threads
+        steps = list(zip(*loaders, strict=True))
+    return [{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]} for batches in steps]
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_stream_resumed_at_step_k_is_the_one_that_never_stopped(
+    triplets: FrameTriplets, num_workers: int, world_size: int
+) -> None:
+    whole = stream(triplets, 0, num_workers=0, world_size=1)
+    for k in (1, 4):  # 5 videos: batches of 4 make an epoch a step, so both are in the middle of the run
+        resumed = stream(triplets, k, num_workers, world_size)
+        assert len(resumed) == 6 - k
+        for ours, theirs in zip(resumed, whole[k:], strict=True):
+            assert_same_samples(ours, theirs)

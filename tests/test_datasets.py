@@ -324,19 +324,19 @@ def stream(
     triplets: FrameTriplets, start_step: int, num_workers: int, world_size: int
 ) -> list[dict[str, torch.Tensor]]:
     """The global batches of steps start_step .. 5 as the ranks' loaders deliver them, put together again."""
-    loaders = [
-        DataLoader(
-            triplets,
-            batch_sampler=ResumableSampler(
-                len(triplets), 4, 3, start_step, 6 - start_step, rank=rank, world_size=world_size
-            ),
-            num_workers=num_workers,
-            multiprocessing_context="fork" if num_workers else None,
-        )
-        for rank in range(world_size)
-    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more workers than cores, or a fork beside threads
+        loaders = [
+            DataLoader(
+                triplets,
+                batch_sampler=ResumableSampler(
+                    len(triplets), 4, 3, start_step, 6 - start_step, rank=rank, world_size=world_size
+                ),
+                num_workers=num_workers,
+                multiprocessing_context="fork" if num_workers else None,
+            )
+            for rank in range(world_size)
+        ]
         steps = list(zip(*loaders, strict=True))
     return [{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]} for batches in steps]
 

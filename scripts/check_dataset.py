@@ -22,7 +22,8 @@ from vidm.atomic import atomic_write
 from vidm.cli import errors_for_people
 from vidm.datasets import fit_square
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
-from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files, probe, read_frames
+from vidm.packs import probe, read_frames
+from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files
 
 SHEET_CLIPS = 12
 SHEET_FRAMES = 8
@@ -40,6 +41,8 @@ class Kind(NamedTuple):
 
 def codec_of(path: Path) -> str:
     """The codec's name in a container, otherwise what the files are by their names."""
+    if not path.exists():
+        return "in a pack"
     if path.is_dir():
         return f"{frame_files(path)[0].suffix.lower()[1:]} frames"
     if path.suffix.lower() not in CONTAINER_SUFFIXES:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidm.packs import write_pack
 from vidm.video_io import read_image, write_video
 
 ROOT = Path(__file__).parent.parent
@@ -110,3 +111,15 @@ def test_a_mistake_is_exit_code_2(
         check(monkeypatch, *words.split())
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_pack_is_told_like_the_folder_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "data" / "a.mp4", np.zeros((8, 16, 16, 3), np.uint8))
+    with write_pack(tmp_path / "pack", 1 << 20) as pack:
+        pack.add_encoded("a.mp4", tmp_path / "data" / "a.mp4")
+    assert check(monkeypatch, tmp_path / "pack", "--out", tmp_path / "sheet.png") == 0
+    said = capsys.readouterr().out
+    assert "usable: 1 of 1 clips" in said
+    assert "codecs: in a pack (1)" in said

@@ -398,3 +398,15 @@ def test_the_command_line_trains_on_a_pack_as_on_the_folder(world: Path, tmp_pat
 def test_first_frames_to_continue_may_come_from_a_pack(pack: Path) -> None:
     for path in list_content(pack):
         assert np.array_equal(read_first_frame(path), read_frames(path, [0])[0])
+
+
+def test_a_split_of_a_pack_is_what_lay_in_that_folder(data: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_video(tmp_path / "data" / split / "a.mp4", np.full((8, 16, 16, 3), len(split), np.uint8))
+    pack = pack_of(tmp_path / "data", tmp_path / "pack")
+    assert index_clips(pack, split="train").paths == [pack / "train" / "a.mp4"]
+    assert len(index_clips(pack).paths) == 2
+    with pytest.raises(ValueError, match=r"--split val: the pack .* has no clips from a folder of that name"):
+        index_clips(pack, split="val")
+    with pytest.raises(ValueError, match=r"--layout frames: .* is a pack"):
+        index_clips(pack, layout="frames")

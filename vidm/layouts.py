@@ -85,7 +85,7 @@ def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped)
     """Say in a line what lies in a folder, and which splits of it could be chosen."""
     parts = []
     if videos:
-        parents = {path.parent if path != root else root for path in videos}  # a pack may be a clip itself
+        parents = {path.parent for path in videos}
         depths = {len(parent.relative_to(root).parts) for parent in parents}
         where = f"{_count(len(parents), 'folder')} up to {_count(max(depths), 'level')} down"
         if depths in ({0}, {1}):
@@ -178,9 +178,21 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
     return _Listing(sorted(clips, key=natural_key), everything.bad + bad, found)
 
 
+def _list_packed(root: Path, layout: str, split: str) -> _Listing:
+    """A pack's clips, or those that lay in the subfolder `split` of what was packed."""
+    if layout != "auto":
+        raise ValueError(f"--layout {layout}: {root} is a pack, whose clips were chosen when it was made; leave it out")
+    clips = [path for path in list_pack(root) if not split or path.relative_to(root).parts[:1] == (split,)]
+    if split and not clips:
+        raise ValueError(f"--split {split}: the pack {root} has no clips from a folder of that name")
+    return _Listing(clips, [], f"{split + ': ' if split else ''}{_count(len(clips), 'clip')} of a pack")
+
+
 def _list_clips(root: Path, layout: str, split: str) -> _Listing:
     if layout not in LAYOUTS:
         raise ValueError(f"--layout {layout}: choose from {', '.join(LAYOUTS)}")
+    if is_pack(root):
+        return _list_packed(root, layout, split)
     lists = _ucf_lists(root)
     is_folder = bool(split) and (root / split).is_dir()
     if layout == "ucf101" or (layout == "auto" and not is_folder and split in lists):

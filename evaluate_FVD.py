@@ -3,7 +3,7 @@
 python evaluate_FVD.py -dir1 real -dir2 generated -n 16 -r 64
 """
 
-from vidm.cli import evaluate_fvd_main
+from vidm.cli_evaluate import evaluate_fvd_main
 
 if __name__ == "__main__":
     evaluate_fvd_main()

@@ -19,8 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from vidm.atomic import atomic_write
-from vidm.cli import errors_for_people
 from vidm.datasets import fit_square
+from vidm.errors import errors_for_people
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
 from vidm.packs import probe, read_frames
 from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files

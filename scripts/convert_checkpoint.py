@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from vidm.checkpoint import build_model, load_weights, save_checkpoint
-from vidm.cli import errors_for_people
+from vidm.errors import errors_for_people
 from vidm.released import load_any, save_safetensors
 
 

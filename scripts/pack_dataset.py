@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vidm.cli import errors_for_people
 from vidm.datasets import fit_square
+from vidm.errors import errors_for_people
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import PackWriter, probe, read_frames, write_pack
 

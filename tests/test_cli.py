@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
-from vidm.cli import errors_for_people, evaluate_fvd_main, evaluate_parser, train_config, train_main, train_parser
+from vidm.cli import train_config, train_main, train_parser
+from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser
 from vidm.config import Config
+from vidm.errors import errors_for_people
 from vidm.synthetic import write_dataset
 from vidm.video_io import read_video
 

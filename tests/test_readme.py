@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vidm.cli import evaluate_parser, train_parser
+from vidm.cli import train_parser
+from vidm.cli_evaluate import evaluate_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,18 +1,11 @@
-"""Flags in, one call out. Flags and their help come from the fields of vidm.config.
+"""Training and sampling: flags in, one call out. Flags and their help come from the fields of vidm.config.
 
-    python diffusion_ddp_accum_constant_cu.py --preset tiny --data DIR --out checkpoints
-    python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --out samples
-    python evaluate_FVD.py --dir1 real --dir2 generated --nframes 16
-
-Errors that a user can mend (ValueError, OSError) are one line on stderr and exit code 2.
+python diffusion_ddp_accum_constant_cu.py --preset tiny --data DIR --out checkpoints
+python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --out samples
 """
 
 import argparse
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from types import NoneType
@@ -22,28 +15,11 @@ import torch
 
 from vidm.checkpoint import Checkpoint, check_generator, latest_checkpoint
 from vidm.config import PRESETS, Config, SampleConfig, knobs
-from vidm.detectors import I3D_PATH, load_detector
-from vidm.distributed import BACKENDS, is_main, launch, pick_device, print0, rank
-from vidm.metrics import MAX_SAMPLES, compute_fvd
+from vidm.distributed import BACKENDS, is_main, launch, print0
+from vidm.errors import errors_for_people
 from vidm.released import load_any
 from vidm.sampling import load_generator, sample_folder
 from vidm.trainer import Trainer
-
-
-@contextmanager
-def errors_for_people() -> Iterator[None]:
-    """Turn an error that the user can mend into one line and exit code 2, and an interruption into one line."""
-    where = f"[process {rank()}] " if rank() else ""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        # A data loading process sends its whole traceback along; what it had to say is the last line.
-        reason = re.sub(r"^(\w+\.)+\w*Error: ", "", str(error).strip().splitlines()[-1])
-        print(f"{where}error: {reason}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{where}interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
 
 
 def _key(knob: Field[Any]) -> str:
@@ -202,49 +178,4 @@ def train_main(argv: Sequence[str] | None = None) -> None:
             dist_url=options.dist_url,
             backend=options.dist_backend,
             gpu=options.gpu,
-        )
-
-
-def evaluate_parser() -> argparse.ArgumentParser:
-    """All flags of evaluate_FVD.py."""
-    parser = argparse.ArgumentParser(
-        description="Frechet video distance between the first frames of the videos (or frame folders) of two folders."
-    )
-    parser.add_argument("-dir1", "--dir1", required=True, metavar="DIR", help="one folder, usually of real videos")
-    parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="the other, usually of generated ones")
-    parser.add_argument("-b", "--batch", type=int, default=32, metavar="N", help="videos at a time (32)")
-    parser.add_argument("-r", "--resolution", type=int, default=256, metavar="R", help="square side, pixels (256)")
-    parser.add_argument("-n", "--nframes", type=int, default=128, metavar="N", help="frames per video (128)")
-    parser.add_argument(
-        "-ns", "--nsamples", type=int, metavar="N", help=f"videos of each folder (default: all, at most {MAX_SAMPLES})"
-    )
-    parser.add_argument(
-        "-i3d",
-        "--i3d",
-        metavar="FILE",
-        help=f"TorchScript I3D, or random (default: {I3D_PATH} if it is there, else random)",
-    )
-    return parser
-
-
-def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
-    """evaluate_FVD.py: print the distance between two folders, and what it is a distance of."""
-    options = evaluate_parser().parse_args(argv)
-    with errors_for_people():
-        result = compute_fvd(
-            options.dir1,
-            options.dir2,
-            load_detector(options.i3d, pick_device()),
-            num_frames=options.nframes,
-            num_samples=options.nsamples,
-            resolution=options.resolution,
-            batch_size=options.batch,
-            workers=os.cpu_count() or 1,
-            progress=True,
-        )
-        ours, theirs = result.num_samples
-        print(f"{result.value:.4f}  {result.name}")
-        print(
-            f"{ours} against {theirs} videos, their first {result.num_frames} frames at "
-            f"{result.resolution}x{result.resolution}, {result.feature_dim} features, {len(result.skipped)} skipped"
         )

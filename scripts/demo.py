@@ -23,6 +23,7 @@ from vidm.report import Distance, VideoRow, write_report
 from vidm.sampling import load_generator, sample_folder
 from vidm.synthetic import write_dataset
 from vidm.trainer import Trainer
+from vidm.training_run import fit
 from vidm.video_io import read_video, write_video
 
 RESOLUTION = 32
@@ -56,7 +57,7 @@ def train(out: Path, **values: object) -> Path:
     )
     trainer = Trainer(config, torch.device("cpu"))
     trainer.save()
-    trainer.fit()
+    fit(trainer)
     return checkpoint_path(out, trainer.step)
 
 

@@ -28,12 +28,13 @@ ORIGINAL_DEFAULTS = {
     "save_freq": 1000,
 }
 FLAGS = """
---accum-steps --batch-size --content --content-frames --content-resume --content-steps --data --dist-backend
---dist-url --ema-decay --eta --flow-range --fps --frame-stride --generator --gpu --help --init --keep --layout --loss
---lr --lr-schedule --max-bad-fraction --multiprocessing-distributed --no-encoder --norm --num-frames --num-samples
---out --p2-gamma --penalty-eps --precision --prediction --preset --print-freq --psi --rank --resolution --resume
---sampler --save-freq --seed --split --spynet --start-iters --start-noise --steps --test --test-freq --total-iters
---train-flow --video-timesteps --warmup-iters --workers --world-size
+--accum-steps --batch-size --condition-noise --content --content-frames --content-resume --content-steps --data
+--dist-backend --dist-url --dry-run --ema-decay --eta --eval-freq --flow-range --fps --frame-stride --generator --gpu
+--held-out --help --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction --max-bad-steps
+--multiprocessing-distributed --no-encoder --norm --num-frames --num-samples --out --p2-gamma --penalty-eps
+--precision --prediction --preset --print-freq --psi --rank --resolution --resume --sampler --save-freq --seed --split
+--spynet --start-iters --start-noise --steps --test --test-freq --test-split --total-iters --train-flow
+--video-timesteps --warmup-iters --workers --world-size
 """.split()
 
 
@@ -60,7 +61,7 @@ def test_the_flags_are_frozen_and_each_has_help():
 
 def test_the_originals_defaults_hold():
     options = train_parser().parse_args([])
-    config = train_config(options, None, "")
+    config = train_config(options)[0]
     known = vars(options) | {k: v for section in config.to_dict().values() for k, v in section.items()}
     assert {name: known[name] for name in ORIGINAL_DEFAULTS} == ORIGINAL_DEFAULTS
 
@@ -69,7 +70,7 @@ def test_the_originals_commands_parse():
     line = "--multiprocessing-distributed --world-size 1 --rank 0 --batch-size 48 --workers 24 --gpu 0 --seed 1"
     options = train_parser().parse_args(line.split())
     assert options.multiprocessing_distributed
-    assert train_config(options, None, "").train.batch_size == 48
+    assert train_config(options)[0].train.batch_size == 48
     line = "-dir1 A -dir2 B -b 2 -r 256 -n 128 -ns 2038 -i3d ./i3d_torchscript.pt"
     options = evaluate_parser().parse_args(line.split())
     assert (options.dir1, options.batch, options.nsamples) == ("A", 2, 2038)
@@ -78,7 +79,7 @@ def test_the_originals_commands_parse():
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_the_defaults():
-    config = train_config(train_parser().parse_args(["--preset", "tiny", "--lr", "0.5"]), None, "")
+    config = train_config(train_parser().parse_args(["--preset", "tiny", "--lr", "0.5"]))[0]
     assert config.train.lr == 0.5
     assert config.model == Config.from_preset("tiny").model
 
@@ -111,8 +112,8 @@ def test_resuming_takes_the_checkpoints_settings_and_refuses_another_network(wor
     path = out / "checkpoint_00000001.pt"
     checkpoint = load_checkpoint(path)
     capsys.readouterr()
-    options = train_parser().parse_args(["--total-iters", "9"])
-    assert train_config(options, checkpoint, path) == checkpoint.config.replaced({"total_iters": 9})
+    options = train_parser().parse_args(["--resume", str(path), "--total-iters", "9"])
+    assert train_config(options)[0] == checkpoint.config.replaced({"total_iters": 9})
     for flags, message in (
         (["--resolution", "32"], "image_size is 16 there and 32 here"),
         (["--preset", "paper128"], "is of another configuration"),

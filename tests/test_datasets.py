@@ -23,6 +23,7 @@ from vidm.datasets import (
 )
 from vidm.layouts import index_clips
 from vidm.trainer import Trainer
+from vidm.training_run import fit
 from vidm.video_io import VideoError, read_video, write_video
 
 NUM_FRAMES = 6
@@ -147,7 +148,7 @@ def test_a_stride_of_one_is_every_frame(data: Path, triplets: FrameTriplets) -> 
 
 def test_the_stride_is_kept_in_the_checkpoint_and_long_enough_videos_are_asked_for(tiny: Config) -> None:
     config = tiny.replaced({"frame_stride": 3, "video_timesteps": 6, "total_iters": 1, "test_freq": 1})
-    Trainer(config, torch.device("cpu")).fit()  # the world's videos have 16 frames, all of which this window takes
+    fit(Trainer(config, torch.device("cpu")))  # the world's videos have 16 frames, all of which this window takes
     checkpoint = load_checkpoint(checkpoint_path(config.train.out, 1))
     assert checkpoint.config.data.frame_stride == 3
     with pytest.raises(ValueError, match="has the 21 frames asked for, the longest has 16"):

@@ -11,10 +11,12 @@ import pytest
 import torch
 from golden import fill_by_rule
 
-from vidm.checkpoint import load_checkpoint
+from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.config import Config, TrainConfig
 from vidm.distributed import is_main, launch
-from vidm.trainer import Trainer, draw_noise, learning_rate, learns_flow
+from vidm.randomness import draw_noise
+from vidm.trainer import Trainer, learning_rate, learns_flow
+from vidm.training_run import fit
 from vidm.video_io import write_video
 
 CPU = torch.device("cpu")
@@ -27,7 +29,7 @@ def gradients(config: Config, device: torch.device = CPU) -> dict[str, torch.Ten
     """
     trainer = Trainer(config.replaced({"model_channels": 64, "batch_size": 8}), device)
     fill_by_rule(trainer.model)
-    trainer.accumulate(iter(trainer.loader()), step=0)
+    trainer.accumulate(trainer.batches(), step=0)
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
 
 
@@ -109,7 +111,7 @@ def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
     if not resume:
         shutil.rmtree(config.train.out, ignore_errors=True)
     trainer = Trainer(config, CPU, load_checkpoint(resume) if resume else None)
-    trainer.fit()
+    fit(trainer)
     state = {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
     for i, moments in trainer.optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
@@ -158,11 +160,16 @@ def test_the_learning_rate_rises_then_stays_or_follows_half_a_cosine():
     assert learning_rate(TrainConfig(), 0) == 2e-5
 
 
-def test_a_run_that_diverges_stops_before_its_weights_are_spoilt(tiny):
-    trainer = Trainer(tiny.replaced({"lr": 1e20, "total_iters": 20}), CPU)
-    with pytest.raises(ValueError, match=r"step \d+: the loss or its gradient is not finite"):
-        trainer.fit()
+def test_a_run_that_diverges_stops_saved_and_before_its_weights_are_spoilt(tiny, capsys):
+    trainer = Trainer(tiny.replaced({"lr": 1e20, "total_iters": 20, "max_bad_steps": 3}), CPU)
+    with pytest.raises(ValueError, match=r"3 steps in a row were not finite .* with the videos .*mp4, .*: lower --lr"):
+        fit(trainer)
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    saved = load_checkpoint(latest_checkpoint(trainer.config.train.out))
+    assert (saved.step, saved.progress.bad_in_a_row) == (trainer.step, 3)
+    assert saved.progress.ema_updates == trainer.step - saved.progress.bad_steps
+    said = capsys.readouterr().err
+    assert said.count("skipped, its loss or gradient is not finite") == saved.progress.bad_steps
 
 
 def test_a_new_run_leaves_another_runs_checkpoints_alone(tiny):
@@ -183,7 +190,7 @@ def test_data_that_cannot_be_decoded_stops_the_run_before_anything_is_written(ti
     for path in sorted(frames.iterdir())[1:]:
         path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"none of its 1 videos can be read"):
-        Trainer(tiny.replaced({"data": str(tmp_path / "data"), "workers": workers}), CPU).fit()
+        fit(Trainer(tiny.replaced({"data": str(tmp_path / "data"), "workers": workers}), CPU))
     assert not Path(tiny.train.out).exists()
 
 
@@ -253,7 +260,7 @@ def test_bfloat16_computes_the_networks_and_keeps_the_weights(tiny):
 )
 def test_what_cannot_be_trained_is_named_and_nothing_is_written(tiny, values, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        Trainer(tiny.replaced(values), CPU).fit()
+        fit(Trainer(tiny.replaced(values), CPU))
     assert not Path(tiny.train.out).exists()
 
 
@@ -291,5 +298,5 @@ def test_a_new_run_begins_with_the_averaged_weights_of_another_at_another_size(t
     assert all(torch.equal(state[name], value) for name, value in init.ema_state_dict.items())
     assert not trainer.optimizer.state
     assert not any(p.requires_grad for p in trainer.model.spynet.parameters())
-    trainer.fit()
+    fit(trainer)
     assert not torch.equal(trainer.model.state_dict()["unet.out.2.weight"], init.ema_state_dict["unet.out.2.weight"])

@@ -1,7 +1,9 @@
 """Save, find and load checkpoints, atomically and strictly.
 
-A checkpoint is one file that carries the weights, their moving average, the optimizer, the step and the whole
-configuration; the keys of its tensors are those of the published files.
+A checkpoint is one file that carries all of a run: the weights, their moving average, the optimizer, the loss scale,
+the step and what lies behind it, the whole configuration and the versions that made it. Random numbers follow from seed
+and step, so none are stored. The keys of its tensors are those of the published files; every part of the file has a
+checksum, which reading compares.
 
     save_checkpoint(checkpoint_path("checkpoints", 1000), checkpoint)
     checkpoint = load_checkpoint(latest_checkpoint("checkpoints"))
@@ -9,10 +11,12 @@ configuration; the keys of its tensors are those of the published files.
     load_weights(model, checkpoint.ema_state_dict, "checkpoint")
 """
 
+import platform
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +35,33 @@ MOTION_ONLY = ("video_timesteps", "flow_range", "use_encoder")
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What a run has behind it: samples drawn, updates of the averaged weights, steps skipped as not finite, in all and
+    in a row up to now; and of how many videos its samples are drawn."""
+
+    samples_seen: int = 0
+    ema_updates: int = 0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
+    num_videos: int = 0
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A training run at one step; `source` names it in messages, `optimizer` may be empty."""
+    """A training run at one step; `source` names it in messages.
+
+    What only our own training writes may be empty: `optimizer`, `scaler` (the loss scale of fp16), `progress` (None)
+    and `versions`, by name, of what wrote it.
+    """
 
     step: int
     config: Config
     state_dict: Mapping[str, Tensor]
     ema_state_dict: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     source: str = "the checkpoint"
 
 
@@ -76,25 +99,45 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     return next(reversed(list_checkpoints(folder)), None)
 
 
+def present_versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers besides its settings."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "cuda": torch.version.cuda or "none"}
+
+
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; it appears whole or not at all."""
-    with atomic_write(path) as temporary:
-        torch.save(
-            {
-                "iters": checkpoint.step,
-                "config": checkpoint.config.to_dict(),
-                "state_dict": dict(checkpoint.state_dict),
-                "ema_state_dict": dict(checkpoint.ema_state_dict),
-                "optimizer": dict(checkpoint.optimizer),
-            },
-            temporary,
-        )
+    """Write a checkpoint; it appears whole or not at all. Raises OSError when the disk is full."""
+    content = {
+        "iters": checkpoint.step,
+        "config": checkpoint.config.to_dict(),
+        "state_dict": dict(checkpoint.state_dict),
+        "ema_state_dict": dict(checkpoint.ema_state_dict),
+        "optimizer": dict(checkpoint.optimizer),
+        "scaler": dict(checkpoint.scaler),
+        "progress": asdict(checkpoint.progress) if checkpoint.progress else {},
+        "versions": dict(checkpoint.versions),
+    }
+    # Through Python's file, whose errors keep their reason; torch's own writer says but that it failed.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what writers of checkpoints left under hidden names when they were killed."""
+    for path in Path(folder).glob(".checkpoint_*.pt"):
+        path.unlink(missing_ok=True)
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first part of a file of torch's whose bytes are not those of its checksum (CRC-32), if any."""
+    with zipfile.ZipFile(path) as parts:
+        return parts.testzip()
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """Load a file that torch.save wrote as a dictionary of tensors and plain values, on the CPU.
 
-    Never runs code from the file. Raises FileNotFoundError or ValueError, naming the file.
+    Checksums are compared, where the file has them: torch itself does not look. Never runs code from the file. Raises
+    FileNotFoundError or ValueError, naming the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -104,6 +147,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is amiss is said below
+            if zipfile.is_zipfile(path) and _damaged_part(path):
+                raise ValueError("a part does not have its checksum")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the reader raise whatever it meets first
         raise ValueError(
@@ -133,7 +178,17 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
         config = Config.from_dict(content["config"])
     except ValueError as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
-    return Checkpoint(content["iters"], config, *states, content["optimizer"], source=str(path))
+    progress = Progress(**content["progress"]) if content.get("progress") else None
+    return Checkpoint(
+        content["iters"],
+        config,
+        *states,
+        content["optimizer"],
+        content.get("scaler", {}),
+        progress,
+        content.get("versions", {}),
+        source=str(path),
+    )
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

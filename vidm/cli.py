@@ -6,20 +6,21 @@ python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --o
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields
-from pathlib import Path
+from dataclasses import Field
 from types import NoneType
 from typing import Any, get_args
 
 import torch
 
-from vidm.checkpoint import Checkpoint, check_generator, latest_checkpoint
+from vidm.checkpoint import Checkpoint
 from vidm.config import PRESETS, Config, SampleConfig, knobs
 from vidm.distributed import BACKENDS, is_main, launch, print0
 from vidm.errors import errors_for_people
 from vidm.released import load_any
+from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.sampling import load_generator, sample_folder
 from vidm.trainer import Trainer
+from vidm.training_run import dry_run, fit
 
 
 def _key(knob: Field[Any]) -> str:
@@ -63,12 +64,15 @@ def train_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="VIDM: train a motion generator; with --test, sample videos from one.")
     mode = parser.add_argument_group("what to do")
     mode.add_argument("--test", action="store_true", help="sample from --resume instead of training")
+    mode.add_argument(
+        "--dry-run", action="store_true", help="build everything, take one step, tell its memory, write nothing"
+    )
     mode.add_argument("--preset", choices=PRESETS, help="named settings to start from (paper128)")
     mode.add_argument(
         "--resume",
         default="",
         metavar="FILE",
-        help="checkpoint to go on from, or auto: the newest in --out; with --test: the one to sample from",
+        help="checkpoint to go on from, or auto: the newest whole one in --out; with --test: the one to sample from",
     )
     mode.add_argument(
         "--video-timesteps",
@@ -89,63 +93,29 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_another_network(wanted: Config, checkpoint: Checkpoint, path: str | Path) -> None:
-    """Raise ValueError when a checkpoint's network or process is not the one asked for."""
-    for ours, theirs in zip(wanted.sections()[:2], checkpoint.config.sections()[:2], strict=True):
-        for knob in fields(ours):
-            asked, trained = getattr(ours, knob.name), getattr(theirs, knob.name)
-            if asked != trained:
-                raise ValueError(
-                    f"{path} is of another configuration: {knob.name} is {trained} there and {asked} here; "
-                    "leave the flags out to take the checkpoint's"
-                )
-
-
-def train_config(options: argparse.Namespace, checkpoint: Checkpoint | None, path: str | Path) -> Config:
-    """The preset with the given flags; when resuming, the checkpoint's settings with the given flags."""
+def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None, Checkpoint | None]:
+    """The settings of a run, the checkpoint it goes on from, and the one whose weights it begins with, if any."""
     values = {k: v for section in Config().sections() for k, v in given_values(options, section).items()}
-    if checkpoint is None:
-        return Config.from_preset(options.preset or "paper128").replaced(values)
-    for name in ("spynet", "init"):
-        begun_with = getattr(checkpoint.config.train, name)
-        if values.get(name, begun_with) != begun_with:
-            raise ValueError(
-                f"--{name} {values[name]} is read when a run begins, and that of {path} began with "
-                f"{begun_with or 'none'}: leave it out, or begin a new run with --init {path}"
-            )
-    asked = Config.from_preset(options.preset) if options.preset else checkpoint.config
-    _refuse_another_network(asked.replaced(values), checkpoint, path)
-    return checkpoint.config.replaced(values)
-
-
-def _resume_path(options: argparse.Namespace) -> str | Path | None:
-    if options.resume != "auto":
-        return options.resume or None
-    out = train_config(options, None, "").train.out
-    newest = latest_checkpoint(out)
-    print0(f"going on from {newest}" if newest else f"no checkpoint in {out} yet: starting anew")
-    return newest
-
-
-def init_config(options: argparse.Namespace, init: Checkpoint) -> Config:
-    """For a new run from a checkpoint's weights: its network and process, unless a preset or flags say otherwise."""
-    config = Config.from_preset(options.preset or "paper128")
-    if not options.preset:
-        config = Config(init.config.model, init.config.diffusion, config.data, config.train)
-    config = config.replaced({k: v for s in config.sections() for k, v in given_values(options, s).items()})
-    check_generator(init, config.model.generator)
-    return config
+    fresh = Config.from_preset(options.preset or "paper128").replaced(values)
+    if options.resume == "auto":
+        resume = newest_that_verifies(fresh.train.out)
+    else:
+        resume = load_any(options.resume, options.video_timesteps) if options.resume else None
+    if resume:
+        return resumed_config(resume, values, options.preset or ""), resume, None
+    if fresh.train.init:
+        init = load_any(fresh.train.init, options.video_timesteps)
+        return init_config(init, values, options.preset or ""), None, init
+    return fresh, None, None
 
 
 def _train(device: torch.device, options: argparse.Namespace) -> None:
     with errors_for_people():
-        path = _resume_path(options)
-        resume = load_any(path, options.video_timesteps) if path else None
-        init = load_any(options.init, options.video_timesteps) if "init" in options and not resume else None
-        config = init_config(options, init) if init else train_config(options, resume, path or "")
+        config, resume, init = train_config(options)
         if options.start_iters is not None and options.start_iters < 0:
             raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
-        Trainer(config, device, resume, init, options.start_iters).fit()
+        trainer = Trainer(config, device, resume, init, options.start_iters)
+        (dry_run if options.dry_run else fit)(trainer)
 
 
 def _sample(device: torch.device, options: argparse.Namespace) -> None:

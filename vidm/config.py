@@ -99,6 +99,12 @@ class DataConfig:
         ("auto", "videos", "frames", "ucf101"),
     )
     split: str = knob("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
+    test_split: str = knob(
+        "", "part of the data that is held out (default: some videos of --data, kept from training)", "--test-split"
+    )
+    held_out: int = knob(
+        16, "videos held out for previews, the held-out loss and --eval-freq, at most a tenth of --data", "--held-out"
+    )
     frame_stride: int = knob(1, "a window takes every K-th frame of a video", "--frame-stride")
     max_bad_fraction: float = knob(
         0.05, "more unreadable clips than this stop a run before it starts, with a list in --out", "--max-bad-fraction"
@@ -130,9 +136,21 @@ class TrainConfig:
     spynet: str = knob("", "file of SPyNet weights; without one SPyNet is trained from zero flow", "--spynet")
     init: str = knob("", "start from this checkpoint's weights alone, with a fresh optimizer", "--init")
     train_flow: bool = knob(False, "go on training a given SPyNet too", "--train-flow")
+    condition_noise: float = knob(
+        0.0,
+        "the previous frame gets noise of a level drawn in [0, S] before SPyNet sees it, as generated frames are not "
+        "perfect either (0: none, as released)",
+        "--condition-noise",
+    )
+    max_bad_steps: int = knob(
+        10, "a step whose loss or gradient is not finite is skipped; this many in a row end the run", "--max-bad-steps"
+    )
     start_seed: int = knob(0, "seed of the fixed latent that truncated sampling starts near (--psi)")
     print_freq: int = knob(100, "steps between log lines", "--print-freq -p")
-    test_freq: int = knob(1000, "steps between preview videos (0: none)", "--test-freq")
+    test_freq: int = knob(1000, "steps between previews and held-out losses (0: none)", "--test-freq")
+    eval_freq: int = knob(
+        0, "steps between distances of 16 generated frames to the held-out videos (0: none)", "--eval-freq"
+    )
     save_freq: int = knob(1000, "steps between checkpoints", "--save-freq")
     keep: int = knob(3, "newest checkpoints kept (0: all)", "--keep")
     out: str = knob("checkpoints", "folder of checkpoints and logs", "--out")
@@ -230,14 +248,19 @@ class Config:
     def check(self, num_processes: int = 1) -> None:
         """Raise ValueError, naming the flag, for values that no run can have."""
         train = self.train
-        at_least("1", 1, train, "batch_size accum_steps total_iters print_freq save_freq")
-        at_least("0", 0, train, "workers test_freq keep seed warmup_iters")
+        at_least("1", 1, train, "batch_size accum_steps total_iters print_freq save_freq max_bad_steps")
+        at_least("0", 0, train, "workers test_freq eval_freq keep seed warmup_iters condition_noise")
+        at_least("0", 0, self.data, "held_out")
         at_least("1", 1, self.model, "image_size")
         at_least("0", 0, self.diffusion, "p2_gamma")
         for section, name in ((train, "lr"), (self.diffusion, "penalty_eps")):
             at_least("a number above 0", 1e-30, section, name)
         if self.model.video_timesteps < 2:
             raise ValueError(f"--num-frames {self.model.video_timesteps}: a video to learn from has 2 or more")
+        if self.data.test_split and not self.data.held_out:
+            raise ValueError("--held-out 0: --test-split needs 1 or more")
+        if train.eval_freq and self.model.generator == "content":
+            raise ValueError("--eval-freq measures videos: it needs --generator motion")
         if self.data.frame_stride < 1:
             raise ValueError(f"--frame-stride {self.data.frame_stride}: give 1 or more")
         if not 0 <= self.data.max_bad_fraction <= 1:

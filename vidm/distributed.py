@@ -152,3 +152,11 @@ def gradients_kept_local(model: nn.Module, local: bool) -> Iterator[None]:
     """While `local`, backward only adds up: the all-reduce waits for the last micro-batch of a step."""
     with model.no_sync() if local and isinstance(model, DistributedDataParallel) else nullcontext():
         yield
+
+
+def any_process(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:
+    """For each flag, whether it is true in any process; all must ask."""
+    joined = torch.tensor([float(flag) for flag in flags], device=device)
+    if world_size() > 1:
+        dist.all_reduce(joined, op=dist.ReduceOp.MAX)
+    return [value > 0 for value in joined.tolist()]

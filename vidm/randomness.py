@@ -23,3 +23,23 @@ def keyed_generator(key: Sequence[int]) -> torch.Generator:
 def keyed_normal(key: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normals of `shape`, float32 on the CPU, a function of `key` alone."""
     return torch.randn(list(shape), generator=keyed_generator(key))
+
+
+def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_timesteps: int) -> tuple[Tensor, Tensor]:
+    """Diffusion steps t (B,) and noise like `frame` (B, 3, H, W) for the given places of a step's global batch."""
+    t, noise = [], []
+    for place in places:
+        generator = keyed_generator((seed, step, place))
+        t.append(torch.randint(num_timesteps, (), generator=generator))
+        noise.append(torch.randn(frame.shape[1:], generator=generator))
+    return torch.stack(t).to(frame.device), torch.stack(noise).to(frame.device)
+
+
+def draw_condition_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, level: float) -> Tensor:
+    """Noise like `frame` (B, 3, H, W) for the previous frames of a step: each of a level drawn in [0, level]. Ours."""
+    noise = []
+    for place in places:
+        generator = keyed_generator((seed, step, place, 1))
+        drawn = level * torch.rand((), generator=generator)
+        noise.append(drawn * torch.randn(frame.shape[1:], generator=generator))
+    return torch.stack(noise).to(frame.device)

@@ -7,7 +7,9 @@ log.close()
 """
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,35 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from vidm.atomic import atomic_write
 from vidm.video_io import write_video
+
+
+def rows_up_to(path: Path, step: int) -> str:
+    """The lines of a file of JSON rows, if there is one, whose step is not beyond `step` and that are whole."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    return "".join(kept)
 
 
 class RunLog:
     """What a training run tells: a progress bar, `stats.jsonl` and TensorBoard events in the folder `out`.
 
-    `total` and `start` are steps. Only the main process has one.
+    `total` and `start` are steps; what an earlier run wrote beyond `start`, and lost by being stopped, is dropped. A
+    full disk is told of and costs what could not be written. Only the main process has one.
     """
 
     def __init__(self, out: str | Path, total: int, start: int) -> None:
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.writer = SummaryWriter(str(self.out))
-        self.stats = (self.out / "stats.jsonl").open("a")
+        self.writer = SummaryWriter(str(self.out), purge_step=start + 1)
+        self.stats = self.out / "stats.jsonl"
+        kept = rows_up_to(self.stats, start)
+        with atomic_write(self.stats) as temporary:
+            temporary.write_text(kept)
         self.bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True)
 
     def step(self) -> None:
@@ -40,27 +57,46 @@ class RunLog:
         """Print a line above the progress bar."""
         self.bar.write(line)
 
+    def warn(self, line: str) -> None:
+        """Print a line on stderr, above the progress bar: something went wrong and the run goes on."""
+        self.bar.write(f"warning: {line}", file=sys.stderr)
+
+    @contextmanager
+    def _written_if_possible(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.warn(f"a log was not written to {self.out} ({error}); the run goes on")
+
     def row(self, step: int, **values: float) -> None:
         """Record named numbers at a step, everywhere."""
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-        self.stats.write(json.dumps({"step": step, **values}) + "\n")
-        self.stats.flush()
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        self.bar.set_postfix({name: f"{values[name]:.4g}" for name in ("loss", "images_per_s") if name in values})
+        with self._written_if_possible():
+            with self.stats.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def video(self, tag: str, frames: np.ndarray, step: int) -> Path:
-        """Write frames (T, H, W, 3) uint8 as out/<tag>/%08d.gif, shown by TensorBoard too; return the file.
+        """Write frames (T, H, W, 3) uint8 as out/<tag>/%08d.gif, looping, shown by TensorBoard too; return the file.
 
         TensorBoard's own add_video needs a library that no longer works and logs nothing without it, so the GIF's
         bytes go into an image summary.
         """
         path = self.out / tag / f"{step:08d}.gif"
-        write_video(path, frames, fps=8)
-        _, height, width, _ = frames.shape
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-        self.writer._get_file_writer().add_summary(summary, step)
+        with self._written_if_possible():
+            write_video(path, frames, fps=8)
+            _, height, width, _ = frames.shape
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+            self.writer._get_file_writer().add_summary(summary, step)
         return path
+
+    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """Show an image (H, W, 3) uint8 in TensorBoard."""
+        with self._written_if_possible():
+            self.writer.add_image(tag, image, step, dataformats="HWC")
 
     def settings(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the run's configuration to out/config.json."""
@@ -69,5 +105,5 @@ class RunLog:
     def close(self) -> None:
         """Finish the bar and flush the files."""
         self.bar.close()
-        self.stats.close()
-        self.writer.close()
+        with self._written_if_possible():
+            self.writer.close()

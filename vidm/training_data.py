@@ -1,0 +1,111 @@
+"""What a run learns from, and in which order.
+
+data = TrainingData(config)
+for batch in data.loader(start_step=0, pin_memory=False): ...
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from vidm.config import Config
+from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, window_length
+from vidm.distributed import is_main, rank, world_size
+from vidm.interrupts import ignore_stop_signals
+from vidm.layouts import ClipIndex, index_clips
+
+# Videos one looks at where none are held out.
+LOOKED_AT = 16
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` of the places 0 .. total - 1, each in the middle of its share. Ours."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def part_of(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
+    """The videos of an index that stand at the given places."""
+    return replace(index, paths=[index.paths[i] for i in places], num_frames=[index.num_frames[i] for i in places])
+
+
+def hold_out(index: ClipIndex, count: int) -> tuple[ClipIndex, ClipIndex]:
+    """Split an index into what is learned from and what is held out: evenly spaced videos, at most a tenth.
+
+    Of fewer than ten videos none can be spared: some are then in both, as when none are wanted. Ours.
+    """
+    total = len(index.paths)
+    chosen = evenly_spaced(total, min(count, total // 10))
+    if not chosen:
+        return index, part_of(index, evenly_spaced(total, min(LOOKED_AT, total)))
+    return part_of(index, sorted(set(range(total)) - set(chosen))), part_of(index, chosen)
+
+
+class TrainingData:
+    """The videos of a configuration, `index` to learn from and `held_out` to judge by, and their stream of samples.
+
+    Raises ValueError or FileNotFoundError for data that cannot be trained on; a list of bad videos may then be in
+    the run's folder, nothing else is written.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.moves = config.model.generator == "motion"
+        found, count = self._indexed(config.data.split), config.data.held_out
+        if config.data.test_split:
+            test = self._indexed(config.data.test_split)
+            places = evenly_spaced(len(test.paths), min(count, len(test.paths)))
+            self.index, self.held_out = found, part_of(test, places)
+        else:
+            self.index, self.held_out = hold_out(found, count)
+
+    def _indexed(self, split: str) -> ClipIndex:
+        data = self.config.data
+        return index_clips(
+            data.data,
+            min_frames=window_length(self.config.model.video_timesteps, data.frame_stride) if self.moves else 1,
+            layout=data.layout,
+            split=split,
+            max_bad_fraction=data.max_bad_fraction,
+            bad_list=Path(self.config.train.out) / "bad_videos.txt",
+            progress=is_main(),
+        )
+
+    def samples(self, index: ClipIndex, seed: int, flip: bool) -> FrameTriplets | SingleFrames:
+        """What the generator learns from the videos of an index, keyed by (epoch, index)."""
+        model, data = self.config.model, self.config.data
+        if self.moves:
+            return FrameTriplets(
+                index, model.image_size, model.video_timesteps, seed, flip=flip, stride=data.frame_stride
+            )
+        return SingleFrames(index, model.image_size, seed, anywhere=data.content_frames == "all", flip=flip)
+
+    def _sampler(self, start_step: int) -> ResumableSampler:
+        train = self.config.train
+        return ResumableSampler(
+            num_samples=len(self.index.paths),
+            batch_size=train.batch_size,
+            rank=rank(),
+            world_size=world_size(),
+            accum_steps=train.accum_steps,
+            seed=train.seed,
+            start_step=start_step,
+            num_steps=train.total_iters - start_step,
+        )
+
+    def loader(self, start_step: int, pin_memory: bool) -> DataLoader:
+        """This process's micro-batches, from `start_step` to the last, in order."""
+        train = self.config.train
+        return DataLoader(
+            self.samples(self.index, train.seed, self.config.data.flip),
+            batch_sampler=self._sampler(start_step),
+            num_workers=min(train.workers // world_size(), os.cpu_count() or 1),
+            pin_memory=pin_memory,
+            worker_init_fn=ignore_stop_signals,
+        )
+
+    def videos_of_step(self, step: int) -> list[Path]:
+        """The videos that a step's global batch is drawn from, in order of their places."""
+        return [self.index.paths[index] for _, index in self._sampler(step).global_batch(step)]

@@ -5,7 +5,10 @@ with StopSignals() as stop:
         step()
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -43,7 +46,19 @@ class StopSignals:
             self.received, self._when = signal.Signals(number).name, now
 
 
-def ignore_stop_signals(worker: int = 0) -> None:
-    """Leave stopping to the parent: a terminal or a scheduler sends its signal to data loading processes as well."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def leave_stopping_to_the_parent(worker: int = 0) -> None:
+    """In a data loading process, heed SIGTERM from its parent alone, and SIGINT never.
+
+    A terminal or a scheduler sends its signal to every process of a run, and the step under way still needs its data.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait_for_the_parents() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_the_parents, daemon=True).start()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from vidm.config import Config
 from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, window_length
 from vidm.distributed import is_main, rank, world_size
-from vidm.interrupts import ignore_stop_signals
+from vidm.interrupts import leave_stopping_to_the_parent
 from vidm.layouts import ClipIndex, index_clips
 
 # Videos one looks at where none are held out.
@@ -103,7 +103,7 @@ class TrainingData:
             batch_sampler=self._sampler(start_step),
             num_workers=min(train.workers // world_size(), os.cpu_count() or 1),
             pin_memory=pin_memory,
-            worker_init_fn=ignore_stop_signals,
+            worker_init_fn=leave_stopping_to_the_parent,
         )
 
     def videos_of_step(self, step: int) -> list[Path]:

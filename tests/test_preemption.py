@@ -1,0 +1,237 @@
+"""Claims about runs that are killed, asked to stop, or meet a full disk: nothing is lost, and nothing is different."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidm.checkpoint import list_checkpoints, load_checkpoint
+from vidm.config import Config
+from vidm.distributed import launch
+from vidm.resume import newest_that_verifies
+from vidm.trainer import Trainer
+from vidm.training_run import fit
+
+CPU = torch.device("cpu")
+# Starts processes in milliseconds: they are forked off one that has imported everything.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["vidm.training_run"])
+
+
+def go_on(device: torch.device, config: Config) -> None:
+    """What `--resume auto` does."""
+    fit(Trainer(config, device, newest_that_verifies(config.train.out)))
+
+
+def one_of(node_rank: int, num_nodes: int, config: Config, meeting: Path) -> None:
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked off
+    if num_nodes == 1:
+        go_on(CPU, config)
+    else:
+        url = f"file://{meeting}"
+        launch(go_on, (config,), multiprocessing=True, num_nodes=num_nodes, node_rank=node_rank, dist_url=url)
+
+
+def started(config: Config, meeting: Path, processes: int = 1) -> list[BaseProcess]:
+    group = [CONTEXT.Process(target=one_of, args=(rank, processes, config, meeting)) for rank in range(processes)]
+    for process in group:
+        process.start()
+    return group
+
+
+def finish(group: list[BaseProcess]) -> None:
+    for process in group:
+        process.join(180)
+        assert process.exitcode == 0
+
+
+def final_state(config: Config) -> dict[str, torch.Tensor]:
+    """Weights, averaged weights and moments of the last step."""
+    found = load_checkpoint(list_checkpoints(config.train.out)[-1])
+    assert found.step == config.train.total_iters
+    state = {f"weights.{k}": v for k, v in found.state_dict.items()}
+    state |= {f"ema.{k}": v for k, v in found.ema_state_dict.items()}
+    for i, moments in found.optimizer["state"].items():
+        state |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+    return state
+
+
+def assert_identical(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def killed_again_and_again(config: Config, meeting: Path, kills: int, processes: int = 1) -> None:
+    """Run to the end, one process SIGKILLed `kills` times at random moments; every checkpoint then loads.
+
+    Every other kill comes while a checkpoint is being written, the others at any time of a run.
+    """
+    out, rng = Path(config.train.out), random.Random(0)
+    for attempt in range(kills):
+        group = started(config, meeting.with_name(f"{meeting.name}{attempt}"), processes)
+        began, writing = time.monotonic(), attempt % 2 == 0
+        wait = rng.uniform(0, 1.5)
+        while time.monotonic() - began < (30 if writing else wait) and group[0].is_alive():
+            if writing and any(out.glob(".checkpoint_*")):
+                time.sleep(rng.uniform(0, 0.004))
+                break
+            time.sleep(0.0005)
+        os.kill(rng.choice(group).pid, signal.SIGKILL)
+        for process in group:
+            process.kill()
+            process.join()
+        for path in list_checkpoints(out):
+            load_checkpoint(path)
+    finish(started(config, meeting.with_name(f"{meeting.name}-last"), processes))
+    assert not list(out.glob(".checkpoint_*"))
+
+
+@pytest.fixture
+def config(tiny: Config) -> Config:
+    """Twelve steps, a checkpoint after each."""
+    return tiny.replaced({"total_iters": 12, "save_freq": 1})
+
+
+def compare_with_an_undisturbed_run(config: Config, tmp_path: Path, kills: int, processes: int = 1) -> None:
+    undisturbed = config.replaced({"out": str(tmp_path / "undisturbed"), "workers": 0})
+    finish(started(undisturbed, tmp_path / "meeting-undisturbed", processes))
+    killed_again_and_again(config, tmp_path / "meeting", kills, processes)
+    assert_identical(final_state(config), final_state(undisturbed))
+
+
+def test_killed_three_times_a_run_ends_bit_for_bit_as_if_undisturbed(config, tmp_path):
+    compare_with_an_undisturbed_run(config, tmp_path, kills=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
+def test_killed_twenty_times_a_run_ends_bit_for_bit_as_if_undisturbed(config, tmp_path, processes, workers):
+    config = config.replaced({"total_iters": 40, "workers": workers})
+    compare_with_an_undisturbed_run(config, tmp_path, kills=20, processes=processes)
+
+
+def wait_for_step(config: Config, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not any(int(path.stem[-8:]) >= step for path in list_checkpoints(config.train.out)):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_saves_within_two_steps_and_exits_well(config, tmp_path, number, processes):
+    config = config.replaced({"total_iters": 100_000, "keep": 0})
+    group = started(config, tmp_path / "meeting", processes)
+    wait_for_step(config, 3)
+    os.kill(group[-1].pid, number)
+    at_signal = len(list_checkpoints(config.train.out))
+    finish(group)
+    steps = [load_checkpoint(path).step for path in list_checkpoints(config.train.out)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) <= at_signal + 3  # one under way, one more, and the one written between kill and count
+
+
+def test_data_loading_processes_leave_stopping_to_their_parent(config, tmp_path):
+    config = config.replaced({"total_iters": 100_000, "workers": 2})
+    group = started(config, tmp_path / "meeting")
+    wait_for_step(config, 1)
+    children = Path(f"/proc/{group[0].pid}/task/{group[0].pid}/children").read_text().split()
+    assert children
+    for child in children:
+        os.kill(int(child), signal.SIGTERM)
+    wait_for_step(config, load_checkpoint(list_checkpoints(config.train.out)[-1]).step + 3)
+    os.kill(group[0].pid, signal.SIGTERM)
+    finish(group)
+
+
+def flip_a_byte(path: Path, where: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 0x10
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_in_the_newest_checkpoint_falls_back_to_the_one_before(config, capsys):
+    fit(Trainer(config.replaced({"total_iters": 3}), CPU))
+    *_, before, newest = list_checkpoints(config.train.out)
+    flip_a_byte(newest, 0.5)
+    found = newest_that_verifies(config.train.out)
+    assert found is not None
+    assert found.step == 2
+    said = capsys.readouterr().out
+    assert f"passed over: {newest} is cut short, damaged" in said
+    assert f"going on from {before}" in said
+
+
+def test_where_every_checkpoint_is_damaged_a_run_does_not_start_anew_over_them(config):
+    fit(Trainer(config.replaced({"total_iters": 2}), CPU))
+    for path in list_checkpoints(config.train.out):
+        flip_a_byte(path, 0.3)
+    with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* can be read: move them away"):
+        newest_that_verifies(config.train.out)
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, when) -> None:
+    """Let what `when(path)` says be written to a device that is always full."""
+    from vidm import atomic
+
+    hidden = atomic._hidden_sibling
+
+    def on_a_full_disk(path: Path) -> Path:
+        temporary = hidden(path)
+        if when(path):
+            temporary.symlink_to("/dev/full")
+        return temporary
+
+    monkeypatch.setattr(atomic, "_hidden_sibling", on_a_full_disk)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(config, tmp_path, monkeypatch, capsys):
+    undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
+    fit(Trainer(undisturbed, CPU))
+    full_disk(monkeypatch, lambda path: path.name in [f"checkpoint_{step:08d}.pt" for step in range(5, 12)])
+    fit(Trainer(config.replaced({"keep": 20}), CPU))
+    assert [load_checkpoint(path).step for path in list_checkpoints(config.train.out)] == [1, 2, 3, 4, 12]
+    assert_identical(final_state(config), final_state(undisturbed))
+    said = capsys.readouterr().err
+    assert said.count("No space left on device); the run goes on") == 7
+    assert "warning: the checkpoint of step 5 was not written" in said
+
+
+def test_a_full_disk_at_the_end_is_an_error_and_leaves_what_was_saved(config, monkeypatch):
+    full_disk(monkeypatch, lambda path: path.name == "checkpoint_00000012.pt")
+    with pytest.raises(OSError, match="No space left"):
+        fit(Trainer(config, CPU))
+    assert [load_checkpoint(path).step for path in list_checkpoints(config.train.out)] == [9, 10, 11]
+
+
+def test_logs_on_a_full_disk_cost_rows_and_not_the_run(config, capsys):
+    out = Path(config.train.out)
+    out.mkdir(parents=True)
+    trainer = Trainer(config.replaced({"total_iters": 2}), CPU)
+    steps = trainer.train_step
+
+    def with_the_disk_full(batches):
+        (out / "stats.jsonl").unlink(missing_ok=True)
+        (out / "stats.jsonl").symlink_to("/dev/full")
+        return steps(batches)
+
+    trainer.train_step = with_the_disk_full
+    fit(trainer)
+    assert capsys.readouterr().err.count("warning: a log was not written") == 2
+
+
+def test_stats_have_each_step_once_however_often_a_run_was_stopped(config):
+    import json
+
+    for total in (5, 8, 12):
+        fit(Trainer(config.replaced({"total_iters": total}), CPU, newest_that_verifies(config.train.out)))
+        list_checkpoints(config.train.out)[-1].unlink() if total < 12 else None
+    rows = [json.loads(line) for line in (Path(config.train.out) / "stats.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))

@@ -28,13 +28,13 @@ ORIGINAL_DEFAULTS = {
     "save_freq": 1000,
 }
 FLAGS = """
---accum-steps --batch-size --condition-noise --content --content-frames --content-resume --content-steps --data
---dist-backend --dist-url --dry-run --ema-decay --eta --eval-freq --flow-range --fps --frame-stride --generator --gpu
---held-out --help --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction --max-bad-steps
---multiprocessing-distributed --no-encoder --norm --num-frames --num-samples --out --p2-gamma --penalty-eps
---precision --prediction --preset --print-freq --psi --rank --resolution --resume --sampler --save-freq --seed --split
---spynet --start-iters --start-noise --steps --test --test-freq --test-split --total-iters --train-flow
---video-timesteps --warmup-iters --workers --world-size
+--accum-steps --batch-size --checkpoint-activations --compile --condition-noise --content --content-frames
+--content-resume --content-steps --data --dist-backend --dist-url --dry-run --ema-decay --eta --eval-freq --flow-range
+--fps --frame-stride --generator --gpu --held-out --help --init --keep --layout --loss --lr --lr-schedule
+--max-bad-fraction --max-bad-steps --multiprocessing-distributed --no-encoder --norm --num-frames --num-samples --out
+--p2-gamma --penalty-eps --precision --prediction --preset --print-freq --psi --rank --resolution --resume --sampler
+--save-freq --seed --split --spynet --start-iters --start-noise --steps --test --test-freq --test-split --total-iters
+--train-flow --video-timesteps --warmup-iters --workers --world-size
 """.split()
 
 

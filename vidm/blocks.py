@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidm.posgn import NUM_GROUPS, GroupNorm32, PositionalGroupNorm, zero_init
+from vidm.recompute import maybe_recomputed
 from vidm.timestepgn import TimestepGroupNorm
 
 NORMS = {"posgn": PositionalGroupNorm, "timestep": TimestepGroupNorm}
@@ -86,7 +87,8 @@ class ResBlock(nn.Module):
     """Residual block modulated by (t, frame_index, y, x).
 
     Shapes: forward(x (B, in_channels, H, W), t (B,), frame_index (B,)) -> (B, out_channels, H', W'), where the
-    size is halved by `resample="down"` (2x2 average), doubled by "up" (nearest) and kept by None.
+    size is halved by `resample="down"` (2x2 average), doubled by "up" (nearest) and kept by None. With `recompute` set,
+    a backward pass keeps x alone.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class ResBlock(nn.Module):
         )
         self.emb_layers = NORMS[shape.norm](out_channels, shape.diffusion_timesteps, shape.video_timesteps)
         self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.recompute = False
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "down":
@@ -112,10 +115,26 @@ class ResBlock(nn.Module):
         return x
 
     def forward(self, x: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
+        return maybe_recomputed(self.recompute, self._residual, x, t, frame_index)
+
+    def _residual(self, x: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
         norm, activation, conv = self.in_layers
         h = conv(self._resample(activation(norm(x))))
         h = self.emb_layers(h, t, frame_index)
         return self.skip_connection(self._resample(x)) + h
+
+
+def recompute_activations(model: nn.Module, what: str) -> None:
+    """Let a network's backward pass compute again what it would else have kept.
+
+    `what` is "none"; "posgn", the modulated group norms, whose per-pixel MLP holds most and costs little; or "full",
+    whole residual blocks. Gradients stay the same. Ours.
+    """
+    for module in model.modules():
+        if isinstance(module, ResBlock):
+            module.recompute = what == "full"
+        elif isinstance(module, (PositionalGroupNorm, TimestepGroupNorm)):
+            module.recompute = what == "posgn"
 
 
 class AttentionBlock(nn.Module):

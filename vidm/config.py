@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
 
 def knob(default: Any, help: str, flag: str = "", choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with what its flag needs; names of flags are separated by spaces."""
@@ -131,15 +133,23 @@ class TrainConfig:
     weight_decay: float = knob(0.0, "weight decay of AdamW")
     clip_norm: float = knob(1.0, "gradients are scaled down to this norm")
     ema_decay: float = knob(0.999, "decay of the averaged weights one samples from", "--ema-decay")
-    precision: str = knob("fp32", "arithmetic of the networks; weights stay fp32", "--precision", ("fp32", "bf16"))
+    precision: str = knob(
+        "fp32", "arithmetic of the networks; weights stay fp32, tf32 is for GPUs alone", "--precision", PRECISIONS
+    )
+    compile: bool = knob(False, "compile the networks: slow first steps, faster ones after", "--compile")
+    checkpoint_activations: str = knob(
+        "none",
+        "computed again in the backward pass instead of kept: nothing, the modulated norms, all residual blocks",
+        "--checkpoint-activations",
+        ("none", "posgn", "full"),
+    )
     seed: int = knob(0, "everything random follows from it", "--seed")
     spynet: str = knob("", "file of SPyNet weights; without one SPyNet is trained from zero flow", "--spynet")
     init: str = knob("", "start from this checkpoint's weights alone, with a fresh optimizer", "--init")
     train_flow: bool = knob(False, "go on training a given SPyNet too", "--train-flow")
     condition_noise: float = knob(
         0.0,
-        "the previous frame gets noise of a level drawn in [0, S] before SPyNet sees it, as generated frames are not "
-        "perfect either (0: none, as released)",
+        "noise of a level drawn in [0, S] on the previous frame that SPyNet sees (0: none, as released)",
         "--condition-noise",
     )
     max_bad_steps: int = knob(
@@ -174,7 +184,7 @@ class SampleConfig:
     steps: str = knob("100", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
     content_steps: str = knob("", "steps of a drawn first frame (default: as --steps)", "--content-steps")
     eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
-    precision: str = knob("fp32", "arithmetic of the networks", "--precision", ("fp32", "bf16"))
+    precision: str = knob("fp32", "arithmetic of the networks", "--precision", PRECISIONS)
     fps: float = knob(25.0, "frame rate of the written files", "--fps")
     psi: float = knob(1.0, "sampling space: 1 all of it, 0 one constant start, in between truncated", "--psi")
     start_noise: str = knob(

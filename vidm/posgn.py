@@ -11,6 +11,8 @@ on positional group normalization).
 import torch
 from torch import Tensor, nn
 
+from vidm.recompute import maybe_recomputed
+
 NUM_GROUPS = 32
 
 
@@ -41,7 +43,7 @@ class PositionalGroupNorm(nn.Module):
 
     Shapes: forward(h (B, C, H, W), t (B,), frame_index (B,)) -> (B, C, H, W); t in [0, diffusion_timesteps),
     frame_index in [0, video_timesteps), both int64. Source: the published code; parameter names are those of
-    the published checkpoints. Coordinates are derived, never stored.
+    the published checkpoints. Coordinates are derived, never stored. With `recompute`, a backward pass keeps h alone.
     """
 
     def __init__(self, channels: int, diffusion_timesteps: int, video_timesteps: int) -> None:
@@ -54,6 +56,7 @@ class PositionalGroupNorm(nn.Module):
         )
         self.out_norm = GroupNorm32(channels)
         self.out_rest = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(channels, channels, 3, padding=1)))
+        self.recompute = False
 
     def scale_shift(self, t: Tensor, frame_index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Scale and shift, each (B, C, height, width), at the given diffusion steps and frame indices (B,)."""
@@ -72,5 +75,8 @@ class PositionalGroupNorm(nn.Module):
         return scale, shift
 
     def forward(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
+        return maybe_recomputed(self.recompute, self._modulated, h, t, frame_index)
+
+    def _modulated(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
         scale, shift = self.scale_shift(t, frame_index, h.shape[2], h.shape[3])
         return self.out_rest(self.out_norm(h) * (1 + scale) + shift)

@@ -1,16 +1,31 @@
 """In which arithmetic the networks run; weights, coordinates, norms and the process stay float32.
 
-with autocast(device, "bf16"):
+scaler = loss_scaler(device, "fp16")
+with autocast(device, "fp16"):
     losses = diffusion.training_losses(model, x_start, t)
+scaler.scale(losses["loss"].mean()).backward()
 """
 
 import torch
 
-PRECISIONS = ("fp32", "bf16")
+from vidm.config import PRECISIONS
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which matrix products run in `precision`. Raises ValueError for one that is none."""
+    """A context in which matrix products and convolutions run in `precision`.
+
+    It also lets a GPU round their fp32 inputs to tf32, or forbids it: convolutions would otherwise do so unasked. On
+    the CPU tf32 is fp32. Raises ValueError for a precision that is none.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return torch.autocast(device.type, _AUTOCAST.get(precision, torch.bfloat16), enabled=precision in _AUTOCAST)
+
+
+def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Scales losses so that fp16 gradients do not vanish; in any other precision it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vidm.posgn import GroupNorm32, zero_init
+from vidm.recompute import maybe_recomputed
 
 EMBEDDING_CHANNELS = 64
 LONGEST_PERIOD = 10_000
@@ -40,8 +41,12 @@ class TimestepGroupNorm(nn.Module):
         )
         self.out_norm = GroupNorm32(channels)
         self.out_rest = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(channels, channels, 3, padding=1)))
+        self.recompute = False
 
     def forward(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
+        return maybe_recomputed(self.recompute, self._modulated, h, t, frame_index)
+
+    def _modulated(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
         embedding = torch.cat([sinusoidal_embedding(t), sinusoidal_embedding(frame_index)], dim=1)
         scale, shift = self.linear(embedding)[:, :, None, None].chunk(2, dim=1)
         return self.out_rest(self.out_norm(h) * (1 + scale) + shift)

@@ -10,11 +10,14 @@ are therefore the same step, and a run that was stopped anywhere and goes on is 
 """
 
 import math
+import os
+import shutil
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from vidm.blocks import recompute_activations
 from vidm.checkpoint import (
     Checkpoint,
     Progress,
@@ -33,7 +36,7 @@ from vidm.distributed import any_process, data_parallel, gather_rows, gradients_
 from vidm.ema import EMA
 from vidm.memory import more_micro_batches, out_of_memory_for_people
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.precision import autocast
+from vidm.precision import autocast, loss_scaler
 from vidm.randomness import draw_condition_noise, draw_noise
 from vidm.training_data import TrainingData
 
@@ -74,6 +77,8 @@ class Trainer:
         start_step: int | None = None,
     ) -> None:
         config.check(world_size())
+        if config.train.compile and not shutil.which(os.environ.get("CXX", "g++")):
+            raise ValueError("--compile needs a C++ compiler, g++ or what CXX names: install one, or leave it out")
         self.config = config
         self.device = device
         self.step = start_step if start_step is not None else resume.step if resume else 0
@@ -103,6 +108,11 @@ class Trainer:
             self.ema.load_state_dict(resume.ema_state_dict)
         if resume and resume.optimizer:
             self.optimizer.load_state_dict(dict(resume.optimizer))
+        self.scaler = loss_scaler(device, train.precision)
+        if resume and resume.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(resume.scaler))
+        if train.compile:
+            self.model.compile()
         self.parallel = data_parallel(self.model)
 
     def _build_model(self, resume: Checkpoint | None, init: Checkpoint | None) -> MotionGenerator | ContentGenerator:
@@ -116,6 +126,7 @@ class Trainer:
             if config.train.spynet and not resume:
                 load_spynet(model.spynet, config.train.spynet)
             model.spynet.requires_grad_(learns_flow(config))
+        recompute_activations(model, config.train.checkpoint_activations)
         return model.to(self.device)
 
     def batches(self) -> Iterator[Batch]:
@@ -138,14 +149,15 @@ class Trainer:
     def accumulate(self, batches: Iterator[Batch], step: int) -> dict[str, Tensor]:
         """Leave the gradient of the mean loss over a step's global batch in the parameters; return its losses.
 
-        Gradients are averaged over micro-batches and, once, over processes. The losses are (accum_steps,) means.
+        Gradients are averaged over micro-batches and, once, over processes; in fp16 they are scaled. The losses are
+        (accum_steps,) means.
         """
         accum_steps = self.config.train.accum_steps
         means: list[dict[str, Tensor]] = []
         for micro in range(accum_steps):
             with gradients_kept_local(self.parallel, local=micro < accum_steps - 1):
                 losses = self.losses(next(batches), step, micro)
-                (losses["loss"].mean() / accum_steps).backward()
+                self.scaler.scale(losses["loss"].mean() / accum_steps).backward()
             means.append({name: value.detach().mean() for name, value in losses.items()})
         return {name: torch.stack([m[name] for m in means]) for name in means[0]}
 
@@ -153,36 +165,42 @@ class Trainer:
         """One optimizer step; return the losses as `accumulate` does, and the gradient's norm (1,) before clipping.
 
         Where the loss or the gradient of any process is not finite, nothing is applied, the step is counted as bad,
-        and None is returned.
+        and None is returned. In fp16 a gradient may be so because it was scaled by too much: the scale is then halved,
+        and only at a scale of 1 is the step at fault.
         """
         train = self.config.train
         with out_of_memory_for_people(f"micro-batches of {self.micro_batch}", self._memory_advice()):
             losses = self.accumulate(batches, self.step)
         (group,) = self.optimizer.param_groups
         group["lr"] = learning_rate(train, self.step)
+        self.scaler.unscale_(self.optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_(group["params"], train.clip_norm).detach().reshape(1)
-        finite = torch.isfinite(torch.cat([losses["loss"], grad_norm])).all()
-        (bad,) = any_process([not finite], self.device)
-        self.step += 1
-        if not bad:
-            self.optimizer.step()
+        infinite = [~torch.isfinite(losses["loss"]).all(), ~torch.isfinite(grad_norm).all()]
+        bad_loss, bad_gradient = any_process(infinite, self.device)
+        scaled = self.scaler.get_scale() > 1
+        if not (bad_loss or bad_gradient):
+            self.scaler.step(self.optimizer)
             self.ema.update(self.model)
+        self.scaler.update()
         self.optimizer.zero_grad()
+        self.step += 1
+        updated, bad = not (bad_loss or bad_gradient), bad_loss or (bad_gradient and not scaled)
         done = self.progress
         self.progress = Progress(
             samples_seen=done.samples_seen + train.batch_size,
-            ema_updates=done.ema_updates + (not bad),
+            ema_updates=done.ema_updates + updated,
             bad_steps=done.bad_steps + bad,
             bad_in_a_row=done.bad_in_a_row + 1 if bad else 0,
             num_videos=len(self.data.index.paths),
         )
-        return None if bad else {**losses, "grad_norm": grad_norm}
+        return {**losses, "grad_norm": grad_norm} if updated else None
 
     def _memory_advice(self) -> str:
         """What to lower when memory runs out."""
         train = self.config.train
         more = more_micro_batches(train.batch_size // world_size(), train.accum_steps)
-        return f"try --accum-steps {more}" if more else "try --precision bf16, or a smaller --resolution"
+        smaller = f"--accum-steps {more}" if more else "a smaller --resolution"
+        return f"try {smaller}, --checkpoint-activations posgn (or full), or --precision bf16"
 
     def save(self) -> None:
         """Write the checkpoint of the present step; of it and those before it, the newest `keep` stay.
@@ -199,6 +217,7 @@ class Trainer:
             self.model.state_dict(),
             self.ema.state_dict(),
             self.optimizer.state_dict(),
+            self.scaler.state_dict(),
             progress=self.progress,
             versions=present_versions(),
         )

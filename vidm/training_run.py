@@ -118,7 +118,7 @@ class _Run:
             self.window_steps += 1
             if losses:
                 self.window.append(losses)
-            else:
+            elif trainer.progress.bad_in_a_row:
                 self._tell_bad_step()
             if self.log:
                 self.log.step()
@@ -148,6 +148,8 @@ class _Run:
             (group,) = trainer.optimizer.param_groups
             speed = self.window_steps * trainer.config.train.batch_size / seconds
             values |= {"lr": group["lr"], "images_per_s": speed}
+            if trainer.scaler.is_enabled():
+                values["loss_scale"] = trainer.scaler.get_scale()
             if trainer.progress.bad_steps:
                 values["bad_steps"] = trainer.progress.bad_steps
             self.log.row(trainer.step, **values)

@@ -1,0 +1,126 @@
+"""Claims about recomputing activations and about precision: the same gradients, in less memory."""
+
+import pytest
+import torch
+from golden import fill_by_rule
+
+from vidm.checkpoint import list_checkpoints, load_checkpoint
+from vidm.config import Config
+from vidm.posgn import unit_coordinate
+from vidm.precision import autocast
+from vidm.trainer import Trainer
+from vidm.training_run import fit
+
+CPU = torch.device("cpu")
+
+
+def gradients(config: Config) -> dict[str, torch.Tensor]:
+    trainer = Trainer(config.replaced({"model_channels": 64}), CPU)
+    fill_by_rule(trainer.model)
+    trainer.accumulate(trainer.batches(), step=0)
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+
+def bytes_kept(config: Config) -> int:
+    """Bytes that the backward pass of a micro-batch holds on to, parameters aside."""
+    trainer = Trainer(config, CPU)
+    held: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = trainer.losses(next(trainer.batches()), step=0, micro=0)
+    assert losses["loss"].requires_grad
+    return sum(held.values())
+
+
+@pytest.mark.parametrize("what", ["posgn", "full"])
+@pytest.mark.parametrize(
+    "values", [{}, {"generator": "content"}, {"norm": "timestep"}, {"precision": "bf16"}, {"accum_steps": 2}]
+)
+def test_recomputed_activations_give_the_same_gradients_bit_for_bit(tiny, what, values):
+    config = tiny.replaced(values)
+    expected = gradients(config)
+    found = gradients(config.replaced({"checkpoint_activations": what}))
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    assert all(gradient.abs().max() > 0 for gradient in expected.values())
+
+
+def test_recomputing_the_norms_keeps_less_than_half_and_recomputing_blocks_less_still(tiny):
+    config = tiny.replaced({"flow_range": "none"})
+    none, posgn, full = (bytes_kept(config.replaced({"checkpoint_activations": w})) for w in ("none", "posgn", "full"))
+    assert posgn < 0.5 * none
+    assert full < posgn
+
+
+def state_names(config: Config) -> list[str]:
+    fit(Trainer(config.replaced({"total_iters": 1}), CPU))
+    return list(load_checkpoint(list_checkpoints(config.train.out)[-1]).state_dict)
+
+
+def test_recomputing_changes_no_name_in_a_checkpoint(tiny, tmp_path):
+    changed = tiny.replaced({"checkpoint_activations": "full", "out": str(tmp_path / "full")})
+    assert state_names(changed) == state_names(tiny)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_every_precision_trains_and_keeps_weights_in_float32(tiny, precision):
+    trainer = Trainer(tiny.replaced({"precision": precision}), CPU)
+    fit(trainer)
+    assert trainer.progress.bad_steps == 0
+    assert trainer.progress.ema_updates == 4
+    assert {tensor.dtype for tensor in trainer.model.state_dict().values()} == {torch.float32}
+
+
+def test_tf32_is_fp32_on_a_cpu(tiny):
+    found, expected = (gradients(tiny.replaced({"precision": precision})) for precision in ("tf32", "fp32"))
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+def test_half_precisions_are_near_full_precision_and_fp16_with_its_longer_mantissa_nearer(tiny):
+    smooth = tiny.replaced({"penalty_eps": 1e-2})
+    expected = torch.cat([g.flatten() for g in gradients(smooth).values()])
+
+    def difference(precision: str, scale: float) -> float:
+        found = gradients(smooth.replaced({"precision": precision}))
+        return ((torch.cat([g.flatten() for g in found.values()]) / scale - expected).norm() / expected.norm()).item()
+
+    assert 0 < difference("fp16", scale=2.0**16) < difference("bf16", scale=1.0) < 0.1
+
+
+def test_a_gradient_scaled_beyond_fp16_halves_the_scale_and_is_no_bad_step(tiny):
+    trainer = Trainer(tiny.replaced({"precision": "fp16"}), CPU)
+    fill_by_rule(trainer.model)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    before = trainer.model.unet.out[2].weight.clone()
+    assert trainer.train_step(trainer.batches()) is None
+    assert trainer.scaler.get_scale() == 2.0**125
+    assert torch.equal(trainer.model.unet.out[2].weight, before)
+    assert (trainer.progress.bad_steps, trainer.progress.ema_updates) == (0, 0)
+
+
+def test_the_loss_scale_goes_on_where_it_was(tiny):
+    config = tiny.replaced({"precision": "fp16", "total_iters": 2})
+    trainer = Trainer(config, CPU)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    fit(trainer)
+    checkpoint = load_checkpoint(list_checkpoints(config.train.out)[-1])
+    assert Trainer(config.replaced({"total_iters": 3}), CPU, checkpoint).scaler.get_scale() == 512.0
+
+
+def test_coordinates_stay_apart_where_bfloat16_would_join_them():
+    with autocast(CPU, "bf16"):
+        coordinates = unit_coordinate(torch.arange(1000), 1000)
+    assert len(coordinates.unique()) == 1000
+    assert len(coordinates.bfloat16().unique()) < 1000
+
+
+def test_without_a_compiler_compiling_is_refused_in_one_line(tiny, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
+        Trainer(tiny.replaced({"compile": True}), CPU)

@@ -33,8 +33,8 @@ FLAGS = """
 --fps --frame-stride --generator --gpu --held-out --help --init --keep --layout --loss --lr --lr-schedule
 --max-bad-fraction --max-bad-steps --multiprocessing-distributed --no-encoder --norm --num-frames --num-samples --out
 --p2-gamma --penalty-eps --precision --prediction --preset --print-freq --psi --rank --resolution --resume --sampler
---save-freq --seed --split --spynet --start-iters --start-noise --steps --test --test-freq --test-split --total-iters
---train-flow --video-timesteps --warmup-iters --workers --world-size
+--save-freq --seed --split --spynet --start-iters --start-noise --steps --test --test-freq --test-split --timeout
+--total-iters --train-flow --video-timesteps --warmup-iters --workers --world-size
 """.split()
 
 

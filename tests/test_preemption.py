@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,18 +30,27 @@ def go_on(device: torch.device, config: Config) -> None:
     fit(Trainer(config, device, newest_that_verifies(config.train.out)))
 
 
-def one_of(node_rank: int, num_nodes: int, config: Config, meeting: Path) -> None:
+def told_by(node_rank: int, meeting: Path) -> Path:
+    """Where a process of a group writes its stderr."""
+    return meeting.with_name(f"{meeting.name}.stderr{node_rank}")
+
+
+def one_of(node_rank: int, num_nodes: int, config: Config, meeting: Path, timeout: float) -> None:
+    sys.stderr.flush()
+    os.dup2(os.open(told_by(node_rank, meeting), os.O_WRONLY | os.O_CREAT), 2)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked off
     if num_nodes == 1:
         go_on(CPU, config)
     else:
         url = f"file://{meeting}"
-        launch(go_on, (config,), multiprocessing=True, num_nodes=num_nodes, node_rank=node_rank, dist_url=url)
+        nodes = {"num_nodes": num_nodes, "node_rank": node_rank}
+        launch(go_on, (config,), multiprocessing=True, **nodes, dist_url=url, timeout=timeout)
 
 
-def started(config: Config, meeting: Path, processes: int = 1) -> list[BaseProcess]:
-    group = [CONTEXT.Process(target=one_of, args=(rank, processes, config, meeting)) for rank in range(processes)]
+def started(config: Config, meeting: Path, processes: int = 1, timeout: float = 60) -> list[BaseProcess]:
+    arguments = (processes, config, meeting, timeout)
+    group = [CONTEXT.Process(target=one_of, args=(rank, *arguments)) for rank in range(processes)]
     for process in group:
         process.start()
     return group

@@ -14,7 +14,7 @@ import torch
 
 from vidm.checkpoint import Checkpoint
 from vidm.config import PRESETS, Config, SampleConfig, knobs
-from vidm.distributed import BACKENDS, is_main, launch, print0
+from vidm.distributed import BACKENDS, TIMEOUT_S, is_main, launch, print0
 from vidm.errors import errors_for_people
 from vidm.released import load_any
 from vidm.resume import init_config, newest_that_verifies, resumed_config
@@ -87,6 +87,14 @@ def train_parser() -> argparse.ArgumentParser:
     where.add_argument("--rank", type=int, default=0, metavar="R", help="this node's number (0)")
     where.add_argument("--dist-url", default="tcp://localhost:10001", metavar="URL", help="where processes meet")
     where.add_argument("--dist-backend", choices=BACKENDS, help="nccl on GPUs, gloo on the CPU")
+    where.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT_S,
+        metavar="S",
+        help="a process that lets the others wait for longer ends the run; a preview, a distance and a checkpoint must "
+        f"take less ({TIMEOUT_S:g} s)",
+    )
     where.add_argument("--gpu", type=int, metavar="ID", help="use this one GPU")
     knob_group = parser.add_argument_group("settings (default in brackets; with --test the second)")
     add_knobs(knob_group, [*Config().sections(), SampleConfig()])
@@ -148,4 +156,5 @@ def train_main(argv: Sequence[str] | None = None) -> None:
             dist_url=options.dist_url,
             backend=options.dist_backend,
             gpu=options.gpu,
+            timeout=options.timeout,
         )

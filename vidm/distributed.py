@@ -5,9 +5,13 @@ print0("said once, whatever the number of processes")
 """
 
 import os
+import signal
+import socket
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 BACKENDS = ("nccl", "gloo")
+TIMEOUT_S = 1800.0
 
 
 def rank() -> int:
@@ -45,10 +50,18 @@ def pick_device(local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def init(rank: int, world_size: int, dist_url: str, backend: str | None, device: torch.device) -> None:
+def init(
+    rank: int,
+    world_size: int,
+    dist_url: str,
+    backend: str | None,
+    device: torch.device,
+    timeout: float = TIMEOUT_S,
+) -> None:
     """Join a group of processes that meet at `dist_url`; nccl on GPUs, gloo on the CPU.
 
-    Raises ValueError when the address cannot be used, naming it.
+    Who waits for another for more than `timeout` seconds, to meet or later, gives up. Raises ValueError when the
+    address cannot be used, naming it.
     """
     if device.type == "cpu" and backend == "nccl":
         print("no CUDA GPU here: using gloo instead of nccl")
@@ -58,11 +71,41 @@ def init(rank: int, world_size: int, dist_url: str, backend: str | None, device:
     if rank == 0 and world_size > 1:
         print(f"waiting for {world_size} processes to meet at {dist_url}", flush=True)
     try:
-        dist.init_process_group(backend, init_method=dist_url, rank=rank, world_size=world_size)
+        dist.init_process_group(
+            backend,
+            init_method=dist_url,
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=timeout),
+        )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"processes cannot meet at {dist_url} ({reason}): give another --dist-url") from error
     print0(f"{world_size} process{'es' * (world_size > 1)} over {backend}, the first on {device}")
+
+
+def _is_of_a_lost_process(error: RuntimeError) -> bool:
+    """Whether an error is what talking to a process that died, or hangs, raises: torch has a type for nccl's alone."""
+    return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
+
+
+def _give_up(error: RuntimeError, peers: Tensor, timeout: float) -> None:
+    """Say that another process is lost and leave; those that hang on this host are ended first.
+
+    A launcher asks a hung process to end, and waits long for it to do so: it may be one that is stopped.
+    """
+    reason = str(error).strip().splitlines()[0]
+    hangs = "imed out" in reason or "imeout" in reason
+    what = f"hangs: nothing came from it for {timeout:g} s (--timeout)" if hangs else "died; it may have said why above"
+    print(f"[process {rank()}] error: another process {what} [{reason}]", file=sys.stderr, flush=True)
+    if hangs:
+        own_host, own_pid = peers[rank()].tolist()
+        for host, pid in peers.tolist():
+            if host == own_host and pid != own_pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    # Leaving the group in order would wait for the others.
+    os._exit(2)
 
 
 def _run(
@@ -73,14 +116,42 @@ def _run(
     world_size: int,
     dist_url: str,
     backend: str | None,
+    timeout: float,
 ) -> None:
     """One process of a group: join, work, leave."""
     device = pick_device(local_rank)
-    init(first_rank + local_rank, world_size, dist_url, backend, device)
+    init(first_rank + local_rank, world_size, dist_url, backend, device, timeout)
+    host = zlib.crc32(socket.gethostname().encode())
+    peers = gather_rows(torch.tensor([[host, os.getpid()]], device=device)).cpu()
     try:
         worker(device, *arguments)
+    except RuntimeError as error:
+        if world_size > 1 and _is_of_a_lost_process(error):
+            _give_up(error, peers, timeout)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _spawn(group: tuple[Any, ...], processes: int) -> None:
+    """Run `processes` times _run(local_rank, *group) side by side; signals to stop go to all of them."""
+    context = mp.spawn(_run, group, nprocs=processes, join=False)
+
+    def pass_on(number: int, frame: object) -> None:
+        for pid in context.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not context.join():
+            pass
+    except mp.ProcessExitedException as error:
+        # The process has said why; its exit code is the whole run's.
+        sys.exit(error.exit_code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def launch(
@@ -92,31 +163,31 @@ def launch(
     dist_url: str = "tcp://localhost:10001",
     backend: str | None = None,
     gpu: int | None = None,
+    timeout: float = TIMEOUT_S,
 ) -> None:
     """Call worker(device, *arguments) in this process, or in one process per GPU.
 
     Under torchrun its environment decides. With `multiprocessing`, one process per GPU (one in all on a CPU) runs on
     this node, which is number `node_rank` of `num_nodes`; they meet at `dist_url`. Otherwise `gpu`, the first GPU or
-    the CPU is used, alone. Raises ValueError for a GPU that is not there.
+    the CPU is used, alone. A process that dies, or lets the others wait for more than `timeout` seconds, ends them all
+    with a message and exit code 2. No environment variable is changed. Raises ValueError for a GPU that is not there.
     """
+    if not 0 < timeout < float("inf"):
+        raise ValueError(f"--timeout {timeout:g}: give a number of seconds above 0")
     if "RANK" in os.environ and "LOCAL_RANK" in os.environ:
         local, first = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]) - int(os.environ["LOCAL_RANK"])
-        _run(local, worker, arguments, first, int(os.environ["WORLD_SIZE"]), "env://", backend)
+        _run(local, worker, arguments, first, int(os.environ["WORLD_SIZE"]), "env://", backend, timeout)
     elif multiprocessing:
         per_node = max(torch.cuda.device_count(), 1)
         if not 0 <= node_rank < num_nodes:
             raise ValueError(
                 f"--rank {node_rank} is not among {num_nodes} nodes: --world-size N takes ranks 0 to N - 1"
             )
-        group = (worker, arguments, node_rank * per_node, num_nodes * per_node, dist_url, backend)
+        group = (worker, arguments, node_rank * per_node, num_nodes * per_node, dist_url, backend, timeout)
         if per_node == 1:
             _run(0, *group)
         else:
-            try:
-                mp.spawn(_run, group, nprocs=per_node)
-            except mp.ProcessExitedException as error:
-                # The process has said why; its exit code is the whole run's.
-                sys.exit(error.exit_code)
+            _spawn(group, per_node)
     else:
         if num_nodes != 1 or node_rank != 0:
             raise ValueError("--world-size and --rank count nodes: they need --multiprocessing-distributed")

@@ -1,0 +1,116 @@
+"""python benchmarks/bench_memory.py [--repetitions 3] [--image-size 128] [--batch-size 2]
+
+How much memory does a training step take beyond weights, gradients, AdamW's moments and averaged weights, and how much
+less with activations that are computed again? The paper's motion generator on the CPU in fp32. Every step is taken in a
+process of its own, the ways taking turns; what is measured is resident memory: its peak during the step less what was
+resident before it, when all but the activations was there already. Prints a table and appends a row to
+benchmarks/results/memory.jsonl.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from vidm.blocks import recompute_activations
+from vidm.checkpoint import build_diffusion, build_model
+from vidm.config import Config
+from vidm.ema import EMA
+from vidm.memory import GIB, num_bytes, peak_bytes
+
+WAYS = ("none", "posgn", "full")
+RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
+CPU = torch.device("cpu")
+# Freed blocks go back to the system at once, so that resident memory is memory in use.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def one_step(way: str, image_size: int, batch_size: int) -> dict[str, float]:
+    """Bytes and seconds of a step, after one of tiny frames that fills gradients, moments and averaged weights."""
+    config = Config.from_preset("paper128")
+    model = build_model(config)
+    recompute_activations(model, way)
+    diffusion = build_diffusion(config)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    ema = EMA(model, config.train.ema_decay)
+
+    def step(size: int, samples: int) -> None:
+        frames = torch.randn(3, samples, 3, size, size)
+        condition = {"first": frames[0], "previous": frames[1], "frame_index": torch.full((samples,), 5)}
+        t = torch.full((samples,), 500)
+        diffusion.training_losses(model, frames[2], t, torch.randn_like(frames[2]), condition)["loss"].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        ema.update(model)
+
+    step(32, 1)
+    parameters = list(model.parameters())
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    held = num_bytes(parameters) * 2 + num_bytes(moments) + num_bytes(ema.state_dict().values())
+    before, began = resident_bytes(), time.perf_counter()
+    step(image_size, batch_size)
+    return {"held": held, "rest": peak_bytes(CPU) - before, "seconds": time.perf_counter() - began}
+
+
+def in_a_process_of_its_own(way: str, arguments: argparse.Namespace) -> dict[str, float]:
+    sizes = ["--image-size", str(arguments.image_size), "--batch-size", str(arguments.batch_size)]
+    command = [sys.executable, __file__, "--way", way, *sizes]
+    return json.loads(subprocess.run(command, env=os.environ | MALLOC, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="steps of each way (3)")
+    parser.add_argument("--image-size", type=int, default=128, metavar="R", help="pixels a side (128)")
+    parser.add_argument("--batch-size", type=int, default=2, metavar="N", help="samples of a step (2)")
+    parser.add_argument("--way", choices=WAYS, help="take one step in this way and print its figures as JSON")
+    arguments = parser.parse_args()
+    if arguments.way:
+        print(json.dumps(one_step(arguments.way, arguments.image_size, arguments.batch_size)))
+        return
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for _ in range(arguments.repetitions):
+        for way in WAYS:
+            found[way].append(in_a_process_of_its_own(way, arguments))
+    rest = {way: median(row["rest"] for row in rows) for way, rows in found.items()}
+    held = found["none"][0]["held"]
+    print(f"weights, gradients, AdamW, averaged weights: {held / GIB:.2f} GiB; beyond them, at the peak of a step:")
+    for way, rows in found.items():
+        values = [row["rest"] / GIB for row in rows]
+        seconds = median(row["seconds"] for row in rows)
+        print(
+            f"  {way:6} {rest[way] / GIB:.2f} GiB ({min(values):.2f} to {max(values):.2f}), "
+            f"{rest[way] / rest['none']:.2f} of none; {seconds:.0f} s"
+        )
+    row = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "image_size": arguments.image_size,
+        "batch_size": arguments.batch_size,
+        "held_bytes": held,
+        "rest_bytes": {way: [row["rest"] for row in rows] for way, rows in found.items()},
+        "seconds": {way: [round(row["seconds"], 1) for row in rows] for way, rows in found.items()},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Claims about runs of several processes: they start in every documented way, and the loss of one never hangs them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_preemption import assert_identical, final_state, finish, started, told_by, wait_for_step
+
+from vidm.config import Config
+from vidm.distributed import gather_rows, launch, rank
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = str(ROOT / "diffusion_ddp_accum_constant_cu.py")
+
+
+@pytest.fixture
+def config(tiny: Config) -> Config:
+    """Twelve steps, a checkpoint after each."""
+    return tiny.replaced({"total_iters": 12, "save_freq": 1})
+
+
+def flags_of(config: Config) -> list[str]:
+    """The command line of the `tiny` fixture's run."""
+    data, train = config.data, config.train
+    line = "--preset tiny --resolution 16 --batch-size 4 --workers 0 --test-freq 0 --print-freq 1 --save-freq 1"
+    return [*line.split(), "--total-iters", str(train.total_iters), "--data", data.data, "--out", train.out]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def training_processes() -> list[int]:
+    """Processes that run the training script themselves: children of a launcher, not launchers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if len(words) > 2 and words[2] == SCRIPT and words[1] == "-u":
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def of_run(config: Config) -> list[int]:
+    """Training processes that write to this run's folder."""
+    out = config.train.out.encode()
+    return [pid for pid in training_processes() if out in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_an_elastic_run_loses_a_worker_and_ends_as_if_it_had_not(config, tmp_path):
+    config = config.replaced({"total_iters": 30})
+    undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
+    finish(started(undisturbed, tmp_path / "meeting", processes=2))
+    torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 3".split()]
+    run = subprocess.Popen(
+        [*torchrun, SCRIPT, "--resume", "auto", *flags_of(config)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for_step(config, 5)
+    os.kill(of_run(config)[-1], signal.SIGKILL)
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    assert said.count("going on from") >= 1
+    assert_identical(final_state(config), final_state(undisturbed))
+
+
+@pytest.mark.slow
+def test_two_nodes_meet_by_the_script_and_train_as_two_processes_do(config, tmp_path):
+    undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
+    finish(started(undisturbed, tmp_path / "meeting", processes=2))
+    command = ["bash", "scripts/train_multinode.sh", "2", f"localhost:{free_port()}", *flags_of(config)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    nodes = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert_identical(final_state(config), final_state(undisturbed))
+
+
+def test_the_script_for_several_nodes_says_what_it_needs():
+    done = subprocess.run(["bash", "scripts/train_multinode.sh"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: give the number of nodes and where they meet")
+
+
+@pytest.mark.parametrize("timeout", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_ends_the_run(config, tmp_path, timeout, stopped):
+    group = started(config.replaced({"total_iters": 100_000}), tmp_path / "meeting", 2, timeout)
+    wait_for_step(config, 2)
+    os.kill(group[stopped].pid, signal.SIGSTOP)
+    began = time.monotonic()
+    for process in group:
+        process.join(timeout + 30)
+        assert process.exitcode is not None, f"alive after {time.monotonic() - began:.0f} s"
+    assert group[1 - stopped].exitcode == 2
+    assert group[stopped].exitcode == -signal.SIGKILL
+    said = told_by(1 - stopped, tmp_path / "meeting").read_text()
+    assert f"another process hangs: nothing came from it for {timeout} s (--timeout)" in said
+
+
+def test_a_process_that_dies_takes_the_other_down_with_a_message(config, tmp_path):
+    group = started(config.replaced({"total_iters": 100_000}), tmp_path / "meeting", 2)
+    wait_for_step(config, 2)
+    group[1].kill()
+    group[0].join(30)
+    assert group[0].exitcode == 2
+    said = told_by(0, tmp_path / "meeting").read_text()
+    assert "[process 0] error: another process died; it may have said why above" in said
+
+
+def remember_environment(device: torch.device, before: dict[str, str]) -> None:
+    assert gather_rows(torch.tensor([rank()])).tolist() == [0]
+    assert dict(os.environ) == before
+
+
+def test_launching_changes_no_environment_variable(tmp_path):
+    before = dict(os.environ)
+    launch(remember_environment, (before,), multiprocessing=True, dist_url=f"file://{tmp_path}/meeting")
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_time_out_that_cannot_be_is_named(timeout):
+    with pytest.raises(ValueError, match=r"--timeout .*: give a number of seconds above 0"):
+        launch(remember_environment, ({},), timeout=timeout)

@@ -95,6 +95,11 @@ class Trainer:
             raise ValueError(f"processes go on from different steps, {steps}: --out must be on a disk that all share")
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         self.data = TrainingData(config)
+        if train.eval_freq and len(self.data.held_out.paths) < max(2, world_size()):
+            raise ValueError(
+                f"--eval-freq: {len(self.data.held_out.paths)} held-out video(s) are too few for a distance; give more "
+                "--data or a --test-split"
+            )
         self.resumed = resume.progress if resume else None
         self.progress = self.resumed or Progress(self.step * train.batch_size, self.step)
         torch.manual_seed(train.seed)

@@ -1,0 +1,327 @@
+"""Claims about the run around the steps: what it shows, what it holds out, what it may change, and equal splits."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden import fill_by_rule
+from test_preemption import CONTEXT
+
+from vidm.checkpoint import list_checkpoints, load_checkpoint
+from vidm.config import Config
+from vidm.distributed import gather_rows, is_main, launch
+from vidm.held_out import HeldOut, film_strip
+from vidm.layouts import index_clips
+from vidm.memory import more_micro_batches, out_of_memory_for_people
+from vidm.randomness import draw_condition_noise
+from vidm.resume import newest_that_verifies, resumed_config
+from vidm.synthetic import write_dataset
+from vidm.trainer import Trainer
+from vidm.training_data import TrainingData, hold_out
+from vidm.training_run import dry_run, fit
+from vidm.video_io import read_video
+
+CPU = torch.device("cpu")
+
+
+def rows_of(config: Config) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (Path(config.train.out) / "stats.jsonl").read_text().splitlines()]
+
+
+# What is held out
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "held"), [(100, 16, 10), (1000, 16, 16), (10, 16, 1), (30, 0, 0), (9, 4, 0)]
+)
+def test_held_out_videos_are_apart_from_the_others_and_evenly_spaced(world, total, count, held):
+    found = index_clips(world)
+    many = type(found)(
+        root=found.root,
+        paths=[Path(f"{i:04d}.mp4") for i in range(total)],
+        num_frames=[16] * total,
+        skipped=[],
+        found="",
+    )
+    rest, kept = hold_out(many, count)
+    if held:
+        assert len(kept.paths) == held
+        assert sorted(rest.paths + kept.paths) == many.paths
+        places = [int(path.stem) for path in kept.paths]
+        assert max(np.diff([-1, *places, total])) <= total / held + 1
+    else:
+        assert rest.paths == many.paths
+        assert set(kept.paths) <= set(many.paths)
+
+
+def test_a_split_may_be_what_is_held_out(tiny, tmp_path):
+    for split, seed in (("train", 1), ("validation", 2)):
+        write_dataset(tmp_path / "data" / split, num_videos=3, num_frames=16, resolution=16, seed=seed, progress=False)
+    values = {"data": str(tmp_path / "data"), "split": "train", "test_split": "validation", "held_out": 2}
+    data = TrainingData(tiny.replaced(values))
+    assert {path.parts[-3] for path in data.index.paths} == {"train"} or len(data.index.paths) == 3
+    assert len(data.held_out.paths) == 2
+    assert all("validation" in str(path) for path in data.held_out.paths)
+    with pytest.raises(ValueError, match="--held-out 0: --test-split needs 1 or more"):
+        Trainer(tiny.replaced({**values, "held_out": 0}), CPU)
+
+
+def test_the_held_out_loss_is_a_function_of_the_weights_alone(tiny):
+    trainer = Trainer(tiny, CPU)
+    samples = trainer.data.samples(trainer.data.held_out, seed=0, flip=False)
+    held_out = HeldOut(tiny, trainer.data.held_out, samples, CPU)
+    first = held_out.loss(trainer.model, batch_size=8)
+    assert held_out.loss(trainer.model, batch_size=8) == first
+    assert held_out.loss(trainer.model, batch_size=5) == pytest.approx(first, rel=1e-5)
+    fill_by_rule(trainer.model)
+    assert held_out.loss(trainer.model, batch_size=8) != first
+
+
+def test_a_run_shows_held_out_losses_pictures_and_distances(tmp_path, tiny):
+    write_dataset(tmp_path / "data", num_videos=20, num_frames=16, resolution=16, seed=3, progress=False)
+    config = tiny.replaced({"data": str(tmp_path / "data"), "test_freq": 2, "eval_freq": 4})
+    fit(Trainer(config, CPU))
+    rows = rows_of(config)
+    assert [row["step"] for row in rows if "held_out_loss" in row] == [2, 4]
+    assert [row["step"] for row in rows if "distance" in row] == [4]
+    assert next(row["distance"] for row in rows if "distance" in row) > 0
+    assert all(row["images_per_s"] > 0 and row["lr"] == 1e-3 for row in rows if "loss" in row)
+    preview = read_video(Path(config.train.out) / "preview" / "00000004.gif")
+    assert preview.shape == (16, 32, 32, 3)  # two held-out videos: continued above real, 16 x 16 each
+
+
+def test_looking_changes_nothing_that_is_learned(tiny, tmp_path):
+    states = []
+    for values in ({}, {"test_freq": 1, "eval_freq": 2}):
+        config = tiny.replaced({**values, "held_out": 0, "out": str(tmp_path / f"run{len(states)}")})
+        fit(Trainer(config, CPU))
+        states.append(load_checkpoint(list_checkpoints(config.train.out)[-1]))
+    one, two = states
+    assert all(torch.equal(two.state_dict[name], tensor) for name, tensor in one.state_dict.items())
+    assert all(torch.equal(two.ema_state_dict[name], tensor) for name, tensor in one.ema_state_dict.items())
+
+
+def test_a_distance_of_too_few_videos_is_refused_before_the_run(tiny):
+    with pytest.raises(ValueError, match=r"--eval-freq: 1 held-out video\(s\) are too few for a distance"):
+        Trainer(tiny.replaced({"eval_freq": 1}), CPU)
+
+
+def test_distances_of_still_pictures_need_a_motion_generator(tiny):
+    with pytest.raises(ValueError, match="--eval-freq measures videos: it needs --generator motion"):
+        Trainer(tiny.replaced({"generator": "content", "eval_freq": 1}), CPU)
+
+
+def test_a_film_strip_begins_and_ends_with_the_video():
+    frames = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1).repeat(3, axis=3)
+    strip = film_strip(frames)
+    assert strip.shape == (8, 1, 3)
+    assert (strip[0, 0, 0], strip[-1, 0, 0]) == (0, 19)
+    assert film_strip(frames[:1]).shape == (1, 1, 3)
+
+
+# Trying out
+
+
+def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tiny, capsys):
+    dry_run(Trainer(tiny, CPU))
+    said = capsys.readouterr().out
+    millions = sum(p.numel() for p in Trainer(tiny, CPU).model.spynet.parameters()) / 1e6
+    assert f"  spynet: {millions:.2f} M parameters" in said
+    assert "memory: weights 0.01 GiB, gradients 0.01 GiB, optimizer 0.02 GiB, averaged weights 0.01 GiB" in said
+    assert "peak of a step with micro-batches of 4:" in said
+    assert not Path(tiny.train.out).exists()
+
+
+def test_what_memory_advice_says():
+    assert [more_micro_batches(8, n) for n in (1, 2, 3, 4, 8)] == [2, 4, 4, 8, None]
+    with (
+        pytest.raises(ValueError, match="out of memory on the CPU: micro-batches of 8 do not fit; try --accum-steps 2"),
+        out_of_memory_for_people("micro-batches of 8", "try --accum-steps 2"),
+    ):
+        torch.empty(2**60)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), out_of_memory_for_people("", ""):
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_a_step_without_memory_names_the_accumulation_to_try(tiny, monkeypatch):
+    trainer = Trainer(tiny, CPU)
+    monkeypatch.setattr(trainer, "accumulate", lambda batches, step: torch.empty(2**60))
+    message = r"out of memory on the CPU: micro-batches of 4 do not fit; try --accum-steps 2, --checkpoint-activations"
+    with pytest.raises(ValueError, match=message):
+        fit(trainer)
+
+
+# Going on
+
+
+def test_a_change_is_shown_and_one_that_makes_other_samples_is_refused(tiny, capsys):
+    fit(Trainer(tiny, CPU))
+    checkpoint = newest_that_verifies(tiny.train.out)
+    assert checkpoint is not None
+    capsys.readouterr()
+    free = {
+        "total_iters": 9,
+        "workers": 1,
+        "data": "elsewhere",
+        "print_freq": 2,
+        "test_freq": 3,
+        "save_freq": 5,
+        "lr": 0.5,
+    }
+    assert resumed_config(checkpoint, free) == tiny.replaced(free)
+    said = capsys.readouterr().out
+    assert said.startswith(f"changed since {checkpoint.source}: ")
+    assert "total_iters 4 -> 9" in said
+    assert "lr 0.001 -> 0.5" in said
+    resumed_config(checkpoint, {})
+    assert capsys.readouterr().out == ""
+    for name, value in (("seed", 1), ("batch_size", 8), ("frame_stride", 2), ("split", "train"), ("held_out", 0)):
+        with pytest.raises(
+            ValueError, match=f"{name} is .* in .* and .* here, which would change its samples half-way"
+        ):
+            resumed_config(checkpoint, {name: value})
+
+
+def test_other_data_under_the_same_settings_is_said(tiny, tmp_path, capsys):
+    fit(Trainer(tiny, CPU))
+    write_dataset(tmp_path / "more", num_videos=5, num_frames=16, resolution=16, seed=3, progress=False)
+    capsys.readouterr()
+    config = tiny.replaced({"data": str(tmp_path / "more"), "total_iters": 5})
+    fit(Trainer(config, CPU, newest_that_verifies(tiny.train.out)))
+    assert "the checkpoint knew 11 videos: samples come in another order from here on" in capsys.readouterr().out
+
+
+def test_a_checkpoint_tells_all_of_a_run(tiny):
+    fit(Trainer(tiny, CPU))
+    checkpoint = load_checkpoint(list_checkpoints(tiny.train.out)[-1])
+    assert checkpoint.progress is not None
+    assert (checkpoint.progress.samples_seen, checkpoint.progress.ema_updates) == (16, 4)
+    assert checkpoint.progress.num_videos == 11
+    assert checkpoint.versions["torch"] == torch.__version__
+    assert checkpoint.config == tiny
+    assert checkpoint.optimizer["state"]
+
+
+# The same step however it is split
+
+
+def losses_and_weights(config: Config, steps: int) -> tuple[list[float], torch.Tensor]:
+    trainer = Trainer(config, CPU)
+    fill_by_rule(trainer.model)
+    batches, found = trainer.batches(), []
+    for _ in range(steps):
+        losses = trainer.train_step(batches)
+        assert losses
+        found.append(losses["loss"])
+    means = [gather_rows(loss).mean().item() for loss in found]
+    return means, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def save_losses(device: torch.device, config: Config, steps: int, path: Path) -> None:
+    found = losses_and_weights(config, steps)
+    if is_main():
+        torch.save(found, path)
+
+
+def one_of_two(node_rank: int, config: Config, steps: int, path: Path, meeting: Path) -> None:
+    torch.set_num_threads(1)
+    nodes = {"num_nodes": 2, "node_rank": node_rank, "dist_url": f"file://{meeting}"}
+    launch(save_losses, (config, steps, path), multiprocessing=True, **nodes)
+
+
+def test_twenty_steps_are_the_same_on_one_process_on_two_and_in_micro_batches(tiny, tmp_path):
+    config = tiny.replaced({"batch_size": 8, "total_iters": 20, "lr": 1e-4, "penalty_eps": 1e-2})
+    expected, _ = losses_and_weights(config, 20)
+    in_micro_batches, _ = losses_and_weights(config.replaced({"accum_steps": 4}), 20)
+    arguments = (config, 20, tmp_path / "found.pt", tmp_path / "meeting")
+    group = [CONTEXT.Process(target=one_of_two, args=(rank, *arguments)) for rank in range(2)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(120)
+        assert process.exitcode == 0
+    on_two, _ = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert in_micro_batches == pytest.approx(expected, rel=1e-4)
+    assert on_two == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected)) == 20
+
+
+# Conditioning noise
+
+
+def test_condition_noise_reaches_the_flow_alone_and_zero_is_the_released_training(tiny):
+    def loss(level: float, **values: object) -> float:
+        trainer = Trainer(tiny.replaced({"condition_noise": level, **values}), CPU)
+        fill_by_rule(trainer.model)
+        return trainer.accumulate(trainer.batches(), 0)["loss"].mean().item()
+
+    assert loss(0.5) != loss(0.0)
+    assert loss(0.5) == loss(0.5)
+    assert loss(0.5, flow_range="none") == loss(0.0, flow_range="none")
+    assert loss(0.5, accum_steps=4) == pytest.approx(loss(0.5), rel=1e-5)
+
+
+def test_condition_noise_has_levels_spread_evenly_up_to_the_given_one():
+    frame = torch.zeros(400, 3, 16, 16)
+    levels = draw_condition_noise(0, 3, range(400), frame, level=0.2).flatten(1).std(dim=1).sort().values
+    expected = 0.2 * (torch.arange(400) + 0.5) / 400
+    assert (levels - expected).abs().max() < 0.02
+    half = draw_condition_noise(0, 3, range(200, 400), frame[:200], level=0.2)
+    assert torch.equal(half, draw_condition_noise(0, 3, range(400), frame, level=0.2)[200:])
+
+
+# Compiled, and on a GPU
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_losses_and_the_same_names(tiny):
+    config = tiny.replaced({"total_iters": 3, "penalty_eps": 1e-2})
+    expected, _ = losses_and_weights(config, 3)
+    trainer = Trainer(config.replaced({"compile": True, "test_freq": 3}), CPU)
+    names = list(trainer.model.state_dict())
+    found, _ = losses_and_weights(config.replaced({"compile": True}), 3)
+    assert found == pytest.approx(expected, rel=1e-4)
+    fit(trainer)
+    assert list(load_checkpoint(list_checkpoints(config.train.out)[-1]).state_dict) == names
+
+
+@pytest.mark.slow
+def test_bf16_with_recomputed_activations_learns_as_fp32_does(tiny, tmp_path):
+    last = {}
+    for name, values in (("fp32", {}), ("bf16", {"precision": "bf16", "checkpoint_activations": "posgn"})):
+        config = tiny.replaced({**values, "total_iters": 300, "save_freq": 300, "out": str(tmp_path / name)})
+        fit(Trainer(config, CPU))
+        last[name] = sum(row["loss"] for row in rows_of(config)[-50:]) / 50
+    assert last["bf16"] == pytest.approx(last["fp32"], rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("values", [{}, {"compile": True}, {"precision": "bf16"}, {"checkpoint_activations": "posgn"}])
+def test_on_a_gpu_micro_batches_are_one_big_batch(tiny, values):
+    gpu, found = torch.device("cuda"), []
+    for accum_steps in (1, 4):
+        config = tiny.replaced({**values, "batch_size": 8, "accum_steps": accum_steps, "penalty_eps": 1e-2})
+        trainer = Trainer(config, gpu)
+        fill_by_rule(trainer.model)
+        trainer.accumulate(trainer.batches(), 0)
+        found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+    one, four = found
+    tolerance = 1e-2 if values.get("precision") == "bf16" else 1e-4
+    assert (four - one).norm() <= tolerance * one.norm()
+
+
+def test_random_is_not_used_for_what_a_run_learns(tiny, tmp_path):
+    """Seeds of the process's own generators play no part once a run has begun."""
+    states = []
+    for seed in (1, 2):
+        config = tiny.replaced({"out": str(tmp_path / f"run{seed}")})
+        trainer = Trainer(config, CPU)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        fit(trainer)
+        states.append(trainer.model.state_dict())
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())

@@ -13,16 +13,28 @@ from vidm.cli_evaluate import evaluate_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+FENCED = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+BLOCKS = FENCED.findall(README)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+GUIDES = [
+    line for path in (ROOT / "docs").glob("*.md") for b in FENCED.findall(path.read_text()) for line in b.splitlines()
+]
 PARSERS = {"diffusion_ddp_accum_constant_cu.py": train_parser, "evaluate_FVD.py": evaluate_parser}
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if any(script in c for script in PARSERS)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS + GUIDES if any(script in c for script in PARSERS)])
 def test_every_command_of_a_main_script_parses(command):
     words = shlex.split(command)
     (place,) = [i for i, word in enumerate(words) if word in PARSERS]
     PARSERS[words[place]]().parse_args(words[place + 1 :])
+
+
+@pytest.mark.parametrize("command", [c for c in GUIDES if c.startswith("scripts/train_multinode.sh")])
+def test_every_command_for_several_nodes_parses(command):
+    nodes, endpoint, *flags = shlex.split(command)[1:]
+    assert re.fullmatch(r"\d+(:\d+)?", nodes)
+    assert re.fullmatch(r"\w+:\d+", endpoint)
+    train_parser().parse_args(flags)
 
 
 def test_the_parsed_commands_are_all_there_are():

@@ -121,6 +121,25 @@ def test_a_process_that_dies_takes_the_other_down_with_a_message(config, tmp_pat
     assert "[process 0] error: another process died; it may have said why above" in said
 
 
+@pytest.mark.slow
+def test_a_signal_to_the_original_launcher_stops_all_of_its_processes_saved(config, tmp_path):
+    """As on a machine of two GPUs, whose number the launcher takes for its number of processes."""
+    config = config.replaced({"total_iters": 100_000})
+    line = ["--multiprocessing-distributed", "--dist-url", f"file://{tmp_path}/meeting", *flags_of(config)]
+    program = (
+        f"import torch; torch.cuda.device_count = lambda: 2; from vidm.cli import train_main; train_main({line!r})"
+    )
+    main = tmp_path / "main.py"
+    main.write_text(f"if __name__ == '__main__':\n    {program}\n")
+    run = subprocess.Popen([sys.executable, str(main)], stdout=subprocess.PIPE, text=True)
+    wait_for_step(config, 3)
+    run.send_signal(signal.SIGTERM)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert "2 processes over gloo" in said
+    assert "is saved: --resume auto goes on" in said
+
+
 def remember_environment(device: torch.device, before: dict[str, str]) -> None:
     assert gather_rows(torch.tensor([rank()])).tolist() == [0]
     assert dict(os.environ) == before

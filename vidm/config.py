@@ -295,6 +295,7 @@ _SMALL = {
     "num_head_channels": 32,
     "video_timesteps": 16,
     "prediction": "v",
+    "lr": 1e-3,
     "workers": 2,
 }
 PRESETS: dict[str, dict[str, Any]] = {
@@ -305,7 +306,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_res_blocks": 1,
         "batch_size": 8,
         "total_iters": 100,
-        "lr": 1e-3,
         "print_freq": 10,
         "test_freq": 100,
         "save_freq": 100,
@@ -318,11 +318,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_res_blocks": 1,
         "batch_size": 16,
         "total_iters": 500,
-        "lr": 1e-3,
         "lr_schedule": "cosine",
         "warmup_iters": 50,
         "ema_decay": 0.99,
         "precision": "bf16",
+        "held_out": 0,
         "print_freq": 50,
         "test_freq": 0,
         "save_freq": 250,

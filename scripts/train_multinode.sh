@@ -19,6 +19,8 @@ endpoint=$2
 shift 2
 
 cd "$(dirname "$0")/.."
+# A new store for each restart: in the old one processes would find the addresses of those that died.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=${TORCH_DISABLE_SHARE_RDZV_TCP_STORE:-1}
 gpus=${GPUS:-$(python -c "import torch; print(max(torch.cuda.device_count(), 1))")}
 exec python -m torch.distributed.run \
     --nnodes "$nodes" \

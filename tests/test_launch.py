@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,28 @@ def flags_of(config: Config) -> list[str]:
     data, train = config.data, config.train
     line = "--preset tiny --resolution 16 --batch-size 4 --workers 0 --test-freq 0 --print-freq 1 --save-freq 1"
     return [*line.split(), "--total-iters", str(train.total_iters), "--data", data.data, "--out", train.out]
+
+
+@contextmanager
+def running(
+    command: list[str], said: Path, environment: Mapping[str, str] = os.environ
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command under way, whose output goes to `said`; ended, with all it started, when the block is left."""
+    with said.open("wb") as output:
+        run = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**environment, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield run
+        finally:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
 
 
 def free_port() -> int:
@@ -63,18 +87,12 @@ def test_an_elastic_run_loses_a_worker_and_ends_as_if_it_had_not(config, tmp_pat
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
     finish(started(undisturbed, tmp_path / "meeting", processes=2))
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 3".split()]
-    run = subprocess.Popen(
-        [*torchrun, SCRIPT, "--resume", "auto", *flags_of(config)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    wait_for_step(config, 5)
-    os.kill(of_run(config)[-1], signal.SIGKILL)
-    said, _ = run.communicate(timeout=300)
-    assert run.returncode == 0, said
-    assert said.count("going on from") >= 1
+    with running([*torchrun, SCRIPT, "--resume", "auto", *flags_of(config)], tmp_path / "said.txt") as run:
+        for step in (5, 12):
+            wait_for_step(config, step)
+            os.kill(of_run(config)[-1], signal.SIGKILL)
+        assert run.wait(timeout=120) == 0
+    assert (tmp_path / "said.txt").read_text().count("going on from") == 2
     assert_identical(final_state(config), final_state(undisturbed))
 
 
@@ -83,9 +101,10 @@ def test_two_nodes_meet_by_the_script_and_train_as_two_processes_do(config, tmp_
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
     finish(started(undisturbed, tmp_path / "meeting", processes=2))
     command = ["bash", "scripts/train_multinode.sh", "2", f"localhost:{free_port()}", *flags_of(config)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    nodes = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
-    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    said = [tmp_path / f"said{node}.txt" for node in range(2)]
+    with running(command, said[0], environment) as one, running(command, said[1], environment) as two:
+        assert [one.wait(timeout=120), two.wait(timeout=120)] == [0, 0]
     assert_identical(final_state(config), final_state(undisturbed))
 
 
@@ -131,11 +150,11 @@ def test_a_signal_to_the_original_launcher_stops_all_of_its_processes_saved(conf
     )
     main = tmp_path / "main.py"
     main.write_text(f"if __name__ == '__main__':\n    {program}\n")
-    run = subprocess.Popen([sys.executable, str(main)], stdout=subprocess.PIPE, text=True)
-    wait_for_step(config, 3)
-    run.send_signal(signal.SIGTERM)
-    said, _ = run.communicate(timeout=60)
-    assert run.returncode == 0
+    with running([sys.executable, str(main)], tmp_path / "said.txt") as run:
+        wait_for_step(config, 3)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=60) == 0
+    said = (tmp_path / "said.txt").read_text()
     assert "2 processes over gloo" in said
     assert "is saved: --resume auto goes on" in said
 

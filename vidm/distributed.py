@@ -50,6 +50,19 @@ def pick_device(local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def _meeting_place(dist_url: str, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    """The store through which processes find each other.
+
+    torchrun keeps one store over its restarts, in which a process would find the addresses of those that died. So each
+    restart of a single node has keys of its own; nodes count their restarts apart, and several of them need new stores
+    (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, as scripts/train_multinode.sh has it).
+    """
+    store, _, _ = next(dist.rendezvous(dist_url, rank, world_size, timeout=timeout))
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    alone = dist_url == "env://" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return dist.PrefixStore(f"restart_{restart}", store) if alone else store
+
+
 def init(
     rank: int,
     world_size: int,
@@ -71,13 +84,9 @@ def init(
     if rank == 0 and world_size > 1:
         print(f"waiting for {world_size} processes to meet at {dist_url}", flush=True)
     try:
-        dist.init_process_group(
-            backend,
-            init_method=dist_url,
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=timeout),
-        )
+        limit = timedelta(seconds=timeout)
+        store = _meeting_place(dist_url, rank, world_size, limit)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"processes cannot meet at {dist_url} ({reason}): give another --dist-url") from error

@@ -37,6 +37,14 @@ def test_every_command_for_several_nodes_parses(command):
     train_parser().parse_args(flags)
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS + GUIDES if "--data data/CLEVRER " in c])
+def test_every_split_of_clevrer_is_one_that_the_download_makes(command):
+    script = (ROOT / "scripts" / "download_clevr_dataset.sh").read_text()
+    made = set(re.findall(r"echo (\w+) ;;", script))
+    assert made == {"train", "val", "test"}
+    assert set(re.findall(r"split (\w+)", command)) <= made
+
+
 def test_the_parsed_commands_are_all_there_are():
     others = [c for c in COMMANDS if not any(script in c for script in PARSERS)]
     ours = ("make_synthetic_dataset", "convert_checkpoint", "pack_dataset")

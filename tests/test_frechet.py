@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidm.frechet import FeatureStats, frechet_distance
+from vidm.frechet import FeatureStats, frechet_distance, inception_score, kernel_distance
 
 GOLDEN = Path(__file__).parent / "data" / "metrics.npz"
 
@@ -137,3 +137,100 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         stats_of(np.zeros((2, 4)), np.zeros((2, 5)))
     with pytest.raises(ValueError, match="do not fit together"):
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+
+
+def naive_kernel_distance(one: np.ndarray, two: np.ndarray) -> float:
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return (x @ y / len(x) + 1) ** 3
+
+    def of_pairs(rows: np.ndarray) -> float:
+        return float(np.mean([kernel(x, y) for i, x in enumerate(rows) for j, y in enumerate(rows) if i != j]))
+
+    return of_pairs(one) + of_pairs(two) - 2 * float(np.mean([kernel(x, y) for x in one for y in two]))
+
+
+def test_the_kernel_distance_is_the_sum_over_pairs_of_different_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = features(9, 4, seed=8), features(13, 4, seed=9)
+    expected = naive_kernel_distance(one, two)
+    assert kernel_distance(one, two) == pytest.approx(expected, rel=1e-10)
+    assert kernel_distance(two, one) == pytest.approx(expected, rel=1e-10)
+    monkeypatch.setattr("vidm.frechet.BLOCK", 4)
+    assert kernel_distance(one, two) == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_kernel_distance_of_sets_of_one_kind_is_zero_on_average_at_any_size() -> None:
+    rng = np.random.default_rng(10)
+    draws = [kernel_distance(rng.standard_normal((8, 3)), rng.standard_normal((5, 3))) for _ in range(3000)]
+    assert abs(np.mean(draws)) < 4 * np.std(draws) / np.sqrt(len(draws))
+    assert min(draws) < 0
+    assert kernel_distance(rng.standard_normal((50, 3)), 3 + rng.standard_normal((50, 3))) > 10
+
+
+def test_what_a_kernel_distance_cannot_take_is_named() -> None:
+    with pytest.raises(ValueError, match="1 and 3 samples: a kernel distance needs at least 2"):
+        kernel_distance(np.zeros((1, 2)), np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="of 2 and of 4 dimensions"):
+        kernel_distance(np.zeros((3, 2)), np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("shuffled", 42), ("unshuffled", None)])
+def test_the_inception_score_of_the_golden_probabilities_is_the_golden_score(kind: str, seed: int | None) -> None:
+    golden = np.load(GOLDEN)
+    value, deviation = inception_score(golden["probabilities"], splits=10, shuffle_seed=seed)
+    assert value == pytest.approx(float(golden[f"vis_{kind}_mean"]), rel=1e-6)
+    assert deviation == pytest.approx(float(golden[f"vis_{kind}_std"]), rel=1e-6)
+
+
+def test_sure_and_varied_is_the_number_of_classes_and_unsure_or_monotonous_is_one() -> None:
+    sure = np.tile(np.eye(4), (10, 1))
+    assert inception_score(sure, splits=1) == pytest.approx((4.0, 0.0))
+    assert inception_score(np.full((40, 4), 0.25), splits=5) == pytest.approx((1.0, 0.0))
+    assert inception_score(sure[:1].repeat(40, axis=0), splits=5) == pytest.approx((1.0, 0.0))
+
+
+def test_every_row_counts_when_splits_do_not_divide_them() -> None:
+    rows = np.random.default_rng(11).dirichlet(np.ones(4), 11)
+    changed = rows.copy()
+    for place in range(11):
+        changed[place] = rows[place][::-1]
+        assert inception_score(changed, splits=3)[0] != inception_score(rows, splits=3)[0]
+        changed[place] = rows[place]
+
+
+def test_scores_that_are_no_probabilities_are_refused() -> None:
+    with pytest.raises(ValueError, match="take a softmax"):
+        inception_score(np.full((20, 3), 0.5))
+    with pytest.raises(ValueError, match="5 samples cannot be cut into 10 splits"):
+        inception_score(np.full((5, 2), 0.5))
+
+
+class OneFeaturePerPixel(torch.nn.Module):
+    """Features of uint8 images (N, 3, 2, 2): their values."""
+
+    num_features = 12
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).double() / 64
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+def test_distances_agree_with_those_of_torchmetrics() -> None:
+    pytest.importorskip("torchmetrics")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randint(0, 256, (60, 3, 2, 2), generator=generator, dtype=torch.uint8)
+    fake = torch.randint(0, 200, (60, 3, 2, 2), generator=generator, dtype=torch.uint8)
+    network = OneFeaturePerPixel()
+    one, two = network(real), network(fake)
+
+    fid = FrechetInceptionDistance(feature=network, normalize=False)
+    kid = KernelInceptionDistance(feature=network, subsets=1, subset_size=60, normalize=False)
+    for metric in (fid, kid):
+        metric.set_dtype(torch.float64)
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+    assert distance(stats_of(one), stats_of(two), ddof=1) == pytest.approx(fid.compute().item(), rel=1e-6)
+    assert kernel_distance(one, two) == pytest.approx(kid.compute()[0].item(), rel=1e-6)

@@ -1,14 +1,20 @@
-"""Numbers from features: the Frechet distance of two feature sets, in float64, with no model and no disk.
+"""Numbers from features, in float64, with no model and no disk.
 
 Heusel et al. 2017 (FID) and Unterthiner et al. 2018 (FVD): each set is summed up by a Gaussian, and
-d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). Binkowski et al. 2018 (KID): the squared maximum mean discrepancy
+under a cubic kernel. Salimans et al. 2016 (inception score): how sure a classifier is, and of how many classes.
 
     real, fake = FeatureStats(), FeatureStats()     # then .update(features) batch after batch
     frechet_distance(real.mean(), real.covariance(), fake.mean(), fake.covariance())
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
+from scipy.special import rel_entr
+
+BLOCK = 1024
 
 
 def _as_rows(features: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -110,3 +116,53 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     spread = np.square(factor1).sum() + np.square(factor2).sum() - 2.0 * cross
     # The spread is never negative but for rounding.
     return float(np.square(mean1 - mean2).sum() + max(spread, 0.0))
+
+
+def kernel_distance(features1: np.ndarray | torch.Tensor, features2: np.ndarray | torch.Tensor) -> float:
+    """The squared maximum mean discrepancy of two feature sets (n, d) and (m, d) under (x . y / d + 1)^3.
+
+    The unbiased estimate over all pairs of different rows (Gretton et al. 2012, equation 3, for n != m too): on average
+    0 for sets of one kind whatever their size, and so sometimes below 0. Kernels are computed in blocks of 1024 rows.
+    Raises ValueError for fewer than 2 rows, NaN, inf or dimensions that differ.
+    """
+    rows1, rows2 = _as_rows(features1), _as_rows(features2)
+    if min(len(rows1), len(rows2)) < 2:
+        raise ValueError(f"sets of {len(rows1)} and {len(rows2)} samples: a kernel distance needs at least 2 each")
+    if rows1.shape[1] != rows2.shape[1]:
+        raise ValueError(f"features of {rows1.shape[1]} and of {rows2.shape[1]} dimensions cannot be compared")
+
+    def kernel_sum(left: np.ndarray, right: np.ndarray) -> float:
+        blocks = (left[start : start + BLOCK] for start in range(0, len(left), BLOCK))
+        return sum(float(((block @ right.T / right.shape[1] + 1) ** 3).sum()) for block in blocks)
+
+    def mean_of_pairs(rows: np.ndarray) -> float:
+        with_itself = ((np.square(rows).sum(axis=1) / rows.shape[1] + 1) ** 3).sum()
+        return (kernel_sum(rows, rows) - float(with_itself)) / (len(rows) * (len(rows) - 1))
+
+    cross = kernel_sum(rows1, rows2) / (len(rows1) * len(rows2))
+    return mean_of_pairs(rows1) + mean_of_pairs(rows2) - 2 * cross
+
+
+def inception_score(
+    probabilities: np.ndarray | torch.Tensor, splits: int = 10, shuffle_seed: int | None = 42
+) -> tuple[float, float]:
+    """Mean and deviation, over the splits, of exp(mean KL(p(class | sample) || p(class))); at least 1, at best classes.
+
+    probabilities: (samples, classes), rows that sum to 1. They are cut into `splits` runs of rows after a shuffle by
+    RandomState(shuffle_seed), as StyleGAN-V does (Skorokhodov et al. 2022); None leaves their order. Raises ValueError
+    for fewer rows than splits, or rows that are no probabilities.
+    """
+    rows = _as_rows(probabilities)
+    if not 1 <= splits <= len(rows):
+        raise ValueError(f"{len(rows)} samples cannot be cut into {splits} splits; give more samples")
+    if rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > 1e-3:
+        raise ValueError("rows of class probabilities must be at least 0 and sum to 1; take a softmax of scores first")
+    order = np.arange(len(rows))
+    if shuffle_seed is not None:
+        np.random.RandomState(shuffle_seed).shuffle(order)
+    bounds = [split * len(rows) // splits for split in range(splits + 1)]
+    scores = []
+    for start, end in pairwise(bounds):
+        part = rows[order[start:end]]
+        scores.append(np.exp(rel_entr(part, part.mean(axis=0)).sum(axis=1).mean()))
+    return float(np.mean(scores)), float(np.std(scores))

@@ -244,13 +244,13 @@ def test_single_frames_are_the_first_of_each_video_or_any_of_it(data: Path) -> N
 
 def test_clips_are_the_asked_frames_with_their_path(data: Path) -> None:
     index = index_clips(data)
-    clips = Clips(index, num_frames=7, start=3)
+    clips = Clips(index, num_frames=7, starts=[3] * len(index.paths))
     assert len(clips) == 5
     for i, path in enumerate(index.paths):
         clip_u8, name = clips[i]
         np.testing.assert_array_equal(clip_u8, read_video(path)[3:10])
         assert name == str(path)
-    strided, _ = Clips(index, num_frames=4, start=2, stride=3)[1]
+    strided, _ = Clips(index, num_frames=4, starts=[2] * len(index.paths), stride=3)[1]
     np.testing.assert_array_equal(strided, read_video(index.paths[1])[2:12:3])
     small, _ = Clips(index, num_frames=7, resolution=8)[0]
     np.testing.assert_array_equal(small, fit_square(read_video(index.paths[0])[:7], 8))

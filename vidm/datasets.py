@@ -10,7 +10,7 @@ it follows from (seed, epoch, index): neither workers nor ranks nor a restart ch
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,25 +151,32 @@ class SingleFrames(_TrainingVideos):
 
 
 class Clips(Dataset[tuple[np.ndarray, str]]):
-    """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), every `stride`-th frame from `start` on.
+    """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), every `stride`-th frame from starts[i] on.
 
-    With a `resolution` R, frames are cropped to their central square and resized to R x R. A damaged video raises
-    VideoError.
+    Without `starts`, from the first. With a `resolution` R, frames are cropped to their central square and resized to
+    R x R. A damaged video raises VideoError.
     """
 
     def __init__(
-        self, index: ClipIndex, num_frames: int, resolution: int | None = None, start: int = 0, stride: int = 1
+        self,
+        index: ClipIndex,
+        num_frames: int,
+        resolution: int | None = None,
+        starts: Sequence[int] | None = None,
+        stride: int = 1,
     ) -> None:
-        self.frames = range(start, start + window_length(num_frames, stride), stride)
-        assert min(index.num_frames) > self.frames[-1], "index_clips takes min_frames"
-        self.index, self.resolution = index, resolution
+        self.index, self.num_frames, self.resolution, self.stride = index, num_frames, resolution, stride
+        self.starts = [0] * len(index.paths) if starts is None else list(starts)
+        length = window_length(num_frames, stride)
+        ends = [start + length for start in self.starts]
+        assert all(end <= n for end, n in zip(ends, index.num_frames, strict=True)), "index_clips takes min_frames"
 
     def __len__(self) -> int:
         return len(self.index.paths)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
-        path = self.index.paths[index]
-        clip_u8 = read_frames(path, self.frames)
+        path, start = self.index.paths[index], self.starts[index]
+        clip_u8 = read_frames(path, range(start, start + window_length(self.num_frames, self.stride), self.stride))
         return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
 
     def readable(self) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 BACKENDS = ("nccl", "gloo")
 TIMEOUT_S = 1800.0
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -212,6 +214,33 @@ def gather_rows(rows: Tensor) -> Tensor:
     gathered = [torch.empty_like(rows) for _ in range(world_size())]
     dist.all_gather(gathered, rows.contiguous())
     return torch.cat(gathered)
+
+
+def gather_objects(thing: T) -> list[T]:
+    """Every process's thing (anything that pickles), in order of rank, in every process."""
+    if world_size() == 1:
+        return [thing]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, thing)
+    return gathered
+
+
+def gather_results(work: Callable[[], T]) -> list[T]:
+    """What work() returns in every process, in order of rank; an error of the user's in one is raised in all."""
+    try:
+        outcome: tuple[Any, Exception | None] = (work(), None)
+    except (ValueError, OSError) as error:
+        outcome = (None, error)
+    gathered = gather_objects(outcome)
+    for _, failure in gathered:
+        if failure is not None:
+            raise failure
+    return [result for result, _ in gathered]
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """What work() returns, done by the main process alone; where it raises an error of the user's, all do."""
+    return gather_results(lambda: work() if is_main() else None)[0]  # type: ignore[return-value]
 
 
 def barrier() -> None:

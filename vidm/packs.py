@@ -14,6 +14,7 @@ int64 (shard, offset, bytes, crc32) of each, and vidm-pack.json says which piece
 two reads, so processes have nothing to share and nothing to leak.
 """
 
+import hashlib
 import json
 import os
 import tarfile
@@ -31,6 +32,7 @@ import numpy as np
 
 from vidm import video_io
 from vidm.atomic import atomic_dir
+from vidm.digests import sha256_of
 from vidm.video_io import VideoError, VideoInfo, frame_files
 
 INDEX_NAME = "vidm-pack.json"
@@ -193,6 +195,13 @@ class _Pack:
             raise VideoError(f"{self.shards[shard]}: is missing or cut short, before the end of {clip.name}")
         return clip.info
 
+    def content_sha256(self, path: Path) -> str:
+        """Of the sizes and checksums of a clip's pieces, which are compared whenever a piece is read."""
+        clip = self.clip_at(path)
+        end = clip.first_piece + (1 if clip.kind == "video" else clip.info.num_frames)
+        pieces = self.table[clip.first_piece : end, 2:].tobytes()
+        return hashlib.sha256(f"{clip.kind} {clip.info} ".encode() + pieces).hexdigest()
+
     def piece(self, clip: _Clip, number: int) -> bytes:
         """The bytes of a clip's piece, checked."""
         shard, offset, size, crc32 = self.table[clip.first_piece + number].tolist()
@@ -283,3 +292,12 @@ def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
     """
     pack = _pack_around(Path(path))
     return pack.read_frames(Path(path), list(map(int, indices))) if pack else video_io.read_frames(path, indices)
+
+
+def content_sha256(path: str | Path) -> str:
+    """What a video file, a folder of frames or a clip of a pack holds, as a text that follows from its bytes. Ours."""
+    path = Path(path)
+    pack = _pack_around(path)
+    if pack:
+        return pack.content_sha256(path)
+    return sha256_of(frame_files(path) if path.is_dir() else [path])

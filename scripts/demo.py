@@ -16,7 +16,7 @@ import torch
 
 from vidm.checkpoint import checkpoint_path
 from vidm.config import Config, SampleConfig
-from vidm.detectors import load_detector
+from vidm.detectors import load_detector, name_of
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
 from vidm.report import Distance, VideoRow, write_report
@@ -81,7 +81,7 @@ def measure(reference: Path, folders: dict[str, Path]) -> dict[str, float]:
         name: compute_fvd(reference, folder, detector, NUM_FRAMES, resolution=RESOLUTION).value
         for name, folder in folders.items()
     }
-    print(f"\n{detector.name}\nof {NUM_TEST} videos to {NUM_TEST} other real ones:")
+    print(f"\n{name_of(detector)}\nof {NUM_TEST} videos to {NUM_TEST} other real ones:")
     for name, value in distances.items():
         print(f"  {value:9.3f}  {name}")
     return distances
@@ -145,7 +145,7 @@ def main(out: Path) -> int:
         f"{content_minutes:.1f}: enough to see what is being learned, far from what the method can do.",
         columns=COLUMNS,
         rows=rows,
-        distance_name=load_detector("random").name,
+        distance_name=name_of(load_detector("random")),
         distances=[Distance(name, value, floor=name.startswith("real")) for name, value in distances.items()],
         notes=[
             f"Distances are from {NUM_TEST} videos of each kind to {NUM_TEST} other held-out real ones; lower is "

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from vidm.detectors import load_detector
+from vidm.detectors import I3D_PATH, Detector, features_of, load_classifier, load_detector, name_of
+from vidm.digests import sha256_of
 from vidm.frechet import FeatureStats, frechet_distance
+from vidm.protocols import PROTOCOLS, STYLEGAN_V, VIDM_RELEASED
 
 
 def moving_squares(n: int, seed: int, frames: int = 8, size: int = 32) -> np.ndarray:
@@ -26,12 +28,16 @@ def moving_squares(n: int, seed: int, frames: int = 8, size: int = 32) -> np.nda
     return clips
 
 
+def ask(detector: Detector, clips: np.ndarray | torch.Tensor) -> torch.Tensor:
+    return features_of(detector, clips, STYLEGAN_V, "cpu")
+
+
 def distance(one: np.ndarray, two: np.ndarray) -> float:
     detector = load_detector("random")
     sides = []
     for clips in (one, two):
         stats = FeatureStats()
-        stats.update(detector(clips))
+        stats.update(ask(detector, clips))
         sides += [stats.mean(), stats.covariance()]
     return frechet_distance(*sides)
 
@@ -86,29 +92,29 @@ def test_spoiled_clips_are_farther_from_real_ones_than_other_real_ones(spoil: st
 def test_random_features_of_a_clip_do_not_depend_on_the_batch_it_comes_in() -> None:
     clips = moving_squares(7, seed=3)
     detector = load_detector("random")
-    alone = torch.cat([detector(clips[i : i + 1]) for i in range(7)])
-    torch.testing.assert_close(detector(clips), alone, rtol=0, atol=1e-5)
+    alone = torch.cat([ask(detector, clips[i : i + 1]) for i in range(7)])
+    torch.testing.assert_close(ask(detector, clips), alone, rtol=0, atol=1e-5)
     assert alone.std(dim=0).max() > 0.1
 
 
 def test_random_features_are_the_same_in_every_run_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = load_detector("random")(moving_squares(2, seed=4))
+    first = ask(load_detector("random"), moving_squares(2, seed=4))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert torch.equal(load_detector("random")(moving_squares(2, seed=4)), first)
+    assert torch.equal(ask(load_detector("random"), moving_squares(2, seed=4)), first)
 
 
 def test_arrays_and_tensors_give_the_same_features() -> None:
     clips = moving_squares(2, seed=4)
     detector = load_detector("random")
-    assert torch.equal(detector(clips), detector(torch.from_numpy(clips)))
+    assert torch.equal(ask(detector, clips), ask(detector, torch.from_numpy(clips)))
 
 
 @pytest.mark.parametrize(("frames", "size"), [(2, 16), (3, 17), (9, 70)])
 def test_two_frames_of_16_pixels_are_enough_for_the_random_detector(frames: int, size: int) -> None:
-    features = load_detector("random")(moving_squares(2, seed=0, frames=frames, size=size))
+    features = ask(load_detector("random"), moving_squares(2, seed=0, frames=frames, size=size))
     assert features.shape == (2, 128)
     assert features.isfinite().all()
 
@@ -118,38 +124,41 @@ def test_two_frames_of_16_pixels_are_enough_for_the_random_detector(frames: int,
 )
 def test_too_few_frames_or_pixels_are_named(shape: tuple[int, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        load_detector("random")(np.zeros(shape, np.uint8))
+        ask(load_detector("random"), np.zeros(shape, np.uint8))
 
 
 def test_clips_that_are_not_uint8_with_channels_last_are_refused() -> None:
     for clips in (np.zeros((1, 4, 32, 32, 3), np.float32), np.zeros((1, 3, 4, 32, 32), np.uint8)):
-        with pytest.raises(ValueError, match=r"takes uint8 \(B, T, H, W, 3\)"):
-            load_detector("random")(clips)
+        with pytest.raises(ValueError, match=r"not uint8 \(B, T, H, W, 3\)"):
+            ask(load_detector("random"), clips)
 
 
 def test_the_random_number_is_never_called_an_fvd() -> None:
-    assert "not an FVD" in load_detector("random").name
+    assert "not an FVD" in name_of(load_detector("random"))
+    assert "not a video inception score" in name_of(load_classifier("random"))
 
 
-def test_the_i3d_gets_channels_first_floats_up_to_255_and_its_three_switches_on(tmp_path: Path) -> None:
+def test_the_i3d_gets_channels_first_bytes_and_its_three_switches_on(tmp_path: Path) -> None:
     detector = load_detector(save_torchscript(StandIn(), tmp_path / "i3d_torchscript.pt"))
     clips = np.zeros((2, 3, 4, 5, 3), np.uint8)
     clips[0, 0, 0, 0] = (255, 1, 2)
     clips[1, -1, -1, -1] = (3, 4, 255)
     expected = [[255, 1, 2, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 3, 4, 255, 1, 1, 1, 0]]
-    assert detector(clips).tolist() == expected
-    assert detector.name == "FVD (I3D i3d_torchscript.pt)"
+    assert ask(detector, clips).tolist() == expected
+    assert name_of(detector) == "FVD (I3D i3d_torchscript.pt)"
+    assert detector.sha256 == sha256_of([tmp_path / "i3d_torchscript.pt"])
 
 
 def test_without_a_path_the_i3d_in_its_usual_place_is_taken_and_else_the_random_detector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "not an FVD" in load_detector().name
+    assert "not an FVD" in name_of(load_detector())
     (tmp_path / "pretrained_models").mkdir()
     save_torchscript(StandIn(), tmp_path / "pretrained_models" / "i3d_torchscript.pt")
-    assert load_detector().name == "FVD (I3D i3d_torchscript.pt)"
-    assert "not an FVD" in load_detector("random").name
+    assert name_of(load_detector()) == "FVD (I3D i3d_torchscript.pt)"
+    assert "not an FVD" in name_of(load_detector("random"))
+    assert "not a video inception score" in name_of(load_classifier("random"))
 
 
 def test_a_missing_i3d_is_named_with_the_place_to_get_it(tmp_path: Path) -> None:
@@ -174,6 +183,38 @@ def test_a_network_that_is_not_the_i3d_is_named_in_one_line(
     network: torch.nn.Module, said: str, tmp_path: Path
 ) -> None:
     detector = load_detector(save_torchscript(network, tmp_path / "other.pt"))
-    with pytest.raises(ValueError, match=rf"other\.pt .*{said}") as caught:
-        detector(np.zeros((2, 4, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=rf"other\.pt.*{said}") as caught:
+        ask(detector, np.zeros((2, 4, 16, 16, 3), np.uint8))
     assert "\n" not in str(caught.value)
+
+
+def test_any_module_from_python_is_a_detector_under_its_class_name() -> None:
+    class Brightness(torch.nn.Module):
+        def forward(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
+            return video.float().mean(dim=(2, 3, 4))
+
+    clips = moving_squares(3, seed=5)
+    expected = torch.from_numpy(clips).double().mean(dim=(1, 2, 3)).float()
+    torch.testing.assert_close(ask(Brightness(), clips), expected)
+    assert name_of(Brightness()) == "Brightness"
+
+
+def test_the_random_network_sees_the_same_whether_it_or_the_caller_rescales() -> None:
+    clips = moving_squares(2, seed=6)
+    video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
+    detector = load_detector("random")
+    torch.testing.assert_close(detector(video.float() / 127.5 - 1), ask(detector, clips), rtol=0, atol=1e-5)
+    unit = features_of(detector, clips, PROTOCOLS["vidm-released"], "cpu")
+    torch.testing.assert_close(detector(video.float() / 255), unit)
+
+
+@pytest.mark.skipif(not I3D_PATH.is_file(), reason=f"{I3D_PATH} is not there: scripts/download_models.sh i3d")
+def test_with_the_real_i3d_black_and_white_are_at_the_known_distance() -> None:
+    """Clips of 8 x 30 x 64 x 64, as floats 0 and 1, which the network resizes and does not rescale."""
+    detector = load_detector(I3D_PATH)
+    sides = []
+    for level in (0, 255):
+        stats = FeatureStats()
+        stats.update(features_of(detector, np.full((8, 30, 64, 64, 3), level, np.uint8), VIDM_RELEASED, "cpu"))
+        sides += [stats.mean(), stats.covariance(ddof=1)]
+    assert frechet_distance(*sides) == pytest.approx(151.3, abs=0.5)

@@ -1,44 +1,35 @@
-"""uint8 clips in, the protocol's preparation inside, features out.
+"""Networks that turn videos into features or class probabilities, and how they are asked.
 
-Two detectors: the I3D that published FVD numbers are made with (the TorchScript file of StyleGAN-V,
-Skorokhodov et al. 2022, which resizes to 224 x 224 and rescales by itself), and a small random network of our
-own that needs no file.
+The I3D that published FVD numbers are made with and the C3D of the video inception score (TorchScript files of
+StyleGAN-V, Skorokhodov et al. 2022), a small random network of our own that needs no file, or any module from Python.
 
     detector = load_detector("random", "cpu")
-    features = detector(clips_u8)     # (B, T, H, W, 3) uint8 -> (B, 128)
+    features = features_of(detector, clips_u8, PROTOCOLS["stylegan-v"], "cpu")     # (B, T, H, W, 3) uint8 -> (B, 128)
 """
 
+import hashlib
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vidm.digests import sha256_of
+from vidm.protocols import Protocol
+
 I3D_PATH = Path("pretrained_models/i3d_torchscript.pt")
 I3D_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
+C3D_PATH = Path("pretrained_models/c3d_ucf101.pt")
+C3D_URL = "https://www.dropbox.com/s/jxpu7avzdc9n97q/c3d_ucf101.pt?dl=1"
 
-
-class Detector(Protocol):
-    """Turns clips (B, T, H, W, 3) uint8 into features (B, d), and has a name to show beside the number."""
-
-    name: str
-
-    def __call__(self, clips_u8: np.ndarray | torch.Tensor) -> torch.Tensor: ...
-
-
-def _channels_first(clips_u8: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """uint8 (B, T, H, W, 3) -> uint8 (B, 3, T, H, W) on the device: floats would be 4 times the traffic."""
-    clips = torch.as_tensor(clips_u8)
-    if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
-        raise ValueError(
-            f"clips are {clips.dtype} of shape {tuple(clips.shape)}; a detector takes uint8 (B, T, H, W, 3)"
-        )
-    return clips.to(device).permute(0, 4, 1, 2, 3)
+# detector(video, **switches) -> (B, d): video is what a protocol prepares, (B, 3, T, H, W). It may have a `name` that
+# belongs beside its numbers, and a `sha256` of what its features follow from, by which they can be kept.
+Detector = Callable[..., torch.Tensor]
 
 
 def _exact_convolutions() -> AbstractContextManager[None]:
@@ -46,44 +37,35 @@ def _exact_convolutions() -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-class _I3D:
-    def __init__(self, path: Path, device: torch.device | str) -> None:
+class _TorchScript:
+    """A network from a file, called as it is; `needs` says in an error what clips it takes."""
+
+    def __init__(self, path: Path, url: str, name: str, needs: str, device: torch.device | str) -> None:
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is not there; download the I3D of StyleGAN-V from {I3D_URL} to that place, "
-                "or ask for the random detector"
+                f"{path} is not there; download it from {url} to that place, or ask for the random detector"
             )
         try:
             with warnings.catch_warnings():
-                # Deprecated in recent torch, and the only way to read the file the field's numbers come from.
+                # Deprecated in recent torch, and the only way to read the files the field's numbers come from.
                 warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated", category=Warning)
-                network = torch.jit.load(str(path), map_location=device)
+                self._network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise ValueError(f"{path} is not a TorchScript file; download it again from {I3D_URL}") from error
-        self.name = f"FVD (I3D {path.name})"
-        self._network = network.eval()
-        self._path = path
-        self._device = device
+            raise ValueError(f"{path} is not a TorchScript file; download it again from {url}") from error
+        self.name = name
+        self.sha256 = sha256_of([path])
+        self._path, self._needs = path, needs
 
     @torch.no_grad()
-    def __call__(self, clips_u8: np.ndarray | torch.Tensor) -> torch.Tensor:
-        video = _channels_first(clips_u8, self._device).float()
+    def __call__(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
         try:
-            with _exact_convolutions():
-                features = self._network(video, rescale=True, resize=True, return_features=True)
+            return self._network(video, **switches)
         except RuntimeError as error:
             # TorchScript prints its own traceback first; the reason is the last line.
             reason = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
             raise ValueError(
-                f"{self._path} failed on clips of {video.shape[2]} frames (the I3D needs about 10): {reason}"
+                f"{self._path} failed on clips of {video.shape[2]} frames ({self._needs}): {reason}"
             ) from error
-        if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(video):
-            found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-            raise ValueError(
-                f"{self._path} returned {found} for {len(video)} clips, not features ({len(video)}, d); "
-                f"use the I3D from {I3D_URL}"
-            )
-        return features.float()
 
 
 class _RandomNetwork:
@@ -102,7 +84,6 @@ class _RandomNetwork:
 
     def __init__(self, device: torch.device | str) -> None:
         self.name = "random-feature Frechet distance: not an FVD, not comparable with published numbers"
-        self._device = device
         generator = torch.Generator().manual_seed(0)
         self._layers = []
         for width_in, width in pairwise(self.WIDTHS):
@@ -110,10 +91,13 @@ class _RandomNetwork:
             weight = gain * torch.randn(width, width_in, 3, 3, 3, generator=generator)
             bias = 0.1 * torch.randn(width, generator=generator)
             self._layers.append((weight.to(device), bias.to(device)))
+        drawn = [f"{self.SIZE} {self.CHANGE_GAIN} {self.FEATURE_GAIN}".encode()]
+        drawn += [tensor.cpu().numpy().tobytes() for layer in self._layers for tensor in layer]
+        self.sha256 = hashlib.sha256(b"".join(drawn)).hexdigest()
 
     def _features(self, clip: torch.Tensor) -> torch.Tensor:
-        """uint8 (3, T, H, W) -> (128,)."""
-        frames = clip.transpose(0, 1).float() / 127.5 - 1
+        """float (3, T, H, W) in [-1, 1] or [0, 1] -> (128,)."""
+        frames = clip.transpose(0, 1)
         frames = F.interpolate(frames, size=(self.SIZE, self.SIZE), mode="bilinear", antialias=True)
         x = torch.cat([frames[:-1], self.CHANGE_GAIN * frames.diff(dim=0)], dim=1).transpose(0, 1)[None]
         parts = []
@@ -125,29 +109,75 @@ class _RandomNetwork:
         return self.FEATURE_GAIN * torch.cat(parts, dim=1)[0]
 
     @torch.no_grad()
-    def __call__(self, clips_u8: np.ndarray | torch.Tensor) -> torch.Tensor:
-        clips = _channels_first(clips_u8, self._device)
-        _, _, T, H, W = clips.shape
+    def __call__(
+        self, video: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = True
+    ) -> torch.Tensor:
+        """As the I3D, but for `resize`: frames always come to 64 x 64. Levels 0 .. 255 are always rescaled."""
+        _, _, T, H, W = video.shape
         if T < 2 or min(H, W) < 16:
             raise ValueError(
                 f"clips have {T} frame(s) of {W} x {H} pixels; the random detector needs 2, 16 x 16 or larger"
             )
+        rescale = rescale or video.dtype == torch.uint8
         # One at a time: memory does not grow with the batch, and no clip's features depend on its neighbours.
-        with _exact_convolutions():
-            return torch.stack([self._features(clip) for clip in clips])
+        clips = (clip.float() / 127.5 - 1 if rescale else clip for clip in video)
+        return torch.stack([self._features(clip) for clip in clips])
 
 
 def load_detector(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
     """The detector from a TorchScript I3D file, or the random one, ready on the device.
 
     path: a file; "random"; or None for pretrained_models/i3d_torchscript.pt below the working folder if it is
-    there and else the random one. The detector takes uint8 (B, T, H, W, 3), tensor or array, and returns
-    float32 (B, d) on the device; its .name says which it is and belongs beside every number made with it.
-    Raises FileNotFoundError for a path that is not there and ValueError for a file that is no TorchScript; a
-    call raises ValueError for what is no uint8 clip, clips the network cannot take, or an output not (B, d).
+    there and else the random one. It is called by features_of; its .name says which it is and belongs beside every
+    number made with it. Raises FileNotFoundError for a path that is not there and ValueError for a file that is no
+    TorchScript.
     """
     if path is None:
         path = I3D_PATH if I3D_PATH.is_file() else "random"
     if path == "random":
         return _RandomNetwork(device)
-    return _I3D(Path(path), device)
+    path = Path(path)
+    return _TorchScript(path, I3D_URL, f"FVD (I3D {path.name})", "the I3D needs about 10", device)
+
+
+def load_classifier(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
+    """The C3D of the video inception score, or the random network, as load_detector does it: classes for features."""
+    if path is None:
+        path = C3D_PATH if C3D_PATH.is_file() else "random"
+    if path == "random":
+        network = _RandomNetwork(device)
+        network.name = "score of random classes: not a video inception score, not comparable with published numbers"
+        return network
+    path = Path(path)
+    return _TorchScript(path, C3D_URL, f"video inception score (C3D {path.name})", "the C3D needs 16", device)
+
+
+def name_of(detector: Detector) -> str:
+    """What to show beside a detector's numbers."""
+    return getattr(detector, "name", type(detector).__name__)
+
+
+@torch.no_grad()
+def features_of(
+    detector: Detector, clips_u8: np.ndarray | torch.Tensor, protocol: Protocol, device: torch.device | str
+) -> torch.Tensor:
+    """Features (B, d) of clips uint8 (B, T, H, W, 3), on the device, from what the protocol makes of them.
+
+    Bytes go to the device as they are: floats would be 4 times the traffic. Raises ValueError for what is no uint8
+    clip, clips the network cannot take, or an output that is not (B, d).
+    """
+    clips = torch.as_tensor(clips_u8)
+    if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
+        raise ValueError(f"clips are {clips.dtype} of shape {tuple(clips.shape)}, not uint8 (B, T, H, W, 3)")
+    if torch.device(device).type == "cuda":
+        clips = clips.pin_memory()
+    video = clips.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
+    with _exact_convolutions():
+        features = detector(protocol.prepare(video), **protocol.switches)
+    if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(video):
+        found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ValueError(
+            f"{name_of(detector)} returned {found} for {len(video)} clips, not features ({len(video)}, d); "
+            f"use the I3D from {I3D_URL}, or the C3D from {C3D_URL} for the inception score"
+        )
+    return features

@@ -17,12 +17,13 @@ from torch.utils.data import default_collate
 from vidm.checkpoint import build_diffusion
 from vidm.config import Config
 from vidm.datasets import Clips, FrameTriplets, SingleFrames, to_float, to_uint8
-from vidm.detectors import load_detector
+from vidm.detectors import features_of, load_detector
 from vidm.distributed import gather_rows, rank, world_size
 from vidm.frechet import FeatureStats, frechet_distance
 from vidm.layouts import ClipIndex
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.precision import autocast
+from vidm.protocols import STYLEGAN_V
 from vidm.randomness import keyed_normal
 from vidm.rollout import animate, generate_first_frames, video_noise
 from vidm.samplers import sample_ddim
@@ -112,7 +113,7 @@ class HeldOut:
         made = self._continued(model, real[:, 0], mine)
         distances = [FeatureStats(), FeatureStats()]
         for stats, clips in zip(distances, (real, made), strict=True):
-            stats.update(gather_rows(detector(clips)))
+            stats.update(gather_rows(features_of(detector, clips, STYLEGAN_V, self.device)))
         one, two = distances
         return frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance())
 

@@ -75,7 +75,7 @@ def test_the_originals_commands_parse():
     options = evaluate_parser().parse_args(line.split())
     assert (options.dir1, options.batch, options.nsamples) == ("A", 2, 2038)
     options = evaluate_parser().parse_args(["--dir1", "A", "--dir2", "B"])
-    assert (options.batch, options.resolution, options.nframes, options.i3d) == (32, 256, 128, None)
+    assert (options.batch, options.resolution, options.nframes, options.i3d) == (32, None, 128, None)
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_the_defaults():

@@ -1,33 +1,45 @@
 """The distance between two folders: what it is, what it does not depend on, and what it says when it cannot be had."""
 
 import shutil
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vidm.detectors import load_detector
-from vidm.frechet import FeatureStats, frechet_distance
-from vidm.metrics import compute_fvd
+from vidm.detectors import features_of, load_detector
+from vidm.frechet import FeatureStats, frechet_distance, inception_score, kernel_distance
+from vidm.metrics import compute_fvd, compute_vis
+from vidm.protocols import C3D, PROTOCOLS, STYLEGAN_V
 from vidm.video_io import write_video
+
+FROM_THE_START = replace(STYLEGAN_V, random_start=False)
 
 
 class StubDetector:
     """Five numbers a clip, from float64 arithmetic on its pixels: brightness, colour balance, motion, first, last."""
 
     name = "stub"
+    sha256 = "stub 1"
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, ...]] = []
 
-    def __call__(self, clips_u8: np.ndarray | torch.Tensor) -> torch.Tensor:
-        clips = torch.as_tensor(clips_u8).double() / 255
-        self.batches.append(tuple(clips.shape))
-        red, blue = clips[..., 0].mean(dim=(1, 2, 3)), clips[..., 2].mean(dim=(1, 2, 3))
-        motion = clips.diff(dim=1).abs().mean(dim=(1, 2, 3, 4))
-        first, last = clips[:, 0, 0, 0, 0], clips[:, -1, 0, 0, 0]
-        return torch.stack([clips.mean(dim=(1, 2, 3, 4)), red - blue, motion, first, last], dim=1)
+    def __call__(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
+        self.batches.append(tuple(video.shape))
+        return torch.stack([self._features(clip.double() / 255) for clip in video])
+
+    @staticmethod
+    def _features(clip: torch.Tensor) -> torch.Tensor:
+        red, blue = clip[0].mean(), clip[2].mean()
+        motion = clip.diff(dim=1).abs().mean()
+        return torch.stack([clip.mean(), red - blue, motion, clip[0, 0, 0, 0], clip[0, -1, 0, 0]])
+
+
+def stub_features(clips: np.ndarray) -> np.ndarray:
+    return features_of(StubDetector(), clips, STYLEGAN_V, "cpu").numpy()
 
 
 def drifting_clips(n: int, seed: int, frames: int = 6, size: int = 16) -> np.ndarray:
@@ -57,9 +69,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_number_is_the_frechet_distance_of_all_features_over_n(folders: tuple[Path, Path]) -> None:
     moments = []
     for clips in (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2):
-        features = StubDetector()(clips[:, :4]).numpy()
+        features = stub_features(clips[:, :4])
         moments += [features.mean(axis=0), np.cov(features.T, ddof=0)]
-    result = compute_fvd(*folders, StubDetector(), num_frames=4)
+    result = compute_fvd(*folders, StubDetector(), num_frames=4, protocol=FROM_THE_START)
     assert result.value == pytest.approx(frechet_distance(*moments), rel=1e-9)
     assert (result.name, result.num_samples, result.feature_dim, result.num_frames) == ("stub", (11, 7), 5, 4)
     assert (result.resolution, result.skipped) == (None, ())
@@ -70,9 +82,11 @@ def test_a_folder_is_at_zero_from_itself_and_not_from_another(
 ) -> None:
     """The evaluation that users had before read the real folder twice, and its number was always near 0."""
     real, fake = folders
-    assert compute_fvd(real, real, StubDetector(), num_frames=6).value < 1e-9
-    assert "warning: both folders are" in capsys.readouterr().err
-    assert compute_fvd(real, fake, StubDetector(), num_frames=6).value > 0.01
+    itself, another = (compute_fvd(real, folder, StubDetector(), num_frames=6) for folder in (real, fake))
+    assert itself.value < 1e-9
+    assert "both folders are" in itself.warnings[-1]
+    assert another.value > 0.01
+    assert not any("both folders" in warning for warning in another.warnings)
     assert capsys.readouterr().err == ""
 
 
@@ -133,7 +147,7 @@ def test_a_resolution_brings_videos_of_all_sizes_to_one(folders: tuple[Path, Pat
     write_video(mixed / "large.npy", drifting_clips(1, seed=3, size=32)[0])
     stub = StubDetector()
     compute_fvd(folders[0], mixed, stub, num_frames=6, resolution=8)
-    assert {shape[1:] for shape in stub.batches} == {(6, 8, 8, 3)}
+    assert {shape[1:] for shape in stub.batches} == {(3, 6, 8, 8)}
     with pytest.raises(ValueError, match=r"large\.npy is 32 x 32 and .*000\.npy is 16 x 16; give a resolution"):
         compute_fvd(folders[0], mixed, StubDetector(), num_frames=6)
 
@@ -143,9 +157,9 @@ def test_fewer_samples_are_the_same_ones_each_time_and_not_the_first_by_name(fol
     assert one == two
     assert one.num_samples == (4, 4)
     firsts = FeatureStats()
-    firsts.update(StubDetector()(drifting_clips(11, seed=0)[:4]))
+    firsts.update(stub_features(drifting_clips(11, seed=0)[:4]))
     seconds = FeatureStats()
-    seconds.update(StubDetector()(drifting_clips(7, seed=1)[:4] // 2))
+    seconds.update(stub_features(drifting_clips(7, seed=1)[:4] // 2))
     by_name = frechet_distance(firsts.mean(), firsts.covariance(), seconds.mean(), seconds.covariance())
     assert abs(one.value - by_name) > 1e-3
 
@@ -184,8 +198,8 @@ def test_when_all_videos_are_too_short_the_longest_is_told(folders: tuple[Path, 
 
 def test_features_that_are_not_numbers_name_the_video(folders: tuple[Path, Path]) -> None:
     class Broken(StubDetector):
-        def __call__(self, clips_u8: np.ndarray | torch.Tensor) -> torch.Tensor:
-            features = super().__call__(clips_u8)
+        def __call__(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
+            features = super().__call__(video, **switches)
             if len(self.batches) == 2:
                 features[1, 3] = torch.nan
             return features
@@ -226,3 +240,159 @@ def test_a_count_below_one_is_named(folders: tuple[Path, Path], knob: str) -> No
 def test_a_missing_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         compute_fvd(folders[0], tmp_path / "absent", StubDetector(), num_frames=6)
+
+
+def test_the_protocol_chooses_the_covariance(folders: tuple[Path, Path]) -> None:
+    moments: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    for clips in (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2):
+        features = stub_features(clips)
+        for ddof, of_both in moments.items():
+            of_both += [features.mean(axis=0), np.cov(features.T, ddof=ddof)]
+    for ddof in (0, 1):
+        protocol = replace(STYLEGAN_V, ddof=ddof)
+        value = compute_fvd(*folders, StubDetector(), num_frames=6, protocol=protocol).value
+        assert value == pytest.approx(frechet_distance(*moments[ddof]), rel=1e-9)
+
+
+def test_real_clips_begin_anywhere_and_generated_ones_at_their_first_frame(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    real, fake = folders
+
+    def with_other_ends(folder: Path, frames: slice) -> Path:
+        copy = tmp_path / folder.name
+        copy.mkdir()
+        for path in folder.iterdir():
+            clip = np.load(path)
+            clip[frames] = 0
+            write_video(copy / path.name, clip)
+        return copy
+
+    def value(one: Path, two: Path) -> float:
+        return compute_fvd(one, two, StubDetector(), num_frames=3).value
+
+    late = slice(3, None)
+    assert value(real, with_other_ends(fake, late)) == value(real, fake)
+    assert value(with_other_ends(real, late), fake) != value(real, fake)
+
+
+def test_repeats_draw_other_clips_and_tell_their_mean_and_deviation(folders: tuple[Path, Path]) -> None:
+    result = compute_fvd(*folders, StubDetector(), num_frames=3, repeats=3)
+    assert len(set(result.values)) == 3
+    assert result.value == pytest.approx(np.mean(result.values))
+    assert result.deviation == pytest.approx(np.std(result.values, ddof=1))
+    second = compute_fvd(*folders, StubDetector(), num_frames=3, seed=1)
+    assert (second.value, second.deviation) == (result.values[1], None)
+    same = compute_fvd(*folders, StubDetector(), num_frames=6, repeats=2)
+    assert same.deviation == 0
+    assert "every repeat drew the same clips" in same.warnings[-1]
+
+
+def test_the_floor_is_the_distance_of_disjoint_halves_of_the_real_videos(folders: tuple[Path, Path]) -> None:
+    result = compute_fvd(*folders, StubDetector(), num_frames=6)
+    rows = stub_features(drifting_clips(11, seed=0))
+    possible = []
+    for chosen in combinations(range(11), 5):
+        for others in combinations(sorted(set(range(11)) - set(chosen)), 5):
+            if chosen < others:
+                sides = [rows[list(half)] for half in (chosen, others)]
+                possible.append([part for side in sides for part in (side.mean(axis=0), np.cov(side.T, ddof=0))])
+    assert result.floor is not None
+    assert any(frechet_distance(*moments) == pytest.approx(result.floor, rel=1e-9) for moments in possible)
+    three = compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=3)
+    assert three.floor is None
+
+
+def test_few_videos_for_the_number_of_features_are_warned_of(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "7 videos are few for 5 features" in compute_fvd(*folders, StubDetector(), num_frames=6).warnings[0]
+    many = [write_folder(tmp_path / name, drifting_clips(20, seed=seed)) for name, seed in (("a", 8), ("b", 9))]
+    assert compute_fvd(*many, StubDetector(), num_frames=6).warnings == ()
+
+
+def test_the_kernel_distance_is_of_the_same_features(folders: tuple[Path, Path]) -> None:
+    result = compute_fvd(*folders, StubDetector(), num_frames=6, kernel=True)
+    expected = kernel_distance(stub_features(drifting_clips(11, seed=0)), stub_features(drifting_clips(7, seed=1) // 2))
+    assert result.kernel == pytest.approx(expected, rel=1e-9)
+    assert compute_fvd(*folders, StubDetector(), num_frames=6).kernel is None
+
+
+def test_a_stride_thins_both_folders_and_a_real_stride_the_real_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    real, fake = (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2)
+    thin_real = write_folder(tmp_path / "real", real[:, ::2])
+    thin_fake = write_folder(tmp_path / "fake", fake[:, ::2])
+
+    def value(one: Path, two: Path, **strides: int) -> float:
+        return compute_fvd(one, two, StubDetector(), num_frames=3, protocol=FROM_THE_START, **strides).value
+
+    thinned = value(thin_real, thin_fake)
+    assert value(*folders, frame_stride=2) == pytest.approx(thinned, rel=1e-9)
+    assert value(folders[0], thin_fake, real_stride=2) == pytest.approx(thinned, rel=1e-9)
+    assert value(*folders) != pytest.approx(thinned, rel=1e-3)
+
+
+def test_a_split_is_one_of_the_real_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[0], tmp_path / "val")
+    write_folder(tmp_path / "train", drifting_clips(5, seed=9))
+    chosen = compute_fvd(tmp_path, folders[1], StubDetector(), num_frames=6, split="val")
+    assert chosen.value == pytest.approx(compute_fvd(*folders, StubDetector(), num_frames=6).value, rel=1e-9)
+    assert chosen.num_samples == (11, 7)
+
+
+def test_folders_of_different_sizes_cannot_be_compared_without_a_resolution(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    large = write_folder(tmp_path / "large", drifting_clips(3, seed=3, size=32))
+    with pytest.raises(ValueError, match=r"16 x 16 in .*real and 32 x 32 in .*large; give a resolution"):
+        compute_fvd(folders[0], large, StubDetector(), num_frames=6)
+
+
+def test_each_generated_video_has_its_nearest_real_one(folders: tuple[Path, Path]) -> None:
+    result = compute_fvd(*folders, StubDetector(), num_frames=6, neighbours=True)
+    real, fake = stub_features(drifting_clips(11, seed=0)), stub_features(drifting_clips(7, seed=1) // 2)
+    gaps = np.linalg.norm(fake[:, None] - real[None], axis=2)
+    assert [neighbour.distance for neighbour in result.neighbours] == pytest.approx(sorted(gaps.min(axis=1)))
+    for neighbour in result.neighbours:
+        assert int(neighbour.nearest.stem) == gaps[int(neighbour.path.stem)].argmin()
+
+
+class StubClassifier:
+    """Probabilities of three classes, by how bright, red and blue a clip is."""
+
+    name = "stub classes"
+
+    def __call__(self, video: torch.Tensor) -> torch.Tensor:
+        clips = video.double() / 255
+        return torch.softmax(9 * clips.mean(dim=(2, 3, 4)), dim=1)
+
+
+def test_the_inception_score_is_that_of_all_videos_of_one_folder(folders: tuple[Path, Path]) -> None:
+    scores = []
+    for folder, clips in zip(folders, (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2), strict=True):
+        probabilities = features_of(StubClassifier(), clips, C3D, "cpu").numpy()
+        result = compute_vis(folder, StubClassifier(), num_frames=6, splits=3, batch_size=2)
+        assert (result.value, result.deviation) == pytest.approx(inception_score(probabilities, 3), rel=1e-9)
+        assert (result.num_samples, result.num_classes, result.softmax) == (len(clips), 3, False)
+        scores.append(result.value)
+    assert abs(scores[0] - scores[1]) > 1e-3, "the generated folder alone counts, so taking the other one shows"
+
+
+def test_a_classifier_that_gives_scores_gets_a_softmax_and_it_is_told(folders: tuple[Path, Path]) -> None:
+    class Scores(StubClassifier):
+        def __call__(self, video: torch.Tensor) -> torch.Tensor:
+            return super().__call__(video).log() + 5
+
+    scores, probabilities = (compute_vis(folders[0], c, 6, splits=3) for c in (Scores(), StubClassifier()))
+    assert scores.softmax
+    assert scores.value == pytest.approx(probabilities.value, rel=1e-9)
+
+
+def test_fewer_videos_than_splits_are_told(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="7 samples cannot be cut into 10 splits"):
+        compute_vis(folders[1], StubClassifier(), num_frames=6)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_random_detector_serves_every_protocol(folders: tuple[Path, Path], name: str) -> None:
+    result = compute_fvd(*folders, load_detector("random"), num_frames=6, protocol=PROTOCOLS[name])
+    assert result.value > 0
+    assert result.protocol == name

@@ -1,153 +1,156 @@
-"""The Frechet video distance between two folders of videos: videos -> features -> statistics -> number.
+"""Numbers for folders of videos: videos -> features -> statistics -> number, with all that the number depends on.
 
-Unterthiner et al. 2018; the protocol is that of StyleGAN-V (Skorokhodov et al. 2022): one clip a video, at most 2048
-videos a folder, covariances over n.
+The Frechet video distance (Unterthiner et al. 2018) and the kernel video distance between two folders, and the video
+inception score (Saito et al. 2020) of one. What sets published numbers apart has a name: vidm.protocols.
 
     result = compute_fvd("real", "generated", load_detector(), num_frames=16, resolution=128)
-    print(result.name, result.value)
+    print(result.name, result.value, "floor", result.floor)
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from scipy.special import softmax
 
-from vidm.datasets import Clips
-from vidm.detectors import Detector
-from vidm.frechet import FeatureStats, frechet_distance
-from vidm.layouts import ClipIndex, index_clips
-from vidm.video_io import VideoError
+from vidm.clip_choice import check_counts, choose_clips, halves
+from vidm.detectors import Detector, name_of
+from vidm.distributed import is_main, on_main
+from vidm.feature_table import FeatureTable
+from vidm.features import Features, measure
+from vidm.frechet import FeatureStats, frechet_distance, inception_score, kernel_distance
+from vidm.neighbours import Neighbour, nearest_real
+from vidm.protocols import C3D, STYLEGAN_V, Protocol
 
-MAX_SAMPLES = 2048
+# A covariance in d dimensions from fewer samples than this many times d is mostly chance.
+SAMPLES_PER_DIMENSION = 4
+SPLITS = 10
+
+Skipped = tuple[tuple[Path, str], ...]
 
 
 @dataclass(frozen=True)
 class FVDResult:
-    """A distance and all it depends on; `num_samples` counts each folder's videos, `skipped` has (path, reason)."""
+    """A distance and all it depends on.
+
+    `values` are the distances of all repeats, `value` is their mean; likewise `kernel_values` and `kernel`, empty and
+    None unless asked for. `floor` is the distance between disjoint halves of the real videos, and so of half as many;
+    None below 4 videos. `num_samples` counts each folder's videos, `size` is the (height, width) of their clips,
+    `skipped` has (path, reason), `warnings` say what the number may not be taken for. `neighbours` are those of the
+    first repeat, the nearest first; empty unless asked for.
+    """
 
     value: float
+    values: tuple[float, ...]
+    kernel: float | None
+    kernel_values: tuple[float, ...]
+    floor: float | None
     name: str
+    protocol: str
     num_samples: tuple[int, int]
     feature_dim: int
     num_frames: int
+    frame_strides: tuple[int, int]
     resolution: int | None
-    skipped: tuple[tuple[Path, str], ...]
+    size: tuple[int, int]
+    seed: int
+    skipped: Skipped
+    warnings: tuple[str, ...]
+    neighbours: tuple[Neighbour, ...]
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of `values` over the repeats (n - 1); None for a single one."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def kernel_deviation(self) -> float | None:
+        """The same of `kernel_values`."""
+        return stdev(self.kernel_values) if len(self.kernel_values) > 1 else None
 
 
-def _stack(samples: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]]:
-    clips = [clip for clip, _ in samples]
-    paths = [path for _, path in samples]
-    for clip, path in zip(clips, paths, strict=True):
-        if clip.shape != clips[0].shape:
-            sizes = [f"{c.shape[2]} x {c.shape[1]}" for c in (clip, clips[0])]
-            raise ValueError(
-                f"{path} is {sizes[0]} and {paths[0]} is {sizes[1]}; give a resolution to bring all videos to one size"
-            )
-    return np.stack(clips), paths
+@dataclass(frozen=True)
+class VISResult:
+    """A video inception score, its deviation over the splits, and all they depend on."""
+
+    value: float
+    deviation: float
+    name: str
+    num_samples: int
+    num_classes: int
+    num_frames: int
+    resolution: int | None
+    size: tuple[int, int]
+    splits: int
+    seed: int
+    softmax: bool
+    skipped: Skipped
 
 
-def _batches(
-    clips: Clips, batch_size: int, workers: int, damaged: list[tuple[Path, str]]
-) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Every clip once, the last batch as large as what is left; those that cannot be read go to `damaged`.
-
-    Threads rather than processes: decoders let each other run.
-    """
-
-    def read(index: int) -> tuple[np.ndarray, str] | None:
-        try:
-            return clips[index]
-        except VideoError as error:
-            damaged.append((clips.index.paths[index], str(error)))
-            return None
-
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for start in range(0, len(clips), batch_size):
-            found = pool.map(read, range(start, min(start + batch_size, len(clips))))
-            samples = [sample for sample in found if sample is not None]
-            if samples:
-                yield _stack(samples)
+def _distance(one: FeatureStats, two: FeatureStats, protocol: Protocol) -> float:
+    moments = (one.mean(), one.covariance(protocol.ddof), two.mean(), two.covariance(protocol.ddof))
+    return frechet_distance(*moments)
 
 
-def choose_videos(
-    folder: str | Path, num_frames: int, num_samples: int | None = None, damaged: Sequence[tuple[Path, str]] = ()
-) -> ClipIndex:
-    """The videos of a folder that are measured: those of num_frames or more, and num_samples of them.
-
-    num_samples=None takes all, but at most 2048. Of more videos a fixed pseudo-random part is taken: the first ones
-    by name would all be of the first classes. `damaged`, of which only reading told, are left out and listed as
-    skipped. Raises FileNotFoundError for a missing folder, ValueError when there are fewer than 2 or than num_samples
-    videos.
-    """
-    index = index_clips(folder, min_frames=num_frames)
-    known = {path for path, _ in damaged}
-    good = [i for i, path in enumerate(index.paths) if path not in known]
-    available = len(good)
-    wanted = min(available, MAX_SAMPLES) if num_samples is None else num_samples
-    if available < max(wanted, 2):
-        raise ValueError(
-            f"{folder} has {available} video(s) of {num_frames} frames or more and {max(wanted, 2)} are needed; "
-            "add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
-        )
-    if wanted < 2:
-        raise ValueError(f"{wanted} sample(s) were asked for; a distance needs at least 2")
-    chosen = sorted(good[i] for i in np.random.default_rng(0).permutation(available)[:wanted])
-    paths, lengths = [index.paths[i] for i in chosen], [index.num_frames[i] for i in chosen]
-    return replace(index, paths=paths, num_frames=lengths, skipped=[*index.skipped, *damaged])
+def _floor(real: Features, protocol: Protocol, seed: int) -> float | None:
+    one, two = halves(real.clips, seed)
+    return _distance(real.stats(one), real.stats(two), protocol) if len(one) > 1 else None
 
 
-def folder_stats(
-    index: ClipIndex,
-    detector: Detector,
-    num_frames: int,
-    resolution: int | None = None,
-    batch_size: int = 32,
-    workers: int = 0,
-    progress: bool = False,
-) -> tuple[FeatureStats, list[tuple[Path, str]]]:
-    """Mean and covariance of the features of each video's first num_frames frames, every video of the index once.
+class _Numbers(NamedTuple):
+    """What one draw of clips gives."""
 
-    Also returns (path, reason) of videos that turn out damaged further in. Raises ValueError for videos of different
-    sizes without a resolution, and, naming the video, for NaN features.
-    """
-    clips = Clips(index, num_frames, resolution)
-    stats = FeatureStats()
-    damaged: list[tuple[Path, str]] = []
-    with tqdm(total=len(clips), desc=str(index.root), unit="video", disable=not progress) as bar:
-        for clips_u8, paths in _batches(clips, batch_size, workers, damaged):
-            features = detector(clips_u8)
-            finite = torch.isfinite(features).all(dim=1)
-            if not finite.all():
-                bad = paths[int(finite.logical_not().nonzero()[0])]
-                raise ValueError(f"{bad}: its features hold NaN or inf; look at the video and at the detector")
-            stats.update(features)
-            bar.update(len(paths))
-    return stats, damaged
+    value: float
+    kernel: float | None
+    floor: float | None
+    neighbours: tuple[Neighbour, ...]
+    feature_dim: int
+    size: tuple[int, int]
 
 
-def _measured(
-    folder: str | Path, detector: Detector, num_frames: int, num_samples: int | None, *how: Any
-) -> tuple[FeatureStats, ClipIndex]:
-    """Statistics of a folder, and the index of what they are of, with all that was skipped; it is named on stderr.
+def _numbers(real: Features, made: Features, protocol: Protocol, seed: int, kernel: bool, neighbours: bool) -> _Numbers:
+    if real.size != made.size:
+        sizes = [f"{f.size[1]} x {f.size[0]} in {f.clips.index.root}" for f in (real, made)]
+        raise ValueError(f"videos are {' and '.join(sizes)}; give a resolution (-r) to bring all to one size")
+    one, two = real.stats(), made.stats()
+    return _Numbers(
+        value=_distance(one, two, protocol),
+        kernel=kernel_distance(real.rows(), made.rows()) if kernel else None,
+        floor=_floor(real, protocol, seed),
+        neighbours=nearest_real(real, made) if neighbours else (),
+        feature_dim=len(one.mean()),
+        size=real.size,
+    )
 
-    Videos that turn out damaged are replaced by others where that many were asked for.
-    """
-    damaged: list[tuple[Path, str]] = []
-    while True:
-        index = choose_videos(folder, num_frames, num_samples, damaged)
-        stats, found = folder_stats(index, detector, num_frames, *how)
-        damaged += found
-        if not found:
-            break
-    if index.skipped:
-        print(index.skipped_message(), file=sys.stderr)
-    return stats, index
+
+def _warnings_of(sides: Sequence[Features], feature_dim: int) -> list[str]:
+    num_samples = min(len(side.keys) for side in sides)
+    enough = SAMPLES_PER_DIMENSION * feature_dim
+    if num_samples >= enough:
+        return []
+    return [
+        f"{num_samples} videos are few for {feature_dim} features: the distance comes out too large, the more so the "
+        f"fewer they are; have {enough} or more, or compare only with numbers of as many videos"
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _skipped_of(sides: Sequence[Features]) -> Skipped:
+    """All that was skipped, once, said on stderr."""
+    for side in sides:
+        if is_main() and side.clips.index.skipped:
+            print(side.clips.index.skipped_message(), file=sys.stderr)
+    return tuple(item for side in sides for item in side.clips.index.skipped)
 
 
 def compute_fvd(
@@ -160,31 +163,141 @@ def compute_fvd(
     batch_size: int = 32,
     workers: int = 0,
     progress: bool = False,
+    *,
+    protocol: Protocol = STYLEGAN_V,
+    frame_stride: int = 1,
+    real_stride: int = 1,
+    split: str = "",
+    seed: int = 0,
+    repeats: int = 1,
+    kernel: bool = False,
+    neighbours: bool = False,
+    cache: str | Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> FVDResult:
-    """The Frechet distance between the videos of two folders, in the detector's features; symmetric in the two.
+    """The Frechet distance between the real videos of dir1 and the generated ones of dir2, in a detector's features.
 
-    Each folder holds videos or folders of frames, and of each the first num_frames frames are taken; shorter and
-    unreadable ones are named on stderr, skipped, and listed in the result. num_samples=None takes all videos of either
-    folder, at most 2048 each. With a resolution (px), frames are cropped to the central square and resized first.
-    batch_size bounds memory and changes nothing else; `workers` threads read. The distance shrinks as samples are
-    added, so compare numbers of equal num_samples only.
+    Each folder holds videos, folders of frames or a pack, and of each video one clip of num_frames frames counts,
+    frame_stride apart: in generated videos the first one, in real ones that or, where the protocol says so, one at a
+    random start. Shorter and unreadable videos are named on stderr, skipped, and listed in the result. Where every
+    video is as long as a clip, the folders may change places.
+
+    num_samples=None takes all videos of either folder, at most 2048 each. With a resolution (px), frames are cropped to
+    the central square and resized first; without, they are as stored, and all of one size. real_stride thins the real
+    videos by that factor more, for a model that was trained on every K-th frame. `split` is one of dir1. `repeats`
+    draws clips again with the next seeds. `kernel` computes the kernel distance as well, which takes all features into
+    memory, `neighbours` each generated video's nearest real one. `cache` is a folder where features are kept by content
+    and protocol. batch_size bounds memory, `workers` threads read, and neither changes the result; nor do several
+    processes, each of which takes a share and returns all. The distance shrinks as samples are added: compare numbers
+    of equal num_samples only.
+
     Raises FileNotFoundError for a missing folder and ValueError, naming folder or video, for what cannot be measured.
     """
-    for name, count in (("num_frames", num_frames), ("batch_size", batch_size)):
-        if count < 1:
-            raise ValueError(f"{name} is {count}; it must be at least 1")
-    if Path(dir1).resolve() == Path(dir2).resolve():
-        print(f"warning: both folders are {dir1}; the distance of a folder to itself is 0", file=sys.stderr)
-    (one, index1), (two, index2) = (
-        _measured(folder, detector, num_frames, num_samples, resolution, batch_size, workers, progress)
-        for folder in (dir1, dir2)
+    check_counts(
+        num_frames=num_frames,
+        batch_size=batch_size,
+        resolution=resolution,
+        frame_stride=frame_stride,
+        real_stride=real_stride,
+        repeats=repeats,
     )
+    strides = (frame_stride * real_stride, frame_stride)
+    table = FeatureTable(cache)
+    turns: list[_Numbers] = []
+    drawn = []
+    for turn_seed in range(seed, seed + repeats):
+        choose = partial(
+            choose_clips,
+            num_frames=num_frames,
+            num_samples=num_samples,
+            resolution=resolution,
+            seed=turn_seed,
+            max_samples=protocol.max_videos,
+        )
+        choices = (
+            partial(choose, dir1, stride=strides[0], split=split, random_start=protocol.random_start),
+            partial(choose, dir2, stride=strides[1]),
+        )
+        how = (detector, protocol, table, batch_size, workers, device, progress)
+        sides = [measure(choice, *how) for choice in choices]
+        with_neighbours = neighbours and not turns
+        turns.append(on_main(partial(_numbers, sides[0], sides[1], protocol, turn_seed, kernel, with_neighbours)))
+        drawn.append([(side.clips.index.paths, side.clips.starts) for side in sides])
+    table.close()
+    warnings = _warnings_of(sides, turns[0].feature_dim)
+    if Path(dir1, split).resolve() == Path(dir2).resolve():
+        warnings.append(f"both folders are {dir2}: the distance of a folder to itself says nothing of a generator")
+    if repeats > 1 and all(draw == drawn[0] for draw in drawn):
+        warnings.append("every repeat drew the same clips: all videos are taken, and there is one clip in each")
     return FVDResult(
-        value=frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance()),
-        name=detector.name,
-        num_samples=(one.count, two.count),
-        feature_dim=len(one.mean()),
+        value=mean(turn.value for turn in turns),
+        values=tuple(turn.value for turn in turns),
+        kernel=_mean([turn.kernel for turn in turns]),
+        kernel_values=tuple(turn.kernel for turn in turns if turn.kernel is not None),
+        floor=_mean([turn.floor for turn in turns]),
+        name=name_of(detector),
+        protocol=protocol.name,
+        num_samples=(len(sides[0].keys), len(sides[1].keys)),
+        feature_dim=turns[0].feature_dim,
+        num_frames=num_frames,
+        frame_strides=strides,
+        resolution=resolution,
+        size=turns[0].size,
+        seed=seed,
+        skipped=_skipped_of(sides),
+        warnings=tuple(warnings),
+        neighbours=turns[0].neighbours,
+    )
+
+
+def _score(features: Features, splits: int, seed: int) -> tuple[float, float, int, bool, tuple[int, int]]:
+    rows = features.rows()
+    scores = rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > 1e-3
+    value, deviation = inception_score(softmax(rows, axis=1) if scores else rows, splits, seed)
+    return value, deviation, rows.shape[1], bool(scores), features.size
+
+
+def compute_vis(
+    folder: str | Path,
+    classifier: Detector,
+    num_frames: int = 16,
+    num_samples: int | None = None,
+    resolution: int | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = False,
+    *,
+    splits: int = SPLITS,
+    seed: int = 42,
+    cache: str | Path | None = None,
+    device: torch.device | str = "cpu",
+) -> VISResult:
+    """The video inception score of a folder of generated videos: how sure a classifier is, and of how many classes.
+
+    Saito et al. 2020, as StyleGAN-V computes it: the first num_frames frames of each video as uint8, shuffled by the
+    seed, mean and deviation over the splits. Real videos have no part in it. Where the classifier gives scores rather
+    than probabilities, a softmax is taken, and the result says so. All else is as in compute_fvd. Raises ValueError as
+    it does, and for fewer videos than splits.
+    """
+    check_counts(num_frames=num_frames, batch_size=batch_size, resolution=resolution, splits=splits)
+    table = FeatureTable(cache)
+    choice = partial(
+        choose_clips, folder, num_frames=num_frames, num_samples=num_samples, resolution=resolution, seed=seed
+    )
+    features = measure(choice, classifier, C3D, table, batch_size, workers, device, progress)
+    value, deviation, num_classes, took_softmax, size = on_main(partial(_score, features, splits, seed))
+    table.close()
+    return VISResult(
+        value=value,
+        deviation=deviation,
+        name=name_of(classifier),
+        num_samples=len(features.keys),
+        num_classes=num_classes,
         num_frames=num_frames,
         resolution=resolution,
-        skipped=(*index1.skipped, *index2.skipped),
+        size=size,
+        splits=splits,
+        seed=seed,
+        softmax=took_softmax,
+        skipped=_skipped_of([features]),
     )

@@ -18,6 +18,7 @@ from string import Template
 import numpy as np
 
 from vidm.atomic import atomic_write
+from vidm.charts import line_chart
 from vidm.video_io import probe, read_image
 
 MEDIA_TYPES = {
@@ -113,6 +114,11 @@ tbody th { min-width: 9rem; }
 .bar div::before { content: ""; display: block; height: 100%; width: var(--share); background: var(--accent); }
 .floor { color: var(--quiet); }
 .floor .bar div::before { background: var(--quiet); }
+
+.chart { display: block; width: 100%; max-width: 46rem; margin: 0 0 1rem; }
+.chart polyline { fill: none; stroke: var(--accent); stroke-width: 2; }
+.chart line { stroke: var(--line); }
+.chart text { fill: var(--quiet); font-size: 13px; }
 
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.3rem 1.5rem; margin: 1.25rem 0 0; }
 dt { color: var(--quiet); }
@@ -263,6 +269,11 @@ def _distance_section(name: str, distances: Sequence[Distance]) -> str:
     )
 
 
+def _curve_section(curves: Mapping[str, Sequence[float]]) -> str:
+    charts = "".join(f"<p>{escape(label)}</p>\n{line_chart(values, label)}\n" for label, values in curves.items())
+    return f'<section aria-labelledby="curves">\n<h2 id="curves">Over time</h2>\n{charts}</section>'
+
+
 def _making_section(notes: Sequence[str], settings: Mapping[str, object]) -> str:
     paragraphs = "".join(f"<p>{escape(note)}</p>\n" for note in notes)
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>\n" for key, value in settings.items())
@@ -282,10 +293,12 @@ def write_report(
     distances: Sequence[Distance] = (),
     notes: Sequence[str] = (),
     settings: Mapping[str, object] | None = None,
+    curves: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
-    """Write the page: videos side by side and in step, distances above their floor, and how all of it was made.
+    """Write the page: videos side by side and in step, distances above their floor, curves, and how it was made.
 
     One row's media stand under the columns' headings. distance_name says what the numbers are (a detector's name).
+    `curves` are numbers by frame under what they are, finite and at least one.
     All text is plain and is escaped; a part that is not given is left out. The page is whole or not there at all.
     Raises VideoError or FileNotFoundError for a video or image that cannot be read, ValueError for one of another
     kind or a row that does not fill the columns. Ours.
@@ -295,6 +308,8 @@ def write_report(
         sections.append(_video_section(columns, rows))
     if distances:
         sections.append(_distance_section(distance_name, distances))
+    if curves:
+        sections.append(_curve_section(curves))
     if notes or settings:
         sections.append(_making_section(notes, settings or {}))
     page = _PAGE.substitute(

@@ -1,0 +1,9 @@
+"""Video inception score of a folder of generated videos. Every flag: --help.
+
+python scripts/evaluate_VIS.py -dir2 generated -n 16 -r 128
+"""
+
+from vidm.cli_evaluate import evaluate_vis_main
+
+if __name__ == "__main__":
+    evaluate_vis_main()

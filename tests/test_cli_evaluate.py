@@ -1,0 +1,228 @@
+"""The evaluation's commands: what they print, record and draw, and what they say when they cannot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser, evaluate_vis_main, evaluate_vis_parser
+from vidm.detectors import load_detector
+from vidm.metrics import compute_fvd
+from vidm.synthetic import write_dataset
+from vidm.video_io import write_video
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("videos")
+    for name, seed in (("real", 1), ("made", 2)):
+        write_dataset(root / name, 8, num_frames=6, resolution=32, seed=seed, progress=False)
+    return root / "real", root / "made"
+
+
+def run(videos: tuple[Path, Path], *flags: object) -> None:
+    evaluate_fvd_main(["-dir1", str(videos[0]), "-dir2", str(videos[1]), "-i3d", "random", *map(str, flags)])
+
+
+def test_every_flag_of_the_evaluation_is_known() -> None:
+    flags = {flag for action in evaluate_parser()._actions for flag in action.option_strings}
+    assert flags == set(
+        "-h --help -dir1 --dir1 -dir2 --dir2 -b --batch -r --resolution -n --nframes -ns --nsamples -i3d --i3d "
+        "--protocol --frame-stride --real-stride --suite --metrics --split --real --first-frames --seed --repeats "
+        "--workers --cache --json --report".split()
+    )
+    flags = {flag for action in evaluate_vis_parser()._actions for flag in action.option_strings}
+    assert flags == set(
+        "-h --help -dir2 --dir2 -b --batch -r --resolution -n --nframes -ns --nsamples -c3d --c3d --splits --seed "
+        "--workers --cache --json".split()
+    )
+
+
+def test_the_originals_commands_still_parse() -> None:
+    options = evaluate_parser().parse_args(
+        "-dir1 a -dir2 b -b 2 -r 32 -n 128 -ns 16 -i3d ./experiments/i3d_torchscript.pt".split()
+    )
+    assert (options.batch, options.resolution, options.nframes, options.nsamples) == (2, 32, 128, 16)
+    options = evaluate_vis_parser().parse_args(
+        "-dir2 b -b 1 -r 128 -n 16 -ns 64 -c3d ./experiments/c3d_ucf101.pt".split()
+    )
+    assert (options.batch, options.resolution, options.nframes, options.nsamples) == (1, 128, 16, 64)
+
+
+def test_the_record_has_the_number_and_every_choice_behind_it(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (
+        "-n 4 -r 24 --protocol videogpt --metrics fvd,kvd,psnr,ssim --repeats 2 --real held-out --first-frames train"
+    )
+    run(videos, *flags.split(), "--seed", 3, "--json", tmp_path / "new" / "fvd.json")
+    record = json.loads((tmp_path / "new" / "fvd.json").read_text())
+    result = record["results"]["FVD4"]
+    said = capsys.readouterr().out
+    assert f"{result['value']:.4f}" in said
+    assert "not an FVD" in said
+    assert f"{record['frame_metrics']['psnr']:.4f}" in said
+    expected = {
+        "real": str(videos[0]),
+        "generated": str(videos[1]),
+        "split": "all",
+        "real videos were": "held-out",
+        "first frames were": "train",
+        "protocol": "videogpt",
+        "seed": 3,
+    }
+    assert {key: record[key] for key in expected} == expected
+    assert record["detector"]["sha256"] == load_detector("random").sha256  # type: ignore[attr-defined]
+    assert record["versions"].keys() == {"python", "vidm", "torch", "numpy", "av", "pillow"}
+    assert record["machine"]["cores"] >= 1
+    assert (result["num_frames"], result["frame_strides"], result["resolution"], result["size"]) == (
+        4,
+        [1, 1],
+        24,
+        [24] * 2,
+    )
+    assert len(result["values"]) == len(result["kernel_values"]) == 2
+    assert result["deviation"] is not None
+    assert result["floor"] > 0
+
+
+def test_the_floor_and_what_was_not_said_are_always_printed(
+    videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(videos, "-n", 6)
+    result = compute_fvd(*videos, load_detector("random"), num_frames=6)
+    said = capsys.readouterr()
+    assert f"{result.value:.4f}" in said.out
+    assert f"{result.floor:.4f}" in said.out
+    assert "real videos were not said" in said.out
+    assert "--real and --first-frames" in said.out
+    assert "warning: 8 videos are few for 128 features" in said.err
+
+
+@pytest.mark.parametrize(("split", "what"), [("train", "train"), ("val", "held-out"), ("other", "not said")])
+def test_a_split_says_what_the_real_videos_were(
+    videos: tuple[Path, Path], tmp_path: Path, split: str, what: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / split).symlink_to(videos[0])
+    run((tmp_path / "data", videos[1]), "-n", 6, "--split", split, "--json", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["real videos were"] == what
+
+
+def test_frame_metrics_alone_need_no_detector(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(videos, "-n", 6, "--metrics", "ssim", "--report", tmp_path / "report.html")
+    said = capsys.readouterr().out
+    assert "SSIM" in said
+    assert "PSNR" not in said
+    assert "random-feature" not in said
+    assert "SSIM by frame" in (tmp_path / "report.html").read_text()
+
+
+def test_the_suite_measures_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("real", "made"):
+        for i in range(3):
+            write_video(tmp_path / name / f"{i}.npy", rng.integers(0, 256, (128, 16, 16, 3), dtype=np.uint8))
+    run((tmp_path / "real", tmp_path / "made"), "--suite", "--json", tmp_path / "suite.json")
+    results = json.loads((tmp_path / "suite.json").read_text())["results"]
+    shapes = {name: (result["num_frames"], result["frame_strides"]) for name, result in results.items()}
+    assert shapes == {"FVD16": (16, [1, 1]), "FVD128": (128, [1, 1]), "FVD128 by 8": (16, [8, 8])}
+    said = capsys.readouterr().out
+    assert all(f"\n{name} " in said for name in shapes)
+
+
+def test_a_suite_that_cannot_be_finished_is_not_begun(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(videos, "--suite", "--cache", tmp_path / "cache")
+    assert "longest has 6" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_page_has_the_numbers_the_videos_the_curves_and_the_choices(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
+        videos,
+        "-n",
+        6,
+        "--metrics",
+        "fvd,psnr,ssim",
+        "--report",
+        tmp_path / "report.html",
+        "--json",
+        tmp_path / "a.json",
+    )
+    page = (tmp_path / "report.html").read_text()
+    result = json.loads((tmp_path / "a.json").read_text())["results"]["FVD6"]
+    assert page.count("<video") == 2 * 8
+    assert page.count("best: ") == page.count("worst: ") == 3 * 4
+    assert page.count('<svg class="chart"') == 2
+    first, last = result["neighbours"][0], result["neighbours"][-1]
+    assert f"best: {Path(first['path']).name}, {first['distance']:.4g} from {Path(first['nearest']).name}" in page
+    assert f"worst: {Path(last['path']).name}" in page
+    assert "stylegan-v" in page
+    assert "floor: real against other real videos" in page
+
+
+def test_the_inception_score_is_printed_and_recorded(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-dir2", videos[1], "-n", 6, "-c3d", "random", "--splits", 2, "--json", tmp_path / "vis.json"]
+    evaluate_vis_main(list(map(str, flags)))
+    record = json.loads((tmp_path / "vis.json").read_text())
+    said = capsys.readouterr().out
+    assert "not a video inception score" in said
+    result = record["results"]["VIS"]
+    assert f"{result['value']:.4f} +- {result['deviation']:.4f}" in said
+    assert (result["splits"], result["seed"], result["softmax"]) == (2, 42, True)
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "evaluate_VIS.py", "--help"], capture_output=True)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("-n 6 -ns 9", "8 video(s) of 6 frames or more and 9 are needed"),
+        ("-n 7", "the longest has 6"),
+        ("-n 0", "num_frames is 0"),
+        ("-n 6 -b 0", "batch_size is 0"),
+        ("-n 6 --frame-stride 0", "frame_stride is 0"),
+        ("-n 6 --real-stride 0", "real_stride is 0"),
+        ("-n 6 --repeats 0", "repeats is 0"),
+        ("-n 6 -r 0", "resolution is 0"),
+        ("-n 6 --split absent", "--split absent"),
+        ("-n 6 --cache {file}", "another --cache"),
+        ("-n 6 --json {folder}", "is a folder: give the name of a file"),
+        ("-n 6 --report {file}/a.html", "{file}"),
+        ("-n 0 --metrics psnr", "num_frames is 0"),
+        ("-n 6 --metrics psnr -r 0", "resolution is 0"),
+        ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels or more"),
+        ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for; there are 8"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, said: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"file": tmp_path / "file", "folder": tmp_path}
+    with pytest.raises(SystemExit) as exit_info:
+        run(videos, *flags.format(**places).split())
+    assert exit_info.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said.format(**places) in errors[0]
+
+
+def test_an_unknown_metric_is_named(videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(videos, "--metrics", "fvd,lpips")
+    assert "'lpips' is not one of fvd, kvd, psnr, ssim" in capsys.readouterr().err

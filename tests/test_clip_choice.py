@@ -1,0 +1,86 @@
+"""Which clips count follows from the seed and the videos' names, whatever the order in which a disk lists them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidm.clip_choice import choose_clips, halves
+from vidm.datasets import Clips
+from vidm.video_io import write_video
+
+NUM_VIDEOS, NUM_FRAMES = 12, 9
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    for i in range(NUM_VIDEOS):
+        write_video(root / f"class{i % 3}" / f"{i}.npy", np.full((NUM_FRAMES, 8, 8, 3), i, np.uint8))
+    return root
+
+
+def chosen(clips: Clips) -> dict[str, int]:
+    return {path.name: start for path, start in zip(clips.index.paths, clips.starts, strict=True)}
+
+
+def test_all_videos_are_taken_unless_fewer_are_asked_for(folder: Path) -> None:
+    assert len(choose_clips(folder, 4)) == NUM_VIDEOS
+    assert len(choose_clips(folder, 4, num_samples=5)) == 5
+    assert len(choose_clips(folder, 4, max_samples=7)) == 7
+
+
+def test_the_order_in_which_a_disk_lists_files_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = chosen(choose_clips(folder, 4, num_samples=5, random_start=True))
+    walk = os.walk
+
+    def backwards(*args: object, **kwargs: object) -> Iterator[tuple[str, list[str], list[str]]]:
+        for root, folders, names in walk(*args, **kwargs):  # type: ignore[arg-type]
+            folders.reverse()
+            yield root, folders, names[::-1]
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert chosen(choose_clips(folder, 4, num_samples=5, random_start=True)) == expected
+
+
+def test_another_seed_draws_other_videos_and_other_starts(folder: Path) -> None:
+    draws = [chosen(choose_clips(folder, 4, num_samples=5, seed=seed, random_start=True)) for seed in range(6)]
+    assert len({tuple(draw) for draw in draws}) > 2
+    starts = {start for draw in draws for start in draw.values()}
+    assert starts == set(range(NUM_FRAMES - 4 + 1))
+
+
+def test_a_video_keeps_its_start_when_others_come_and_go(folder: Path) -> None:
+    few, all_of_them = (chosen(choose_clips(folder, 4, n, random_start=True)) for n in (5, None))
+    assert few.items() <= all_of_them.items()
+
+
+def test_without_a_random_start_clips_begin_at_the_first_frame(folder: Path) -> None:
+    assert set(chosen(choose_clips(folder, 4)).values()) == {0}
+
+
+def test_a_stride_needs_longer_videos(folder: Path) -> None:
+    clips = choose_clips(folder, 3, stride=4, random_start=True)
+    assert set(clips.starts) == {0}
+    with pytest.raises(ValueError, match=r"no video in .* has the 13 frames"):
+        choose_clips(folder, 4, stride=4)
+
+
+def test_damaged_videos_make_room_for_others_and_the_rest_stay(folder: Path) -> None:
+    before = choose_clips(folder, 4, num_samples=5, random_start=True)
+    bad = before.index.paths[2]
+    after = choose_clips(folder, 4, num_samples=5, random_start=True, damaged=[(bad, "cut short")])
+    assert len(after) == 5
+    assert len(chosen(before).items() & chosen(after).items()) == 4
+    assert after.index.skipped == [(bad, "cut short")]
+
+
+def test_halves_are_disjoint_equal_and_drawn_by_the_seed(folder: Path) -> None:
+    clips = choose_clips(folder, 4, num_samples=11)
+    one, two = halves(clips, seed=0)
+    assert (len(one), len(two)) == (5, 5)
+    assert not set(one) & set(two)
+    assert halves(clips, seed=0) == (one, two)
+    assert halves(clips, seed=1) != (one, two)

@@ -1,0 +1,96 @@
+"""PSNR and SSIM of generated videos to the real ones that they continue: closed forms, pairing, drift over time."""
+
+import builtins
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidm.frame_metrics import compute_frame_metrics
+from vidm.video_io import write_video
+
+NUM_FRAMES = 6
+
+
+def pictures(count: int, size: int = 24) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(60, 190, (count, NUM_FRAMES, size // 4, size // 4, 3), dtype=np.uint8)
+    return coarse.repeat(4, axis=2).repeat(4, axis=3)
+
+
+def write_folder(folder: Path, clips: np.ndarray, name: str = "{:03d}.npy") -> Path:
+    for i, clip in enumerate(clips):
+        write_video(folder / name.format(i), clip)
+    return folder
+
+
+def test_a_constant_error_has_the_psnr_of_its_size_and_drift_shows_by_frame(tmp_path: Path) -> None:
+    real = pictures(3)
+    made = real.copy()
+    for frame in range(NUM_FRAMES):
+        made[:, frame] += np.uint8(2 * frame)
+    one, two = write_folder(tmp_path / "real", real), write_folder(tmp_path / "made", made)
+    result = compute_frame_metrics(one, two, NUM_FRAMES)
+    expected = [100.0] + [20 * np.log10(255 / (2 * frame)) for frame in range(1, NUM_FRAMES)]
+    assert result.psnr_by_frame == pytest.approx(expected, rel=1e-5)
+    assert result.psnr == pytest.approx(np.mean(expected[1:]), rel=1e-5)
+    assert result.ssim_by_frame[0] == pytest.approx(1, abs=1e-6)
+    assert list(result.ssim_by_frame) == sorted(result.ssim_by_frame, reverse=True)
+    assert (result.num_pairs, result.pairing) == (3, "by name")
+
+
+def test_videos_pair_by_name_whatever_their_format_and_else_by_order(tmp_path: Path) -> None:
+    real = pictures(4)
+    one = write_folder(tmp_path / "real", real)
+    named = tmp_path / "named"
+    write_video(named / "002", real[2])
+    ordered = write_folder(tmp_path / "ordered", real[:2], "video_{:05d}.npy")
+    for folder, pairing, count in ((named, "by name", 1), (ordered, "by order", 2)):
+        result = compute_frame_metrics(one, folder, NUM_FRAMES)
+        assert (result.pairing, result.num_pairs, result.psnr) == (pairing, count, 100.0)
+
+
+def test_videos_without_a_real_one_are_an_error(tmp_path: Path) -> None:
+    one, two = write_folder(tmp_path / "a", pictures(2)), write_folder(tmp_path / "b", pictures(3), "x{}.npy")
+    with pytest.raises(ValueError, match=r"3 videos of .*b do not pair with 2 of .*a"):
+        compute_frame_metrics(one, two, NUM_FRAMES)
+    write_video(two / "short.npy", pictures(1)[0, :2])
+    with pytest.raises(ValueError, match="where 1 were skipped"):
+        compute_frame_metrics(two, write_folder(tmp_path / "c", pictures(2)), NUM_FRAMES)
+
+
+def test_strides_and_resolution_are_those_of_the_distance(tmp_path: Path) -> None:
+    real = pictures(2)
+    one, two = write_folder(tmp_path / "real", real), write_folder(tmp_path / "made", real[:, ::2])
+    assert compute_frame_metrics(one, two, 3, real_stride=2, resolution=12).psnr == 100.0
+    assert compute_frame_metrics(one, two, 3).psnr < 30
+    assert compute_frame_metrics(one, one, 3, frame_stride=2).psnr == 100.0
+
+
+def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
+    one, two = write_folder(tmp_path / "real", pictures(2)), write_folder(tmp_path / "made", pictures(2, size=32))
+    with pytest.raises(ValueError, match=r"made/000\.npy is 32 x 32 and .*real/000\.npy is 24 x 24; give a resolution"):
+        compute_frame_metrics(one, two, NUM_FRAMES)
+
+
+def test_a_damaged_video_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write_folder(tmp_path / "real", pictures(3))
+    two = write_folder(tmp_path / "made", pictures(3), "{:03d}")
+    image = two / "001" / "00004.png"
+    image.write_bytes(image.read_bytes()[:30])
+    result = compute_frame_metrics(one, two, NUM_FRAMES)
+    assert result.num_pairs == 2
+    assert "00004.png" in capsys.readouterr().err
+
+
+def test_without_torchmetrics_the_way_to_get_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def without(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("torchmetrics"):
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r"pip install 'vidm\[metrics\]'"):
+        compute_frame_metrics(tmp_path, tmp_path)

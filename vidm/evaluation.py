@@ -1,0 +1,165 @@
+"""Measurements -> a table for the eye, a record for the archive, a page to look at.
+
+    measured = {"FVD16": compute_fvd(real, generated, detector, 16, neighbours=True)}
+    print(table_of(measured, None))
+    write_json("fvd.json", record_of(measured, None, choices))
+    write_evaluation_report("fvd.html", measured, None, choices)
+
+A number without its choices cannot be compared, so all three carry them. Ours.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidm.atomic import atomic_write
+from vidm.datasets import fit_square, window_length
+from vidm.frame_metrics import FrameMetrics
+from vidm.metrics import FVDResult
+from vidm.packs import read_frames
+from vidm.report import Distance, VideoRow, write_report
+from vidm.video_io import write_video
+
+SHOWN = 4
+FPS = 8
+LIBRARIES = ("vidm", "torch", "numpy", "av", "pillow")
+FLOOR = "floor: real against other real videos"
+
+Measured = Mapping[str, FVDResult]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> str:
+    """Lines for a terminal: every number with its deviation over repeats and its floor, then what it is of.
+
+    Of the frame metrics, those that `metrics` names.
+    """
+    lines = [f"{'':<14}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
+    for name, result in measured.items():
+        real, made = result.num_samples
+        height, width = result.size
+        stride = f", every {result.frame_strides[1]}th" if result.frame_strides[1] > 1 else ""
+        clips = f"{real} against {made} videos, {result.num_frames} frames{stride}, {width} x {height}"
+        numbers = "".join(f"{_number(value):>12}" for value in (result.value, result.deviation, result.floor))
+        lines.append(f"{name:<14}{numbers}   {clips}")
+        if result.kernel is not None:
+            kernels = "".join(f"{_number(value):>12}" for value in (result.kernel, result.kernel_deviation, None))
+            lines.append(f"{name + ' kernel':<14}{kernels}   of the same features")
+    for name, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM")):
+        if frames and name in metrics:
+            lines.append(
+                f"{label:<14}{_number(getattr(frames, name)):>12}{'':>27}{frames.num_pairs} pairs {frames.pairing}"
+            )
+    return "\n".join(lines)
+
+
+def circumstances(device: torch.device | str) -> dict[str, Any]:
+    """When, with which versions and on what machine."""
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        },
+    }
+
+
+def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """All of it as what JSON can hold: `choices` as they are, every result by its name, PSNR and SSIM if measured."""
+    results = {name: asdict(result) | {"deviation": result.deviation} for name, result in measured.items()}
+    return {**choices, "results": results} | ({"frame_metrics": asdict(frames)} if frames else {})
+
+
+def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a record, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _clip(path: Path, start: int, result: FVDResult, stride: int) -> np.ndarray:
+    frames = read_frames(path, range(start, start + window_length(result.num_frames, stride), stride))
+    return frames if result.resolution is None else fit_square(frames, result.resolution)
+
+
+def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
+    """The generated videos nearest to a real one, and the farthest, each beside it."""
+    found = result.neighbours
+    shown = dict.fromkeys([*found[:SHOWN], *found[-SHOWN:]])
+    rows = []
+    for number, neighbour in enumerate(shown):
+        kind = "best" if number < min(SHOWN, len(found)) else "worst"
+        media = [folder / f"{number}-made.mp4", folder / f"{number}-real.mp4"]
+        write_video(media[0], _clip(neighbour.path, 0, result, result.frame_strides[1]), fps=FPS)
+        write_video(media[1], _clip(neighbour.nearest, neighbour.start, result, result.frame_strides[0]), fps=FPS)
+        caption = f"{kind}: {neighbour.path.name}, {neighbour.distance:.4g} from {neighbour.nearest.name}"
+        rows.append(VideoRow(caption, media))
+    return rows
+
+
+def _distances(measured: Measured) -> list[Distance]:
+    """With several measurements every line says of which it is, and no floor stands for all of them."""
+    lines = []
+    for name, result in measured.items():
+        if result.floor is not None:
+            lines.append(Distance(f"{name}, {FLOOR}", result.floor, floor=len(measured) == 1))
+        lines.append(Distance(f"{name}, generated against real videos", result.value))
+    return lines
+
+
+def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, choice in choices.items():
+        if isinstance(choice, Mapping):
+            flat[name] = ", ".join(f"{key} {value}" for key, value in choice.items())
+        else:
+            flat[name] = choice
+    for name, result in measured.items():
+        real, made = result.num_samples
+        flat[name] = f"{real} against {made} videos, {result.num_frames} frames, strides {result.frame_strides}, " + (
+            f"values {', '.join(map(_number, result.values))}, kernel distance {_number(result.kernel)}, "
+            f"{result.feature_dim} features, {len(result.skipped)} skipped"
+        )
+    return flat
+
+
+def write_evaluation_report(
+    path: str | Path, measured: Measured, frames: FrameMetrics | None, choices: Mapping[str, Any]
+) -> None:
+    """Write the page: numbers above their floor, best and worst videos beside the nearest real ones, curves, choices.
+
+    Videos are those of the first measurement, where it was asked for neighbours.
+    """
+    first = next(iter(measured.values()), None)
+    curves: dict[str, Sequence[float]] = {}
+    if frames:
+        curves = {"PSNR by frame, dB": frames.psnr_by_frame, "SSIM by frame": frames.ssim_by_frame}
+    with TemporaryDirectory() as folder:
+        write_report(
+            path,
+            title="Evaluation",
+            intro="Generated videos against real ones. Where videos are shown, each stands beside the real one whose "
+            "features are nearest to its own: the nearest pairs first, then the farthest.",
+            columns=["generated", "nearest real video"],
+            rows=_rows(first, Path(folder)) if first else [],
+            distance_name=first.name if first else "",
+            distances=_distances(measured),
+            notes=list(dict.fromkeys(warning for result in measured.values() for warning in result.warnings)),
+            settings=_settings(choices, measured),
+            curves=curves,
+        )

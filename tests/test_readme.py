@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidm.cli import train_parser
-from vidm.cli_evaluate import evaluate_parser
+from vidm.cli_evaluate import evaluate_parser, evaluate_vis_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -19,7 +19,11 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 GUIDES = [
     line for path in (ROOT / "docs").glob("*.md") for b in FENCED.findall(path.read_text()) for line in b.splitlines()
 ]
-PARSERS = {"diffusion_ddp_accum_constant_cu.py": train_parser, "evaluate_FVD.py": evaluate_parser}
+PARSERS = {
+    "diffusion_ddp_accum_constant_cu.py": train_parser,
+    "evaluate_FVD.py": evaluate_parser,
+    "scripts/evaluate_VIS.py": evaluate_vis_parser,
+}
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS + GUIDES if any(script in c for script in PARSERS)])

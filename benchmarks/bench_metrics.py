@@ -1,0 +1,133 @@
+"""python benchmarks/bench_metrics.py [--repetitions 5]
+
+What does an evaluation cost beyond decoding the videos and asking the detector? Three questions: the wall time of
+compute_fvd on two folders of 64 videos against decoding batches and giving each to the random detector, with the same
+threads; the peak memory of a process that measures 64 and 512 videos; the seconds of a Frechet distance at d = 400. The
+two sides of a ratio take turns. Prints the figures and appends a row to benchmarks/results/metrics.jsonl.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from vidm.clip_choice import choose_clips
+from vidm.detectors import features_of, load_detector
+from vidm.frechet import FeatureStats, frechet_distance
+from vidm.metrics import compute_fvd
+from vidm.protocols import STYLEGAN_V
+from vidm.video_io import write_video
+
+NUM_FRAMES, SIZE, BATCH = 16, 128, 16
+FEW, MANY = 64, 512
+MIB = 1 << 20
+RESULTS = Path(__file__).parent / "results" / "metrics.jsonl"
+
+
+def write_folder(folder: Path, count: int, seed: int) -> Path:
+    """Pictures of coarse squares that drift sideways, as mp4."""
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        picture = rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        write_video(folder / f"{i:04d}.mp4", np.stack([np.roll(picture, 2 * t, axis=1) for t in range(NUM_FRAMES)]))
+    return folder
+
+
+def measured(real: Path, made: Path) -> float:
+    began = time.perf_counter()
+    workers = os.cpu_count() or 1
+    compute_fvd(real, made, load_detector("random"), NUM_FRAMES, batch_size=BATCH, workers=workers)
+    return time.perf_counter() - began
+
+
+def bare(real: Path, made: Path) -> float:
+    """Decode a batch, ask the detector, and so on; nothing overlaps, nothing is kept."""
+    detector = load_detector("random")
+    seconds = 0.0
+    for folder in (real, made):
+        clips = choose_clips(folder, NUM_FRAMES)
+        began = time.perf_counter()
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for start in range(0, len(clips), BATCH):
+                batch = np.stack([clip for clip, _ in pool.map(clips.__getitem__, range(start, start + BATCH))])
+                features_of(detector, batch, STYLEGAN_V, "cpu")
+        seconds += time.perf_counter() - began
+    return seconds
+
+
+def peak_bytes() -> int:
+    """Resident memory at its peak since this program began; getrusage would count that of the parent, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+
+
+def peak_of_its_own_process(folder: Path) -> int:
+    command = [sys.executable, __file__, "--peak-of", str(folder)]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def frechet_seconds(dimensions: int) -> float:
+    sides = []
+    for seed in (0, 1):
+        stats = FeatureStats()
+        stats.update(np.random.default_rng(seed).standard_normal((2048, dimensions)))
+        sides += [stats.mean(), stats.covariance()]
+    began = time.perf_counter()
+    frechet_distance(*sides)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="of each side (5)")
+    parser.add_argument("--peak-of", metavar="DIR", help="measure a folder with itself and print the peak bytes")
+    arguments = parser.parse_args()
+    if arguments.peak_of:
+        measured(Path(arguments.peak_of), Path(arguments.peak_of))
+        print(peak_bytes())
+        return
+    with TemporaryDirectory() as temporary:
+        real, made = (write_folder(Path(temporary, name), FEW, seed) for seed, name in enumerate(("real", "made")))
+        many = write_folder(Path(temporary, "many"), MANY, seed=2)
+        measured(real, made)  # lengths of videos are remembered from now on
+        pairs = [(measured(real, made), bare(real, made)) for _ in range(arguments.repetitions)]
+        peaks = {
+            count: [peak_of_its_own_process(folder) for _ in range(arguments.repetitions)]
+            for count, folder in ((FEW, real), (MANY, many))
+        }
+    frechet = [frechet_seconds(400) for _ in range(arguments.repetitions)]
+    ratios = [ours / theirs for ours, theirs in pairs]
+    few, many_peak = (median(values) for values in peaks.values())
+    print(f"compute_fvd over bare decode and detector, 2 x {FEW} videos: {median(ratios):.2f}", end=" ")
+    print(f"({min(ratios):.2f} to {max(ratios):.2f}; {median(ours for ours, _ in pairs):.1f} s)")
+    print(f"peak memory: {few / MIB:.0f} MiB at {FEW} videos, {many_peak / MIB:.0f} at {MANY}: {many_peak / few:.3f}")
+    print(f"Frechet distance at d = 400: {median(frechet):.3f} s ({min(frechet):.3f} to {max(frechet):.3f})")
+    row = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "seconds": [[round(ours, 3), round(theirs, 3)] for ours, theirs in pairs],
+        "peak_bytes": peaks,
+        "frechet_seconds": frechet,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

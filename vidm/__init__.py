@@ -19,6 +19,7 @@ _HOME = {
     "Trainer": "trainer",
     "animate": "rollout",
     "compute_fvd": "metrics",
+    "compute_vis": "metrics",
     "frechet_distance": "frechet",
     "load_generator": "sampling",
     "sample_ddim": "samplers",

@@ -134,7 +134,9 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
         help=f"TorchScript C3D, or random (default: {C3D_PATH} if it is there, else random)",
     )
     parser.add_argument("--splits", type=int, default=SPLITS, metavar="N", help=f"parts to average over ({SPLITS})")
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="shuffles the videos before the cut (42)")
+    parser.add_argument(
+        "--seed", type=int, default=42, metavar="N", help="draws videos and shuffles them before the cut (42)"
+    )
     _add_common_flags(parser)
     return parser
 

@@ -14,7 +14,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -66,12 +66,19 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
     return "\n".join(lines)
 
 
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # vidm itself, run from a folder it was not installed from
+        return "not installed"
+
+
 def circumstances(device: torch.device | str) -> dict[str, Any]:
     """When, with which versions and on what machine."""
     cuda = torch.device(device).type == "cuda"
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "machine": {
             "system": platform.platform(),
             "cores": os.cpu_count(),

@@ -32,6 +32,9 @@ from vidm.packs import content_sha256
 from vidm.protocols import Protocol
 from vidm.video_io import VideoError
 
+# Counted up when the same video would come out as other pixels, so that features from before are left alone.
+PIXELS = "vidm pixels 1"
+
 Damaged = list[tuple[Path, str]]
 Size = tuple[int, int]
 # A clip as it was read, or why it could not be.
@@ -69,7 +72,7 @@ class Features:
 
 def _keys(clips: Clips, detector: Detector, protocol: Protocol, by_content: bool) -> list[str]:
     """A text for each clip that says all that its features follow from; by content where they are to be kept."""
-    how = [clips.num_frames, clips.stride, clips.resolution, protocol.name, av.__version__, torch.__version__]
+    how = [PIXELS, clips.num_frames, clips.stride, clips.resolution, protocol.name, av.__version__, torch.__version__]
     if not by_content:
         places = zip(clips.index.paths, clips.starts, strict=True)
         return [json.dumps([str(path.absolute()), start, *how]) for path, start in places]

@@ -9,6 +9,7 @@ inception score (Saito et al. 2020) of one. What sets published numbers apart ha
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -202,28 +203,27 @@ def compute_fvd(
         repeats=repeats,
     )
     strides = (frame_stride * real_stride, frame_stride)
-    table = FeatureTable(cache)
     turns: list[_Numbers] = []
     drawn = []
-    for turn_seed in range(seed, seed + repeats):
-        choose = partial(
-            choose_clips,
-            num_frames=num_frames,
-            num_samples=num_samples,
-            resolution=resolution,
-            seed=turn_seed,
-            max_samples=protocol.max_videos,
-        )
-        choices = (
-            partial(choose, dir1, stride=strides[0], split=split, random_start=protocol.random_start),
-            partial(choose, dir2, stride=strides[1]),
-        )
-        how = (detector, protocol, table, batch_size, workers, device, progress)
-        sides = [measure(choice, *how) for choice in choices]
-        with_neighbours = neighbours and not turns
-        turns.append(on_main(partial(_numbers, sides[0], sides[1], protocol, turn_seed, kernel, with_neighbours)))
-        drawn.append([(side.clips.index.paths, side.clips.starts) for side in sides])
-    table.close()
+    with closing(FeatureTable(cache)) as table:
+        for turn_seed in range(seed, seed + repeats):
+            choose = partial(
+                choose_clips,
+                num_frames=num_frames,
+                num_samples=num_samples,
+                resolution=resolution,
+                seed=turn_seed,
+                max_samples=protocol.max_videos,
+            )
+            choices = (
+                partial(choose, dir1, stride=strides[0], split=split, random_start=protocol.random_start),
+                partial(choose, dir2, stride=strides[1]),
+            )
+            how = (detector, protocol, table, batch_size, workers, device, progress)
+            sides = [measure(choice, *how) for choice in choices]
+            with_neighbours = neighbours and not turns
+            turns.append(on_main(partial(_numbers, sides[0], sides[1], protocol, turn_seed, kernel, with_neighbours)))
+            drawn.append([(side.clips.index.paths, side.clips.starts) for side in sides])
     warnings = _warnings_of(sides, turns[0].feature_dim)
     if Path(dir1, split).resolve() == Path(dir2).resolve():
         warnings.append(f"both folders are {dir2}: the distance of a folder to itself says nothing of a generator")
@@ -280,13 +280,12 @@ def compute_vis(
     it does, and for fewer videos than splits.
     """
     check_counts(num_frames=num_frames, batch_size=batch_size, resolution=resolution, splits=splits)
-    table = FeatureTable(cache)
     choice = partial(
         choose_clips, folder, num_frames=num_frames, num_samples=num_samples, resolution=resolution, seed=seed
     )
-    features = measure(choice, classifier, C3D, table, batch_size, workers, device, progress)
-    value, deviation, num_classes, took_softmax, size = on_main(partial(_score, features, splits, seed))
-    table.close()
+    with closing(FeatureTable(cache)) as table:
+        features = measure(choice, classifier, C3D, table, batch_size, workers, device, progress)
+        value, deviation, num_classes, took_softmax, size = on_main(partial(_score, features, splits, seed))
     return VISResult(
         value=value,
         deviation=deviation,

@@ -1,5 +1,6 @@
 """Claims about the reverse chains; reference numbers are those of guided-diffusion."""
 
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from golden import load_npz
 from test_diffusion import dummy_denoiser
 
 from vidm.diffusion import GaussianDiffusion
-from vidm.samplers import sample_ddim, sample_ddpm
+from vidm.samplers import sample_ddim, sample_ddpm, sample_dpm_solver
 
 
 @pytest.mark.parametrize("spec", ["10", "ddim10"])
@@ -62,5 +63,108 @@ def test_the_exact_denoiser_of_a_point_reaches_it_in_one_step_and_in_many():
             a = torch.from_numpy(np.cumprod(1 - GaussianDiffusion().betas))[t].float().view(-1, 1, 1, 1)
             return torch.cat([(x - a.sqrt() * target) / (1 - a).sqrt(), torch.zeros_like(x)], dim=1)
 
-        for sampler in (sample_ddpm, sample_ddim):
+        for sampler in (sample_ddpm, sample_ddim, sample_dpm_solver):
             assert (sampler(diffusion, exact, torch.randn(1, 3, 4, 4)) - target).abs().max() < 1e-3
+
+
+def gaussian_denoiser(deviation):
+    """The exact eps of data that are normal with this deviation, and no variance output to speak of."""
+    alphas_cumprod = torch.from_numpy(GaussianDiffusion().alphas_cumprod)
+
+    def eps(x, t):
+        a = alphas_cumprod[t].view(-1, 1).to(x)
+        pred_xstart = a.sqrt() * deviation**2 / (a * deviation**2 + 1 - a) * x
+        return torch.cat([(x - a.sqrt() * pred_xstart) / (1 - a).sqrt(), torch.zeros_like(x)], dim=1)
+
+    return eps
+
+
+def error_on_a_gaussian(sampler, steps, **options):
+    """Against the exact solution of the probability flow, whose deviation at a is sqrt(a d^2 + 1 - a)."""
+    d, x_T = 1.0, torch.ones(1, 1)
+    a = GaussianDiffusion().alphas_cumprod[[0, -1]]
+    at_first, at_last = np.sqrt(a * d**2 + 1 - a)
+    # The last step, from the least noise to none, asks the denoiser once for every solver.
+    expected = np.sqrt(a[0]) * d**2 / at_first**2 * at_first / at_last
+    x = sampler(
+        GaussianDiffusion(respacing=str(steps)), gaussian_denoiser(d), x_T.double(), clip_denoised=False, **options
+    )
+    return abs(x.item() - expected)
+
+
+def test_dpm_solver_converges_to_the_exact_solution_of_a_gaussian_at_second_order():
+    """The slope over three doublings: steps are whole numbers, which makes single doublings uneven."""
+    second, first = ([error_on_a_gaussian(sample_dpm_solver, n, order=order) for n in (50, 400)] for order in (2, 1))
+    assert 1.7 < np.log2(second[0] / second[1]) / 3 < 2.3, second
+    assert 0.8 < np.log2(first[0] / first[1]) / 3 < 1.2, first
+
+
+@pytest.mark.parametrize("steps", [5, 10, 14, 15, 20, 25, 50])
+def test_with_few_steps_dpm_solver_is_nearer_to_the_exact_solution_than_ddim(steps):
+    ddim, ours = (error_on_a_gaussian(sampler, steps) for sampler in (sample_ddim, sample_dpm_solver))
+    assert ours < ddim
+    if steps >= 10:
+        assert ours < ddim / 2
+
+
+def test_dpm_solver_of_first_order_is_ddim():
+    diffusion, x_T = GaussianDiffusion(respacing="7"), torch.randn(2, 3, 4, 4)
+    one, two = (
+        sampler(diffusion, dummy_denoiser, x_T, **options)
+        for sampler, options in ((sample_dpm_solver, {"order": 1}), (sample_ddim, {}))
+    )
+    assert (one - two).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("steps", ["1", "2", "3", "14", "15", "ddim25", "5,5", "1000"])
+def test_dpm_solver_takes_any_number_of_steps(steps):
+    diffusion = GaussianDiffusion(respacing=steps)
+    calls = []
+
+    def counted(x, t):
+        calls.append(t)
+        return dummy_denoiser(x, t)
+
+    x = sample_dpm_solver(diffusion, counted, torch.randn(1, 3, 4, 4))
+    assert x.isfinite().all()
+    assert x.abs().max() <= 1
+    assert len(calls) == diffusion.num_timesteps
+
+
+def test_another_order_is_refused():
+    with pytest.raises(ValueError, match="order 3"):
+        sample_dpm_solver(GaussianDiffusion(respacing="5"), dummy_denoiser, torch.zeros(1, 3, 4, 4), order=3)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers", "ignore:__array__ implementation")
+@pytest.mark.parametrize("steps", [5, 10, 25])
+@pytest.mark.parametrize("order", [1, 2])
+def test_dpm_solver_agrees_with_that_of_diffusers(steps, order):
+    """At every step but the one to the least noise, which is of second order there; in first order, at all of them."""
+    pytest.importorskip("diffusers")
+    from diffusers import DPMSolverMultistepScheduler
+
+    diffusion = GaussianDiffusion(respacing=str(steps))
+    scheduler = DPMSolverMultistepScheduler(
+        trained_betas=GaussianDiffusion().betas, solver_order=order, final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(timesteps=list(reversed(diffusion.timestep_map)))
+    x_T = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x, theirs = x_T, []
+    for t in scheduler.timesteps:
+        theirs.append(x)
+        eps, _ = dummy_denoiser(x, t.expand(len(x))).chunk(2, dim=1)
+        x = scheduler.step(eps, t, x).prev_sample
+    ours = []
+
+    def watched(x, t):
+        ours.append(x)
+        return dummy_denoiser(x, t)
+
+    ours.append(sample_dpm_solver(diffusion, watched, x_T, clip_denoised=False, order=order))
+    theirs.append(x)
+    compared = slice(None) if order == 1 else slice(0, steps - 1)
+    gaps = [(one - two).abs().max().item() for one, two in zip(ours[compared], theirs[compared], strict=True)]
+    assert len(gaps) == (steps + 1 if order == 1 else steps - 1)
+    assert max(gaps) < 1e-4

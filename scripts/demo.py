@@ -15,12 +15,14 @@ import numpy as np
 import torch
 
 from vidm.checkpoint import checkpoint_path
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.detectors import load_detector, name_of
+from vidm.generator import load_generator
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
 from vidm.report import Distance, VideoRow, write_report
-from vidm.sampling import load_generator, sample_folder
+from vidm.sample_config import SampleConfig
+from vidm.sampling import sample_folder
 from vidm.synthetic import write_dataset
 from vidm.trainer import Trainer
 from vidm.training_run import fit

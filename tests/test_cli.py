@@ -28,13 +28,14 @@ ORIGINAL_DEFAULTS = {
     "save_freq": 1000,
 }
 FLAGS = """
---accum-steps --batch-size --checkpoint-activations --compile --condition-noise --content --content-frames
---content-resume --content-steps --data --dist-backend --dist-url --dry-run --ema-decay --eta --eval-freq --flow-range
---fps --frame-stride --generator --gpu --held-out --help --init --keep --layout --loss --lr --lr-schedule
---max-bad-fraction --max-bad-steps --multiprocessing-distributed --no-encoder --norm --num-frames --num-samples --out
---p2-gamma --penalty-eps --precision --prediction --preset --print-freq --psi --rank --resolution --resume --sampler
---save-freq --seed --split --spynet --start-iters --start-noise --steps --test --test-freq --test-split --timeout
---total-iters --train-flow --video-timesteps --warmup-iters --workers --world-size
+--accum-steps --anchor-every --batch-size --checkpoint-activations --compile --condition-noise --content
+--content-frames --content-resume --content-steps --data --dist-backend --dist-url --dry-run --ema-decay --eta
+--eval-freq --flow-range --format --fps --frame-stride --generator --gpu --grid --held-out --help --init --keep
+--layout --loss --lr --lr-schedule --max-bad-fraction --max-bad-steps --multiprocessing-distributed --no-encoder
+--norm --num-frames --num-samples --out --p2-gamma --penalty-eps --precision --prediction --preset --print-freq --psi
+--rank --report --resolution --resume --sampler --save-freq --seed --split --spynet --start-iters --start-noise
+--steps --test --test-freq --test-split --timeout --total-iters --train-flow --video-timesteps --warmup-iters
+--workers --world-size
 """.split()
 
 
@@ -97,7 +98,7 @@ def test_training_resumes_from_the_newest_and_samples(world, tmp_path, capsys):
     videos = tmp_path / "videos"
     flags = f"--test --resume {newest} --content {world} --out {videos} -ns 3 --num-frames 4 --steps 2".split()
     train_main(flags)
-    assert sorted(p.name for p in videos.iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
+    assert sorted(p.name for p in videos.glob("*.mp4")) == [f"video_{i:05d}.mp4" for i in range(3)]
     assert read_video(videos / "video_00002.mp4").shape == (4, 16, 16, 3)
 
     evaluate_fvd_main(["-dir1", str(world), "-dir2", str(videos), "-n", "4", "-r", "32", "-b", "2"])
@@ -129,7 +130,7 @@ def test_content_then_motion_make_videos_from_nothing(world, tmp_path, capsys):
     videos = tmp_path / "videos"
     quick = "--num-frames 3 --sampler ddim --steps 2 --psi 0.5 --start-noise video".split()
     train_main(f"--test --resume {motion} --content-resume {content} -ns 3 --out {videos}".split() + quick)
-    assert sorted(p.name for p in videos.iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
+    assert sorted(p.name for p in videos.glob("*.mp4")) == [f"video_{i:05d}.mp4" for i in range(3)]
     capsys.readouterr()
     wrong = f"--test --resume {content} --content {world} --out {tmp_path / 'none'}".split()
     assert "is a content generator, and a motion generator is needed" in error_of(train_main, wrong, capsys)

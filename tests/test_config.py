@@ -5,7 +5,8 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from vidm.config import PRESETS, Config, SampleConfig, knobs
+from vidm.config import PRESETS, Config, knobs
+from vidm.sample_config import SampleConfig
 
 
 def test_a_knob_has_one_home_and_a_help_text():

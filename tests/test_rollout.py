@@ -120,3 +120,33 @@ def test_first_frames_are_drawn_as_frame_zero_of_their_video():
     generate_first_frames(Spy(), DIFFUSION, (3, 8, 8), video_noise(4, [7, 2]), sampler=sampler)
     expected = torch.stack([keyed_normal((4, index, 0, 0), (3, 8, 8)) for index in (7, 2)])
     assert torch.equal(sampler.seen[0], expected)
+
+
+def test_every_k_frames_the_last_one_takes_the_first_ones_place():
+    spy = Spy()
+    first = torch.rand(1, 3, 8, 8) * 2 - 1
+    clip = animate(spy, GaussianDiffusion(respacing="1"), first, 8, video_noise(0, [0]), anchor_every=3)
+    assert [call[0] for call in spy.calls] == [[n] for n in (1, 2, 3, 1, 2, 3, 1)]
+    for n, (_, previous, anchor, _) in enumerate(spy.calls, start=1):
+        assert torch.equal(previous, clip[:, n - 1])
+        assert torch.equal(anchor, clip[:, (n - 1) // 3 * 3])
+    assert [torch.equal(flow[0], call[2]) for flow, call in zip(spy.flows, spy.calls, strict=True)] == [True] * 7
+
+
+def test_condition_noise_reaches_the_flow_alone_at_its_level():
+    spy = Spy()
+    first = torch.rand(4, 3, 8, 8) * 2 - 1
+    clip = animate(spy, GaussianDiffusion(respacing="1"), first, 3, video_noise(0, range(4)), condition_noise=0.25)
+    for n, ((_, seen), (_, previous, _, _)) in enumerate(zip(spy.flows, spy.calls, strict=True)):
+        assert torch.equal(previous, clip[:, n])
+        assert (seen - previous).std().item() == pytest.approx(0.25, rel=0.1)
+
+
+def test_anchors_must_lie_within_what_the_model_knows():
+    spy = Spy()
+    first, noise = torch.zeros(1, 3, 8, 8), video_noise(0, [0])
+    most = spy.video_timesteps
+    with pytest.raises(ValueError, match=f"--anchor-every {most}: .* give 1 to {most - 1}"):
+        animate(spy, DIFFUSION, first, 3, noise, anchor_every=most)
+    with pytest.raises(ValueError, match="ask for at most that, or for --anchor-every K"):
+        animate(spy, DIFFUSION, first, most + 1, noise)

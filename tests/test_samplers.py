@@ -1,6 +1,5 @@
 """Claims about the reverse chains; reference numbers are those of guided-diffusion."""
 
-
 import numpy as np
 import pytest
 import torch

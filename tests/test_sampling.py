@@ -1,5 +1,7 @@
 """Claims about making a folder of videos from a checkpoint."""
 
+import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,13 @@ from golden import fill_by_rule
 from PIL import Image
 
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.datasets import to_float
-from vidm.sampling import list_content, load_generator, sample_folder
+from vidm.digests import sha256_of
+from vidm.first_frames import list_content, read_first_frame
+from vidm.generator import load_generator
+from vidm.sample_config import SampleConfig
+from vidm.sampling import sample_folder, video_path
 from vidm.video_io import read_video, write_video
 
 QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
@@ -19,6 +25,13 @@ QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
 
 def settings(content: Path, out: Path, **values) -> SampleConfig:
     return SampleConfig(content=str(content), out=str(out), **(QUICK | values))
+
+
+def names(folder: Path) -> list[str]:
+    """The videos of a folder, each of which has its settings beside it."""
+    videos = sorted(path for path in folder.iterdir() if path.suffix != ".json")
+    assert sorted(path.stem for path in folder.glob("*.json")) == [path.stem for path in videos]
+    return [path.name for path in videos]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +82,11 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
     ("values", "message"),
     [
         ({"sampler": "euler"}, "'euler'"),
+        ({"sampler": "dpm-solver++", "eta": 0.5}, "--eta 0.5"),
+        ({"anchor_every": 16}, "--anchor-every 16"),
+        ({"anchor_every": -1}, "--anchor-every -1"),
+        ({"condition_noise": -1.0}, "--condition-noise -1"),
+        ({"steps": "0"}, "'0'"),
         ({"precision": "fp12"}, "'fp12'"),
         ({"eta": 1.5}, "--eta 1.5"),
         ({"eta": float("nan")}, "--eta nan"),
@@ -76,7 +94,7 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
         ({"num_frames": 0}, "--num-frames 0"),
         ({"start_noise": "bogus"}, "'bogus'"),
         ({"steps": "2000"}, "2000"),
-        ({"num_frames": 99}, "99 frames"),
+        ({"num_frames": 99}, "99 frames .* --anchor-every"),
     ],
 )
 def test_settings_that_cannot_be_are_named(generator, frame, values, message):
@@ -95,7 +113,7 @@ def content(tmp_path, frame):
 
 def test_a_folder_gives_one_video_per_first_frame_in_natural_order(generator, content, frame, tmp_path):
     sample_folder(generator, settings(content, tmp_path / "out"))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
+    assert names(tmp_path / "out") == [f"video_{i:05d}.mp4" for i in range(3)]
     for i, shift in enumerate((2, 9, 10)):
         first = read_video(tmp_path / "out" / f"video_{i:05d}.mp4")[0].astype(int)
         others = [np.abs(first - np.roll(frame, other, axis=0)).mean() for other in (2, 9, 10)]
@@ -121,7 +139,7 @@ def test_an_unreadable_first_frame_is_named_and_skipped(generator, content, tmp_
     (content / "frame_1.png").write_bytes(b"no picture")
     sample_folder(generator, settings(content, tmp_path / "out"))
     assert "frame_1.png" in capsys.readouterr().out
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in (1, 2, 3)]
+    assert names(tmp_path / "out") == [f"video_{i:05d}.mp4" for i in (1, 2, 3)]
 
 
 def test_when_no_first_frame_can_be_read_it_is_an_error(generator, tmp_path):
@@ -135,18 +153,116 @@ def test_what_cannot_be_sampled_is_named_and_nothing_is_written(generator, conte
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sample_folder(generator, settings(tmp_path / "nowhere", out))
-    with pytest.raises(ValueError, match=r"--num-samples 4: .* has 3 first frames"):
-        sample_folder(generator, settings(content, out, num_samples=4))
+    with pytest.raises(ValueError, match="--grid 2x2 takes 4 videos, and 3 are made"):
+        sample_folder(generator, settings(content, out, grid="2x2"))
     assert not out.exists()
 
 
-def test_a_folder_that_holds_videos_is_left_alone(generator, content, tmp_path):
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_videos_of_other_settings_are_named_and_left_alone(generator, content, tmp_path):
     out = tmp_path / "out"
     sample_folder(generator, settings(content, out, num_samples=1))
-    before = (out / "video_00000.mp4").read_bytes()
-    with pytest.raises(ValueError, match="already holds videos"):
+    before = bytes_of(out)
+    with pytest.raises(ValueError, match=r"video_00000\.mp4 is there already, with seed 0 and not 1"):
         sample_folder(generator, settings(content, out, seed=1))
-    assert (out / "video_00000.mp4").read_bytes() == before
+    assert bytes_of(out) == before
+    (out / "video_00000.json").unlink()
+    with pytest.raises(ValueError, match="nothing beside it says what it is"):
+        sample_folder(generator, settings(content, out))
+
+
+def test_files_of_others_are_left_alone(generator, content, tmp_path):
+    out = tmp_path / "out"
+    write_video(out / "other.mp4", np.zeros((2, 16, 16, 3), np.uint8))
+    before = bytes_of(out)
+    sample_folder(generator, settings(content, out, num_samples=1))
+    assert bytes_of(out).items() >= before.items()
+    assert (out / "video_00000.mp4").exists()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif", "frames", "npy"])
+def test_every_format_is_read_back_and_has_its_settings_beside_it(generator, content, tmp_path, suffix):
+    sample_folder(generator, settings(content, tmp_path / "out", format=suffix, psi=0.5))
+    made = read_video(video_path(settings(content, tmp_path / "out", format=suffix), 1))
+    assert made.shape == (3, 16, 16, 3)
+    exact = generator.animate(read_first_frame(content / "frame_9.png"), **QUICK, psi=0.5, index=1)
+    if suffix == "mp4":  # of noise, 4:2:0 keeps the brightness alone
+        made, exact = made.mean(axis=3), exact.mean(axis=3)
+    assert np.abs(made.astype(int) - exact).mean() <= {"npy": 0.1, "frames": 0.1, "mp4": 16, "gif": 16}[suffix]
+    record = json.loads((tmp_path / "out" / "video_00001.json").read_text())
+    assert record["first_frame"] == str(content / "frame_9.png")
+    assert record["settings"]["checkpoint_sha256"] == sha256_of([generator.path])
+    expected = {"seed": 0, "sampler": "ddim", "steps": "2", "psi": 0.5, "num_frames": 3, "frame_stride": 1}
+    assert record["settings"].items() >= expected.items()
+
+
+@pytest.mark.parametrize("gone", [["video_00001"], ["video_00000", "video_00004"]])
+def test_a_run_that_was_stopped_ends_with_the_very_same_files(generator, content, tmp_path, gone):
+    whole, stopped = (settings(content, tmp_path / n, num_samples=5, batch_size=2, format="npy") for n in ("a", "b"))
+    for each in (whole, stopped):
+        sample_folder(generator, each)
+    for name in gone:
+        (tmp_path / "b" / f"{name}.npy").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").glob("*.npy")}
+    sample_folder(generator, stopped)
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_first_frames_are_used_again_for_more_videos_and_it_is_said(generator, content, tmp_path, capsys):
+    sample_folder(generator, settings(content, tmp_path / "out", num_samples=7, format="npy"))
+    assert "7 videos from 3 first frames" in capsys.readouterr().out
+    videos = [np.load(tmp_path / "out" / f"video_{i:05d}.npy") for i in range(7)]
+    assert np.array_equal(videos[6][0], videos[0][0])
+    assert not np.array_equal(videos[6][1], videos[0][1])
+
+
+def test_a_grid_shows_the_first_videos_as_one_beside_the_folder(generator, content, tmp_path):
+    sample_folder(generator, settings(content, tmp_path / "out", num_samples=7, grid="2x3", format="npy"))
+    mosaic = read_video(tmp_path / "out_grid.mp4")
+    assert mosaic.shape == (3, 32, 48, 3)
+    others = [np.load(tmp_path / "out" / f"video_{i:05d}.npy") for i in range(6)]
+    cell = mosaic[:, 16:, 32:].mean(axis=3)
+    assert int(np.argmin([np.abs(cell - other.mean(axis=3)).mean() for other in others])) == 5
+    with pytest.raises(ValueError, match="--grid 2by3: give rows and columns"):
+        sample_folder(generator, settings(content, tmp_path / "other", grid="2by3"))
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on_later(generator, content, tmp_path, monkeypatch):
+    written = []
+
+    def full(path: Path, frames: np.ndarray, fps: float) -> None:
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write_video(path, frames, fps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vidm.sampling.write_video", full)
+        with pytest.raises(OSError, match="No space left"):
+            sample_folder(generator, settings(content, tmp_path / "out", format="npy"))
+    assert len(list((tmp_path / "out").glob("*.npy"))) == 2
+    sample_folder(generator, settings(content, tmp_path / "out", format="npy"))
+    assert len(names(tmp_path / "out")) == 3
+
+
+def test_what_was_done_to_first_frames_is_said_once_a_kind(generator, tmp_path, capsys):
+    folder = tmp_path / "content"
+    folder.mkdir()
+    Image.new("RGBA", (16, 16), (9, 9, 9, 128)).save(folder / "a.png")
+    Image.new("RGBA", (16, 16), (9, 9, 9, 128)).save(folder / "b.png")
+    Image.new("CMYK", (16, 16)).save(folder / "c.jpg")
+    Image.fromarray(np.full((16, 16), 32768, dtype=np.uint16)).save(folder / "d.png")
+    Image.new("RGB", (16, 16)).save(folder / "e.png")
+    sample_folder(generator, settings(folder, tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert said.count("transparency is laid on white") == 1
+    assert f"{folder / 'c.jpg'}: CMYK becomes RGB" in said
+    assert f"{folder / 'd.png'}: 16 bits a channel come to 8" in said
+    assert "e.png" not in said
 
 
 def test_a_checkpoint_whose_weights_do_not_fit_its_configuration_is_refused(generator, tmp_path):
@@ -187,7 +303,7 @@ def test_drawn_first_frames_may_take_more_steps_than_the_others(both):
 def test_a_folder_is_made_from_nothing(both, tmp_path):
     _, generator = both
     sample_folder(generator, SampleConfig(out=str(tmp_path / "out"), num_samples=3, batch_size=2, **QUICK))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"video_{i:05d}.mp4" for i in range(3)]
+    assert names(tmp_path / "out") == [f"video_{i:05d}.mp4" for i in range(3)]
 
 
 def test_the_wrong_generator_is_named(both):
@@ -264,4 +380,17 @@ def test_videos_that_cannot_be_read_at_all_are_named_and_left_out(generator, fra
     (tmp_path / "content" / "b.mp4").write_bytes(b"no video")
     sample_folder(generator, settings(tmp_path / "content", tmp_path / "out"))
     assert "b.mp4" in capsys.readouterr().out
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(names(tmp_path / "out")) == 2
+
+
+def test_with_anchors_a_video_is_longer_than_the_model_was_trained_on(generator, frame):
+    video = generator.animate(frame, num_frames=40, sampler="dpm-solver++", steps=2, anchor_every=8)
+    assert video.shape == (40, 16, 16, 3)
+    short = generator.animate(frame, num_frames=9, sampler="dpm-solver++", steps=2)
+    assert np.array_equal(video[:9], short), "up to its first anchor a video is the one without"
+
+
+def test_condition_noise_changes_the_flow_alone_and_is_the_same_each_time(generator, frame):
+    noisy, again, without = (generator.animate(frame, **QUICK, condition_noise=level) for level in (0.5, 0.5, 0.0))
+    assert np.array_equal(noisy, again)
+    assert np.array_equal(noisy[0], without[0])

@@ -21,7 +21,7 @@ _HOME = {
     "compute_fvd": "metrics",
     "compute_vis": "metrics",
     "frechet_distance": "frechet",
-    "load_generator": "sampling",
+    "load_generator": "generator",
     "sample_ddim": "samplers",
     "sample_ddpm": "samplers",
 }

@@ -13,12 +13,15 @@ from typing import Any, get_args
 import torch
 
 from vidm.checkpoint import Checkpoint
-from vidm.config import PRESETS, Config, SampleConfig, knobs
+from vidm.config import PRESETS, Config, knobs
 from vidm.distributed import BACKENDS, TIMEOUT_S, is_main, launch, print0
 from vidm.errors import errors_for_people
+from vidm.generator import load_generator
 from vidm.released import load_any
 from vidm.resume import init_config, newest_that_verifies, resumed_config
-from vidm.sampling import load_generator, sample_folder
+from vidm.sample_config import SampleConfig
+from vidm.sample_report import write_sample_report
+from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
@@ -138,6 +141,8 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
         generator.check(sample)
         print0(f"sampling from {options.resume} on {device}, {sample.steps} steps of {sample.sampler}")
         sample_folder(generator, sample)
+        if sample.report:
+            write_sample_report(generator, sample)
         if is_main():
             print(f"videos are in {sample.out}")
 

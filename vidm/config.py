@@ -1,7 +1,7 @@
 """Every knob once: typed frozen dataclasses, whose fields carry the flag's name and help text, and named presets.
 
 A field without a flag is set by presets alone. A training run is described by a `Config`, which travels inside its
-checkpoints; sampling adds a `SampleConfig`.
+checkpoints; sampling has its own knobs (vidm.sample_config).
 
     config = Config.from_preset("tiny")
     config = config.replaced({"batch_size": 4})
@@ -164,49 +164,6 @@ class TrainConfig:
     save_freq: int = knob(1000, "steps between checkpoints", "--save-freq")
     keep: int = knob(3, "newest checkpoints kept (0: all)", "--keep")
     out: str = knob("checkpoints", "folder of checkpoints and logs", "--out")
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How videos are sampled from a checkpoint (--test)."""
-
-    content: str = knob("", "first frames: an image, a video, or a folder of them", "--content")
-    content_resume: str = knob("", "checkpoint of a content generator that draws the first frames", "--content-resume")
-    out: str = knob("results/samples", "folder of videos, one mp4 each; must hold none yet", "--out")
-    num_samples: int | None = knob(
-        None, "how many videos (default: one per first frame; drawn ones: 16)", "--num-samples -ns"
-    )
-    num_frames: int | None = knob(
-        None, "frames per video, the given one included (default: as trained)", "--num-frames"
-    )
-    batch_size: int = knob(16, "videos made side by side over all GPUs", "--batch-size -b")
-    sampler: str = knob("ddpm", "reverse chain", "--sampler", ("ddpm", "ddim"))
-    steps: str = knob("100", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
-    content_steps: str = knob("", "steps of a drawn first frame (default: as --steps)", "--content-steps")
-    eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
-    precision: str = knob("fp32", "arithmetic of the networks", "--precision", PRECISIONS)
-    fps: float = knob(25.0, "frame rate of the written files", "--fps")
-    psi: float = knob(1.0, "sampling space: 1 all of it, 0 one constant start, in between truncated", "--psi")
-    start_noise: str = knob(
-        "frame",
-        "what a chain starts from is drawn anew per frame, or once per video",
-        "--start-noise",
-        ("frame", "video"),
-    )
-    seed: int = knob(0, "video i of a seed is always the same", "--seed")
-
-    def check(self) -> None:
-        """Raise ValueError, naming the flag, for values that no sampling can have."""
-        at_least("1", 1, self, "batch_size num_frames" if self.num_frames is not None else "batch_size")
-        at_least("0", 0, self, "seed")
-        if self.num_samples is not None:
-            at_least("1", 1, self, "num_samples")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"--eta {self.eta}: give a number from 0 to 1")
-        if not 0 < self.fps <= 1000:
-            raise ValueError(f"--fps {self.fps}: give a number above 0, at most 1000")
-        if self.start_noise not in ("frame", "video"):
-            raise ValueError(f"start_noise {self.start_noise!r} is unknown: choose frame or video")
 
 
 @dataclass(frozen=True)

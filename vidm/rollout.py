@@ -15,8 +15,10 @@ from vidm.model import MotionGenerator
 from vidm.randomness import keyed_normal
 from vidm.samplers import sample_ddpm
 
-# noise(frame_index, step, shape) -> standard normals (B, *shape); step 0 is the chain's start.
+# noise(frame, step, shape) -> standard normals (B, *shape); step 0 is the chain's start.
 VideoNoise = Callable[[int, int, Sequence[int]], Tensor]
+# Beyond every step of a chain: the noise on the previous frame.
+CONDITION = 1 << 31
 
 
 def video_noise(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> VideoNoise:
@@ -56,11 +58,14 @@ def generate_first_frames(
     return _chain(model, diffusion, sampler, noise, 0, noise(0, 0, shape))
 
 
-def check_num_frames(model: MotionGenerator, num_frames: int) -> None:
-    """Raise ValueError unless the model knows every frame_index of a video of that many frames."""
-    if not 1 <= num_frames <= model.video_timesteps:
+def check_num_frames(model: MotionGenerator, num_frames: int, anchor_every: int = 0) -> None:
+    """Raise ValueError unless the model knows every frame_index of a video of that many frames, anchored so often."""
+    most = model.video_timesteps
+    if not 0 <= anchor_every < most:
+        raise ValueError(f"--anchor-every {anchor_every}: the model was trained on {most} frames, give 1 to {most - 1}")
+    if num_frames < 1 or (num_frames > most and not anchor_every):
         raise ValueError(
-            f"{num_frames} frames asked of a model trained on {model.video_timesteps}: ask for at most that"
+            f"{num_frames} frames asked of a model trained on {most}: ask for at most that, or for --anchor-every K"
         )
 
 
@@ -74,27 +79,32 @@ def animate(
     sampler: Callable[..., Tensor] = sample_ddpm,
     start: Callable[[Tensor], Tensor] = lambda z: z,
     start_noise: str = "frame",
+    anchor_every: int = 0,
+    condition_noise: float = 0.0,
     progress: bool = False,
 ) -> Tensor:
     """Continue first frames (B, 3, H, W) in [-1, 1] to clips (B, num_frames, 3, H, W) in [-1, 1].
 
     Frame 0 is the given one, as it is; frames 1 .. num_frames - 1 are denoised in order at frame_index 1 ..
     num_frames - 1, each on the flow to the frame before it, which is computed once per frame. A chain starts at
-    start(z), a TruncatedStart perhaps, z drawn for each "frame" or once for a "video". Raises ValueError for more
-    frames than the model's video_timesteps. Source: the paper; the released sampler starts at frame_index 0, which was
-    never trained, and drops the given frame.
+    start(z), a TruncatedStart perhaps, z drawn for each "frame" or once for a "video". With anchor_every=K, frames K,
+    2 K, ... take the first frame's place for the K frames after them, whose frame_index counts from there: a video may
+    then be of any length (ours). condition_noise is the level of the noise on the previous frame that SPyNet sees.
+    Raises ValueError for more frames than the model's video_timesteps without anchors, or anchors too far apart.
+    Source: the paper; the released sampler starts at frame_index 0, which was never trained, and drops the given frame.
     """
-    if not 1 <= num_frames <= model.video_timesteps:
-        raise ValueError(
-            f"{num_frames} frames asked of a model trained on {model.video_timesteps}: ask for at most that"
-        )
+    check_num_frames(model, num_frames, anchor_every)
     frames = [first]
     for n in tqdm(range(1, num_frames), disable=not progress, leave=False, desc="frames"):
+        anchor = (n - 1) // anchor_every * anchor_every if anchor_every else 0
+        seen = frames[-1]
+        if condition_noise:
+            seen = seen + condition_noise * noise(n, CONDITION, first.shape[1:])
         condition = {
-            "frame_index": torch.full((first.shape[0],), n, dtype=torch.int64, device=first.device),
+            "frame_index": torch.full((first.shape[0],), n - anchor, dtype=torch.int64, device=first.device),
             "previous": frames[-1],
-            "first": first,
-            "flow": model.flow(first, frames[-1]),
+            "first": frames[anchor],
+            "flow": model.flow(frames[anchor], seen),
         }
         z = noise(n if start_noise == "frame" else 1, 0, first.shape[1:])
         frames.append(_chain(model, diffusion, sampler, noise, n, start(z), condition))

@@ -1,292 +1,196 @@
-"""A folder of videos from a checkpoint: load, split, generate, write.
+"""A folder of videos from a checkpoint: split over processes, gone on with after a stop, settings beside each.
 
-generator = load_generator("checkpoints/checkpoint_00000600.pt")
-video = generator.animate(Image.open("first.png"), num_frames=16)  # uint8 (16, H, W, 3)
+    sample_folder(load_generator("checkpoint.pt"), SampleConfig(content="frames", out="results/samples"))
+
+The unit of work is a batch of consecutive videos: a process makes it whole, always the same one, so that files do not
+depend on the number of processes or on an interruption, to the last bit. Ours.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
-from vidm.checkpoint import Checkpoint, build_diffusion, build_model, check_generator, load_weights
-from vidm.config import Config, SampleConfig
-from vidm.datasets import fit_square, to_float, to_uint8
-from vidm.distributed import barrier, is_main, print0, rank, world_size
-from vidm.layouts import index_clips
-from vidm.model import ContentGenerator, MotionGenerator
+from vidm.atomic import atomic_write
+from vidm.digests import sha256_of
+from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
+from vidm.first_frames import conversion, list_content, read_first_frame
+from vidm.generator import Generator
 from vidm.packs import read_frames
-from vidm.precision import autocast
-from vidm.released import load_any
-from vidm.rollout import animate, check_num_frames, generate_first_frames, video_noise
-from vidm.samplers import SAMPLERS, sample_ddim
-from vidm.truncation import TruncatedStart
-from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_image, rgb_from_image, write_video
+from vidm.sample_config import SUFFIXES, SampleConfig
+from vidm.video_io import VideoError, write_video
 
-FirstFrame = Image.Image | np.ndarray | Tensor
 # First frames by index for a batch of indices; one that cannot be had is left out.
 FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
 
 # How many videos are made from nothing unless it is said.
 DRAWN_VIDEOS = 16
+# Settings that say where and how much, not what a video is.
+ELSEWHERE = ("content", "content_resume", "out", "num_samples", "grid", "report")
 
 
-@dataclass(frozen=True)
-class Generator:
-    """A trained motion generator, perhaps with a content generator that draws its first frames.
-
-    `model` and `content_model` have the averaged weights; `config` and `content_config` are what they were trained as.
-    """
-
-    model: MotionGenerator
-    config: Config
-    device: torch.device
-    content_model: ContentGenerator | None = None
-    content_config: Config | None = None
-
-    def animate(
-        self,
-        first_frame: FirstFrame,
-        num_frames: int | None = None,
-        sampler: str = "ddpm",
-        steps: str | int = "100",
-        eta: float = 0.0,
-        psi: float = 1.0,
-        start_noise: str = "frame",
-        seed: int = 0,
-        index: int = 0,
-        precision: str = "fp32",
-    ) -> np.ndarray:
-        """Continue one first frame to a video, uint8 (num_frames, H, W, 3), frame 0 the given one.
-
-        `first_frame` is a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1]; it is cropped to
-        its central square and resized to the model's size. `num_frames` is by default what the model was trained on;
-        the other settings are those of SampleConfig. Video `index` of a `seed` is always the same. Raises ValueError
-        for settings that cannot be.
-        """
-        settings = SampleConfig(
-            num_frames=num_frames,
-            sampler=sampler,
-            steps=str(steps),
-            eta=eta,
-            psi=psi,
-            start_noise=start_noise,
-            seed=seed,
-            precision=precision,
-        )
-        return self.animate_batch([_as_uint8(first_frame)], [index], settings)[0]
-
-    def generate(self, num_videos: int, first_index: int = 0, **settings: Any) -> np.ndarray:
-        """Make videos from nothing: uint8 (num_videos, num_frames, H, W, 3), numbers first_index and up of the seed.
-
-        First frames are drawn by the content generator, then continued. `settings` are fields of SampleConfig. Raises
-        ValueError without a content generator and for settings that cannot be.
-        """
-        indices = range(first_index, first_index + num_videos)
-        sample = SampleConfig(**settings)
-        return self.animate_batch(list(self.draw_first_frames(indices, sample)), indices, sample)
-
-    def check(self, settings: SampleConfig) -> None:
-        """Raise ValueError for settings that cannot be, before any work is done."""
-        settings.check()
-        check_num_frames(self.model, self.num_frames(settings))
-        TruncatedStart(self.config.train.start_seed, settings.psi)
-        autocast(self.device, settings.precision)
-        for steps in (settings.steps, settings.content_steps):
-            build_diffusion(self.config, respacing=steps)
-        _chain_of(settings)
-
-    def num_frames(self, settings: SampleConfig) -> int:
-        """How long videos get: as asked for, else as trained."""
-        return self.model.video_timesteps if settings.num_frames is None else settings.num_frames
-
-    def draw_first_frames(self, indices: Sequence[int], settings: SampleConfig) -> np.ndarray:
-        """First frames of the videos `indices` of a seed, by the content generator: uint8 (B, H, W, 3).
-
-        They come from the whole sampling space whatever psi: near the constant start, all videos would begin alike.
-        """
-        if self.content_model is None or self.content_config is None:
-            raise ValueError("first frames are given (--content) or drawn by a content generator (--content-resume)")
-        size = self.content_config.model.image_size
-        with autocast(self.device, settings.precision):
-            frames = generate_first_frames(
-                self.content_model,
-                build_diffusion(self.content_config, respacing=settings.content_steps or settings.steps),
-                (self.content_config.model.in_channels, size, size),
-                video_noise(settings.seed, indices, self.device),
-                sampler=_chain_of(settings),
-            )
-        return to_uint8(frames)
-
-    def animate_batch(
-        self,
-        first_frames: Sequence[np.ndarray],
-        indices: Sequence[int],
-        settings: SampleConfig,
-        progress: bool = False,
-    ) -> np.ndarray:
-        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
-
-        The noise of each video is a function of (seed, its index, frame, step) alone. Otherwise as `animate`.
-        """
-        self.check(settings)
-        size = self.config.model.image_size
-        squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
-        with autocast(self.device, settings.precision):
-            clip = animate(
-                self.model,
-                build_diffusion(self.config, respacing=settings.steps),
-                to_float(squares).to(self.device),
-                self.num_frames(settings),
-                video_noise(settings.seed, indices, self.device),
-                sampler=_chain_of(settings),
-                start=TruncatedStart(self.config.train.start_seed, settings.psi),
-                start_noise=settings.start_noise,
-                progress=progress,
-            )
-        return to_uint8(clip)
+# First frames
 
 
-def _chain_of(settings: SampleConfig) -> Callable[..., Tensor]:
-    """The reverse chain that the settings name."""
-    if settings.sampler not in SAMPLERS:
-        raise ValueError(f"sampler {settings.sampler!r} is unknown: choose from {', '.join(SAMPLERS)}")
-    return partial(sample_ddim, eta=settings.eta) if settings.sampler == "ddim" else SAMPLERS[settings.sampler]
+def _reader(paths: list[Path]) -> FirstFrameSource:
+    """First frames by index, again from the start where there are fewer; an unreadable one is named and left out."""
+    told: set[str] = set()
+
+    def read(batch: range) -> dict[int, np.ndarray]:
+        frames = {}
+        for i in batch:
+            path = paths[i % len(paths)]
+            try:
+                frames[i] = read_first_frame(path)
+                done = conversion(path)
+            except (VideoError, FileNotFoundError) as error:
+                tqdm.write(f"skipped: {error}")
+                continue
+            if done and done not in told:
+                told.add(done)
+                tqdm.write(f"{path}: {done}")
+        return frames
+
+    return read
 
 
-def _as_uint8(frame: FirstFrame) -> np.ndarray:
-    """A first frame as uint8 (H, W, 3). Raises ValueError for what is none."""
-    if isinstance(frame, Image.Image):
-        return rgb_from_image(frame)
-    if isinstance(frame, Tensor):
-        fits = frame.dim() == 3 and frame.shape[0] == 3 and frame.is_floating_point() and frame.numel()
-        if not fits or not bool(((frame >= -1.01) & (frame <= 1.01)).all()):
-            raise ValueError(
-                f"a tensor as first frame is float (3, H, W) in [-1, 1]; this is {frame.dtype} {[*frame.shape]}"
-            )
-        return to_uint8(frame)
-    if not isinstance(frame, np.ndarray):
-        raise ValueError(f"a first frame is an image, an array or a tensor, not a {type(frame).__name__}")
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-        raise ValueError(f"an array as first frame is uint8 (H, W, 3); this is {frame.dtype} {[*frame.shape]}")
-    return frame
-
-
-def _load_averaged(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """The generator of a checkpoint with its averaged weights, on a device, for inference."""
-    model = build_model(checkpoint.config)
-    load_weights(model, checkpoint.ema_state_dict, checkpoint.source)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def load_generator(
-    path: str | Path,
-    content_path: str | Path | None = None,
-    video_timesteps: int | None = None,
-    device: str | torch.device = "cpu",
-) -> Generator:
-    """Load a motion checkpoint's averaged weights for sampling, and a content checkpoint's where one is given.
-
-    Takes our checkpoints, .safetensors and the authors' .pth.tar; `video_timesteps` is asked for where a file of the
-    latter kind does not tell it. Raises FileNotFoundError or ValueError, naming the file, for one that is missing,
-    damaged, of another network or of the other generator.
-    """
-    device = torch.device(device)
-    motion = load_any(path, video_timesteps)
-    check_generator(motion, "motion")
-    if content_path is None:
-        return Generator(_load_averaged(motion, device), motion.config, device)
-    content = load_any(content_path)
-    check_generator(content, "content")
-    return Generator(
-        _load_averaged(motion, device),
-        motion.config,
-        device,
-        _load_averaged(content, device),
-        content.config,
-    )
-
-
-def list_content(content: str | Path) -> list[Path]:
-    """Where first frames come from: an image or a video, or a folder's images, or else its videos at any depth.
-
-    Videos that cannot be read are named and left out. Raises FileNotFoundError or ValueError when there are none.
-    """
-    content = Path(content)
-    if not content.exists():
-        raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
-    if content.is_file():
-        return [content]
-    images = frame_files(content)
-    if images:
-        return images
-    index = index_clips(content, min_frames=1)
-    if index.skipped:
-        print0(index.skipped_message())
-    return index.paths
-
-
-def read_first_frame(path: Path) -> np.ndarray:
-    """An image, or the first frame of a video: uint8 (H, W, 3). Raises VideoError."""
-    is_image = path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES
-    return read_image(path) if is_image else read_frames(path, [0])[0]
-
-
-def _read_first_frames(paths: Sequence[Path], indices: Sequence[int]) -> dict[int, np.ndarray]:
-    """First frames by index; an unreadable file is named and left out."""
-    frames = {}
-    for i in indices:
-        try:
-            frames[i] = read_first_frame(paths[i])
-        except VideoError as error:
-            tqdm.write(f"skipped: {error}")
-    return frames
-
-
-def _refuse_used_folder(out: Path) -> None:
-    if out.is_dir() and any(out.glob("*.mp4")):
-        raise ValueError(f"{out} already holds videos: remove them or give another --out")
-
-
-def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int, FirstFrameSource]:
-    """How many videos there are to make, and where a batch's first frames come from, by index."""
+def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int, FirstFrameSource, list[Path]]:
+    """How many videos there are to make, where a batch's first frames come from, and the files of those, if any."""
     if generator.content_model is not None:
         num_videos = DRAWN_VIDEOS if settings.num_samples is None else settings.num_samples
-        return num_videos, lambda batch: dict(zip(batch, generator.draw_first_frames(batch, settings), strict=True))
+        return num_videos, lambda batch: dict(zip(batch, generator.draw_first_frames(batch, settings), strict=True)), []
     paths = list_content(settings.content)
-    if settings.num_samples is not None and settings.num_samples > len(paths):
-        raise ValueError(f"--num-samples {settings.num_samples}: {settings.content} has {len(paths)} first frames")
     num_videos = len(paths) if settings.num_samples is None else settings.num_samples
-    return num_videos, lambda batch: _read_first_frames(paths, batch)
+    if num_videos > len(paths):
+        print0(f"{num_videos} videos from {len(paths)} first frames: video i begins with frame i modulo {len(paths)}")
+    return num_videos, _reader(paths), paths
+
+
+# What is there, and what is to be done
+
+
+def video_path(settings: SampleConfig, index: int) -> Path:
+    """Where video `index` is written; its settings lie beside it, under the same name with .json."""
+    return Path(settings.out, f"video_{index:05d}{SUFFIXES[settings.format]}")
+
+
+def _record_path(video: Path) -> Path:
+    return video.with_name(f"{video.stem}.json")
+
+
+def _versions() -> dict[str, str]:
+    try:
+        return {"vidm": version("vidm"), "torch": str(torch.__version__)}
+    except PackageNotFoundError:
+        return {"torch": str(torch.__version__)}
+
+
+def _records(generator: Generator, settings: SampleConfig, num_videos: int, paths: list[Path]) -> list[dict[str, Any]]:
+    """What is written beside each video: all that it follows from."""
+    values = {name: value for name, value in asdict(settings).items() if name not in ELSEWHERE}
+    values["num_frames"] = generator.num_frames(settings)
+    values["frame_stride"] = generator.config.data.frame_stride
+    values["checkpoint_sha256"] = sha256_of([generator.path])
+    values["content_checkpoint_sha256"] = sha256_of([generator.content_path]) if generator.content_path else None
+    return [
+        {
+            "index": i,
+            "first_frame": str(paths[i % len(paths)]) if paths else "drawn",
+            "settings": values,
+            "checkpoint": str(generator.path),
+            "versions": _versions(),
+        }
+        for i in range(num_videos)
+    ]
+
+
+def _is_finished(video: Path, record: dict[str, Any]) -> bool:
+    """Whether a video is there with just this record. Raises ValueError for one that is there with another."""
+    if not video.exists():
+        return False
+    try:
+        there = json.loads(_record_path(video).read_text())
+        old, new = ({"first_frame": r["first_frame"], **r["settings"]} for r in (there, record))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{video} is there already and nothing beside it says what it is: remove it or give another --out"
+        ) from error
+    for name in new:
+        if old.get(name) != new[name]:
+            raise ValueError(
+                f"{video} is there already, with {name} {old.get(name)} and not {new[name]}: give another --out, or "
+                "remove it to make it anew"
+            )
+    return True
+
+
+def _unfinished(settings: SampleConfig, records: list[dict[str, Any]]) -> tuple[list[range], set[int]]:
+    """Batches that are not whole, and the videos in all batches that are finished."""
+    finished = {i for i, record in enumerate(records) if _is_finished(video_path(settings, i), record)}
+    starts = range(0, len(records), settings.batch_size)
+    batches = [range(start, min(start + settings.batch_size, len(records))) for start in starts]
+    return [batch for batch in batches if not finished.issuperset(batch)], finished
+
+
+def _write(settings: SampleConfig, record: dict[str, Any], frames: np.ndarray) -> None:
+    """The record first: a video that is there without one is not ours."""
+    video = video_path(settings, record["index"])
+    with atomic_write(_record_path(video)) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_video(video, frames, fps=settings.fps)
+
+
+def _write_grid(settings: SampleConfig, num_frames: int) -> None:
+    """The first videos as one mosaic beside the folder, not in it: it is no sample. One that is missing is black."""
+    rows, columns = settings.grid_shape()
+    paths = [video_path(settings, i) for i in range(rows * columns)]
+    videos = {i: read_frames(path, range(num_frames)) for i, path in enumerate(paths) if path.exists()}
+    black = np.zeros_like(next(iter(videos.values())))
+    cells = [videos.get(i, black) for i in range(rows * columns)]
+    lines = [np.concatenate(cells[row * columns : (row + 1) * columns], axis=2) for row in range(rows)]
+    out = Path(settings.out)
+    write_video(out.with_name(f"{out.name}_grid.mp4"), np.concatenate(lines, axis=1), fps=settings.fps)
+
+
+# The folder
 
 
 def sample_folder(generator: Generator, settings: SampleConfig) -> None:
-    """Make out/video_%05d.mp4: from the first frames in settings.content, or from nothing with a content generator.
+    """Make out/video_%05d.mp4 (or .gif, .npy, a folder of frames), each with its settings beside it as .json.
 
-    The content is an image, a video (its first frame counts), or a folder of them, those that can be read numbered in
-    natural order; where one turns out damaged only now, it is named and its number left out. The work is split over
-    processes by batches of consecutive videos; a video does not depend on the split. Raises ValueError or
-    FileNotFoundError, before anything is written, when the content is missing or scarce, a setting cannot be, or
-    `out` already holds videos.
+    First frames are those in settings.content, an image, a video (its first frame counts), or a folder of them, those
+    that can be read numbered in natural order, used again where more videos are asked for; or they are drawn by a
+    content generator. Where one turns out damaged only now, it is named and its number left out. Batches are shared by
+    the processes; a video does not depend on who makes it. Videos that are there already, with the same settings, are
+    left as they are, and so are all other files. Raises ValueError or FileNotFoundError, before anything is written,
+    when the content is missing, a setting cannot be, or a video of other settings has the place of one.
     """
     out = Path(settings.out)
-    num_videos, first_frames = _first_frames_of(generator, settings)
     generator.check(settings)
-    _refuse_used_folder(out)
-    barrier()  # nobody writes before everybody has looked
+    num_videos, first_frames, paths = _first_frames_of(generator, settings)
+    rows, columns = settings.grid_shape()
+    if rows * columns > num_videos:
+        raise ValueError(f"--grid {settings.grid} takes {rows * columns} videos, and {num_videos} are made")
+
+    def plan() -> tuple[list[dict[str, Any]], list[range], set[int]]:
+        records = _records(generator, settings, num_videos, paths)
+        return records, *_unfinished(settings, records)
+
+    records, batches, finished = on_main(plan)  # and nobody writes before all know
+    if finished:
+        print0(f"{len(finished)} of {num_videos} videos are finished already")
     out.mkdir(parents=True, exist_ok=True)
-    size = max(settings.batch_size // world_size(), 1)
-    batches = [range(i, min(i + size, num_videos)) for i in range(0, num_videos, size)]
     mine = batches[rank() :: world_size()]
     num_written = 0
-    side = generator.config.model.image_size
+    side, began = generator.config.model.image_size, time.monotonic()
     told = False
     with tqdm(total=sum(map(len, mine)), desc="sample", unit="video", disable=not is_main()) as bar:
         for batch in mine:
@@ -299,9 +203,16 @@ def sample_folder(generator: Generator, settings: SampleConfig) -> None:
             if frames:
                 videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
                 for i, video in zip(frames, videos, strict=True):
-                    write_video(out / f"video_{i:05d}.mp4", video, fps=settings.fps)
+                    if i not in finished:
+                        _write(settings, records[i], video)
                 num_written += len(videos)
+                frames_made = num_written * videos.shape[1] * world_size()
+                bar.set_postfix_str(f"{frames_made / (time.monotonic() - began):.1f} frames/s")
             bar.update(len(batch))
     if mine and not num_written:
-        out.rmdir()
+        with suppress(OSError):
+            out.rmdir()
         raise ValueError(f"none of the first frames in {settings.content} can be read")
+    barrier()
+    if settings.grid and is_main():
+        _write_grid(settings, generator.num_frames(settings))

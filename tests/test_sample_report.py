@@ -1,0 +1,80 @@
+"""The page of a folder of samples: each video between its first frame and what happened, distances, drift."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import fill_by_rule
+from test_report import Page
+
+from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
+from vidm.config import Config
+from vidm.drift import drift
+from vidm.generator import Generator, load_generator
+from vidm.sample_config import SampleConfig
+from vidm.sample_report import write_sample_report
+from vidm.sampling import sample_folder
+from vidm.video_io import write_video
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    config = Config.from_preset("tiny").replaced({"image_size": 16})
+    state = fill_by_rule(build_model(config)).state_dict()
+    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint_00000001.pt"
+    save_checkpoint(path, Checkpoint(1, config, state, state, {}))
+    return load_generator(path)
+
+
+def sampled(generator: Generator, content: Path, out: Path, **values: object) -> Page:
+    settings = SampleConfig(content=str(content), out=str(out), sampler="ddim", steps="2", **values)
+    sample_folder(generator, settings)
+    write_sample_report(generator, settings)
+    return Page(out / "report.html")
+
+
+def test_videos_stand_between_their_first_frame_and_what_happened(
+    generator: Generator, world: Path, tmp_path: Path
+) -> None:
+    page = sampled(generator, world, tmp_path / "out", num_samples=10, num_frames=8)
+    assert len(page.all("video")) == 2 * 8
+    assert len(page.all("img")) == 8
+    assert "10 videos of 8 frames, 8 of them here" in page.text
+    assert "video 3 of seed 0, from" in page.text
+    assert "Generated against real videos".lower() in page.text.lower()
+    assert "floor" in page.text
+    assert "distance within windows of 2 frames" in page.text
+    for words in ("sampler ddim", "steps 2", "checkpoint_sha256", "seed 0"):
+        assert words in page.text
+    assert page.open == []
+
+
+@pytest.mark.parametrize("suffix", ["gif", "frames", "npy"])
+def test_the_page_shows_videos_of_every_format(generator: Generator, world: Path, tmp_path: Path, suffix: str) -> None:
+    page = sampled(generator, world, tmp_path / "out", num_samples=2, num_frames=4, format=suffix)
+    assert len(page.all("video")) == 2 * 2
+
+
+def test_of_images_and_of_longer_videos_only_what_can_be_compared_is(
+    generator: Generator, world: Path, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8))
+    page = sampled(generator, tmp_path / "images", tmp_path / "of_images", num_frames=4)
+    assert (len(page.all("video")), len(page.all("img"))) == (2, 2)
+    assert "what happened" not in page.text
+    page = sampled(generator, world, tmp_path / "long", num_samples=3, num_frames=20, anchor_every=8)
+    assert "distance within windows of 4 frames" in page.text, "a quarter of the 16 real frames"
+
+
+def test_drift_grows_where_videos_move_away_and_is_nothing_where_they_do_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for i in range(6):
+        clip = np.repeat(rng.integers(0, 200, (1, 16, 16, 3), dtype=np.uint8), 9, axis=0)
+        write_video(tmp_path / "real" / f"{i}.npy", clip)
+        darker = clip * np.linspace(1, 0, 9).reshape(-1, 1, 1, 1)
+        write_video(tmp_path / "made" / f"{i}.npy", darker.astype(np.uint8))
+    curve = drift(tmp_path / "real", tmp_path / "made", 9, 3, 16)
+    assert len(curve) == 3
+    assert list(curve) == sorted(curve)
+    assert curve[2] > 1.5 * curve[0]
+    assert max(drift(tmp_path / "real", tmp_path / "real", 9, 3, 16)) < 1e-9

@@ -194,3 +194,19 @@ def test_a_published_file_of_paper_size_loads_converts_and_computes_the_same(tmp
     converted = load_checkpoint(tmp_path / "checkpoint_00400000.pt")
     assert converted.config.model == config.model
     assert all(torch.equal(converted.ema_state_dict[k], v) for k, v in direct.state_dict().items())
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_without_averaged_weights_the_plain_ones_are_taken_and_it_is_said(tmp_path, capsys, ours):
+    path = in_published_format(SMALL, tmp_path / "small.pth.tar", cached=16)
+    content = torch.load(path, weights_only=True)
+    if ours:
+        content = {"iters": 1, "config": SMALL.to_dict(), "optimizer": {}, **{k: content[k] for k in ("state_dict",)}}
+    content.pop("ema_state_dict", None)
+    torch.save(content, path)
+    checkpoint = load_any(path, config=SMALL)
+    assert checkpoint.ema_state_dict.keys() == checkpoint.state_dict.keys()
+    assert all(
+        torch.equal(checkpoint.ema_state_dict[name], checkpoint.state_dict[name]) for name in checkpoint.state_dict
+    )
+    assert "has no averaged weights" in capsys.readouterr().out

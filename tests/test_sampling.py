@@ -2,6 +2,10 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -394,3 +398,32 @@ def test_condition_noise_changes_the_flow_alone_and_is_the_same_each_time(genera
     noisy, again, without = (generator.animate(frame, **QUICK, condition_noise=level) for level in (0.5, 0.5, 0.0))
     assert np.array_equal(noisy, again)
     assert np.array_equal(noisy[0], without[0])
+
+
+@pytest.mark.slow
+def test_processes_and_a_kill_change_no_byte(generator, content, tmp_path):
+    script = Path(__file__).parent.parent / "diffusion_ddp_accum_constant_cu.py"
+
+    def command(out: Path, processes: int) -> list[str]:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        flags = f"--test --resume {generator.path} --content {content} --out {out} -ns 23 -b 2 --num-frames 6"
+        words = [sys.executable, *(launcher if processes > 1 else []), script, *flags.split()]
+        return [*map(str, words), "--steps", "20", "--format", "npy"]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for processes in (1, 2):
+        done = subprocess.run(command(tmp_path / str(processes), processes), capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr.decode()
+    killed = subprocess.Popen(command(tmp_path / "killed", 1), stderr=subprocess.DEVNULL, env=environment)
+    while len(list((tmp_path / "killed").glob("*.npy"))) < 5:
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    assert len(list((tmp_path / "killed").glob("video_*.npy"))) < 23
+    done = subprocess.run(command(tmp_path / "killed", 2), capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    whole = bytes_of(tmp_path / "1")
+    assert len(whole) == 2 * 23
+    assert bytes_of(tmp_path / "2") == whole
+    assert {name: data for name, data in bytes_of(tmp_path / "killed").items() if name in whole} == whole

@@ -96,6 +96,9 @@ def load_any(path: str | Path, video_timesteps: int | None = None, config: Confi
         checkpoint = _load_safetensors(path)
     else:
         content = read_tensors(path)
+        if "ema_state_dict" not in content and is_state(content.get("state_dict")):
+            print0(f"{path} has no averaged weights: the plain ones are taken for them")
+            content["ema_state_dict"] = content["state_dict"]
         if "config" not in content and all(is_state(content.get(k)) for k in ("state_dict", "ema_state_dict")):
             return _from_published(content, path, config, video_timesteps)
         checkpoint = checkpoint_from(content, path)

@@ -1,0 +1,101 @@
+"""python benchmarks/bench_steps.py [--demo results/demo] [--seeds 5]
+
+How many steps a frame are enough? The generator that `make demo` trains continues the held-out first frames of the
+embedded world with each sampler and number of steps, for several seeds, the ways taking turns; the distance is that of
+the demo, to other held-out videos, in random features. Prints a table of means and deviations over the seeds, with the
+difference of 20 steps of DPM-Solver++ to 100 ancestral ones seed by seed, and appends a row to
+benchmarks/results/steps.jsonl.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+
+from vidm.clip_choice import choose_clips
+from vidm.detectors import features_of, load_detector
+from vidm.first_frames import list_content, read_first_frame
+from vidm.frechet import FeatureStats, frechet_distance
+from vidm.generator import Generator, load_generator
+from vidm.protocols import STYLEGAN_V
+from vidm.sample_config import SampleConfig
+
+WAYS = [
+    ("ddpm", 100),
+    ("ddim", 20),
+    ("ddim", 4),
+    ("dpm-solver++", 20),
+    ("dpm-solver++", 10),
+    ("dpm-solver++", 4),
+]
+RESULTS = Path(__file__).parent / "results" / "steps.jsonl"
+
+
+def stats_of(clips: np.ndarray) -> FeatureStats:
+    stats = FeatureStats()
+    stats.update(features_of(load_detector("random"), clips, STYLEGAN_V, "cpu"))
+    return stats
+
+
+def distance(one: FeatureStats, two: FeatureStats) -> float:
+    return frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance())
+
+
+def continued(generator: Generator, first: list[np.ndarray], sampler: str, steps: int, seed: int) -> np.ndarray:
+    settings = SampleConfig(sampler=sampler, steps=str(steps), seed=seed, precision="bf16")
+    return generator.animate_batch(first, range(len(first)), settings)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", default="results/demo", metavar="DIR", help="what make demo has written")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of each way (5)")
+    arguments = parser.parse_args()
+    demo = Path(arguments.demo)
+    checkpoint = max(demo.glob("motion/checkpoint_*.pt"))
+    generator = load_generator(checkpoint)
+    num_frames, side = generator.model.video_timesteps, generator.config.model.image_size
+    first = [read_first_frame(path) for path in list_content(demo / "data" / "test")]
+    reference = choose_clips(demo / "data" / "reference", num_frames, resolution=side)
+    real = stats_of(np.stack([reference[i][0] for i in range(len(reference))]))
+    found: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
+    seconds: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
+    for seed in range(arguments.seeds):
+        for way in WAYS:
+            began = time.perf_counter()
+            clips = continued(generator, first, *way, seed)
+            seconds[way].append(time.perf_counter() - began)
+            found[way].append(distance(real, stats_of(clips)))
+            print(f"seed {seed}: {way[0]} {way[1]}: {found[way][-1]:.4f}", flush=True)
+    print("| sampler | steps | distance | deviation | seconds |\n|---|--:|--:|--:|--:|")
+    for (sampler, steps), values in found.items():
+        spent = mean(seconds[sampler, steps])
+        print(f"| {sampler} | {steps} | {mean(values):.3f} | {stdev(values):.3f} | {spent:.1f} |")
+    gaps = [fast - slow for fast, slow in zip(found["dpm-solver++", 20], found["ddpm", 100], strict=True)]
+    error = stdev(gaps) / len(gaps) ** 0.5
+    print(f"DPM-Solver++ 20 less ancestral 100, seed by seed: {mean(gaps):+.4f} +- {error:.4f} (standard error)")
+    row = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "checkpoint": checkpoint.name,
+        "num_videos": len(first),
+        "distance": {f"{sampler} {steps}": values for (sampler, steps), values in found.items()},
+        "seconds": {f"{sampler} {steps}": values for (sampler, steps), values in seconds.items()},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

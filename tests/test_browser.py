@@ -1,0 +1,197 @@
+"""The pages in a real browser: every video decodes and plays, in step; nothing is fetched, nothing is complained of.
+
+Needs `chromium` on PATH (Debian's package of that name) and skips without it. It is spoken to over two pipes.
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidm.report import Distance, VideoRow, write_report
+from vidm.video_io import write_video
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")
+
+
+class Browser:
+    """Chromium without a window; commands of its DevTools protocol, and the events that came meanwhile."""
+
+    def __init__(self, profile: Path) -> None:
+        read_commands, self._commands = os.pipe()
+        self._answers, write_answers = os.pipe()
+        assert CHROMIUM is not None
+
+        def wire() -> None:  # the browser reads from 3 and writes to 4
+            ends = os.dup(read_commands), os.dup(write_answers)
+            os.dup2(ends[0], 3)
+            os.dup2(ends[1], 4)
+
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        self.process = subprocess.Popen(
+            [CHROMIUM, *flags, "about:blank"], preexec_fn=wire, close_fds=False, stderr=subprocess.DEVNULL
+        )
+        os.close(read_commands)
+        os.close(write_answers)
+        self.events: list[dict[str, Any]] = []
+        self._buffer, self._number, self._session = b"", 0, ""
+        (page,) = (t for t in self.command("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        attached = self.command("Target.attachToTarget", targetId=page["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.command(f"{domain}.enable")
+
+    def command(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self._buffer:
+                chunk = os.read(self._answers, 1 << 16)
+                assert chunk, "the browser has gone"
+                self._buffer += chunk
+            line, self._buffer = self._buffer.split(b"\0", 1)
+            answer = json.loads(line)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def evaluate(self, expression: str) -> Any:
+        result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_until(self, expression: str, seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.evaluate(expression):
+            assert time.monotonic() < deadline, f"never came true: {expression}"
+            time.sleep(0.05)
+
+    def open(self, page: Path) -> None:
+        self.command("Page.navigate", url=page.as_uri())
+        self.wait_until(f"document.readyState === 'complete' && location.href === {json.dumps(page.as_uri())}")
+
+    def press_space(self) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.command("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" " * (kind == "keyDown"))
+
+    def screenshot(self, width: int, height: int) -> np.ndarray:
+        self.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        data = base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"])
+        return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.process.kill()
+    browser.process.wait()
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """Three rows of videos of a red, a green and a blue square that moves, of different lengths and odd sizes."""
+    rows = []
+    for number, colour in enumerate([(220, 30, 30), (30, 200, 30), (30, 30, 220)]):
+        media = [tmp_path / f"{number}.png"]
+        for column, (num_frames, size) in enumerate([(12, 32), (18, 33)]):
+            frames = np.full((num_frames, size, size, 3), 110, np.uint8)
+            for t, frame in enumerate(frames):
+                frame[8:24, t : t + 8] = colour
+            media.append(tmp_path / f"{number}-{column}.mp4")
+            write_video(media[-1], frames, fps=12)
+        Image.fromarray(frames[0]).save(media[0])
+        rows.append(VideoRow(f"video {number}, seed 0", media))
+    write_report(
+        tmp_path / "report.html",
+        "Squares",
+        "Three squares that move.",
+        ["first frame", "generated", "what happened"],
+        rows,
+        "distance",
+        [Distance("real", 0.5, floor=True), Distance("generated", 2.0)],
+        settings={"steps": 20},
+        curves={"distance within windows": (0.5, 1.0, 2.0)},
+    )
+    return tmp_path / "report.html"
+
+
+VIDEOS = "[...document.querySelectorAll('video')]"
+
+
+def test_every_video_decodes_and_plays_and_nothing_is_fetched_or_complained_of(browser: Browser, page: Path) -> None:
+    browser.events.clear()
+    browser.open(page)
+    assert browser.evaluate(f"{VIDEOS}.length") == 6
+    browser.wait_until(f"{VIDEOS}.every(v => v.readyState >= 3 && v.videoWidth > 0 && !v.error)")
+    browser.wait_until(f"{VIDEOS}.every(v => v.played.length && v.played.end(0) > 0.5)")
+    requested = [
+        e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"
+    ]
+    assert [url for url in requested if not url.startswith("data:")] == [page.as_uri()]
+    complaints = [
+        event
+        for event in browser.events
+        if event.get("method") == "Runtime.exceptionThrown"
+        or (event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"))
+        or (event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"))
+    ]
+    assert complaints == []
+
+
+def test_videos_begin_together_again_when_the_longest_has_ended(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.wait_until(f"{VIDEOS}.every(v => v.ended)")
+    browser.wait_until(f"{VIDEOS}.every(v => !v.ended && !v.paused && v.currentTime < 0.9)")
+    times = browser.evaluate(f"{VIDEOS}.map(v => v.currentTime)")
+    assert max(times) - min(times) < 0.2
+
+
+def test_space_pauses_all_and_goes_on_with_all(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.wait_until(f"{VIDEOS}.every(v => v.currentTime > 0.1 && !v.paused)")
+    browser.press_space()
+    browser.wait_until(f"{VIDEOS}.every(v => v.paused)")
+    assert browser.evaluate("document.querySelector('button').textContent") == "Play"
+    stopped = browser.evaluate(f"{VIDEOS}.map(v => v.currentTime)")
+    time.sleep(0.3)
+    assert browser.evaluate(f"{VIDEOS}.map(v => v.currentTime)") == stopped
+    browser.press_space()
+    browser.wait_until(f"{VIDEOS}.some(v => !v.paused)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_seen_as_it_should_be(browser: Browser, page: Path, scheme: str) -> None:
+    browser.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.open(page)
+    browser.wait_until(f"{VIDEOS}.every(v => v.currentTime > 0.3)")
+    seen = browser.screenshot(1000, 1600).astype(int)
+    assert (seen[2, 2].mean() > 200) == (scheme == "light")
+    for channel in range(3):
+        others = [other for other in range(3) if other != channel]
+        square = (seen[..., channel] > 150) & (seen[..., others].max(axis=2) < 90)
+        assert square.sum() > 1000, "a coloured square of every row, in its videos and its image"
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_page_fits_a_phone(browser: Browser, page: Path) -> None:
+    browser.command("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    browser.open(page)
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")

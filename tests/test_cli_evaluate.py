@@ -179,7 +179,8 @@ def test_the_inception_score_is_printed_and_recorded(
     flags = ["-dir2", videos[1], "-n", 6, "-c3d", "random", "--splits", 2, "--json", tmp_path / "vis.json"]
     evaluate_vis_main(list(map(str, flags)))
     record = json.loads((tmp_path / "vis.json").read_text())
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert "with 8 videos in 2 splits a score cannot exceed 4" in warned
     assert "not a video inception score" in said
     result = record["results"]["VIS"]
     assert f"{result['value']:.4f} +- {result['deviation']:.4f}" in said

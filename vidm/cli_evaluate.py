@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vidm.clip_choice import choose_clips
-from vidm.detectors import C3D_PATH, I3D_PATH, load_classifier, load_detector, name_of
+from vidm.detectors import C3D_PATH, I3D_PATH, Detector, load_classifier, load_detector, name_of
 from vidm.distributed import is_main, launch, world_size
 from vidm.errors import errors_for_people
 from vidm.evaluation import circumstances, record_of, table_of, write_evaluation_report, write_json
@@ -192,64 +192,81 @@ def _write(
         print(f"{options.report}: open it in a browser")
 
 
+def _frame_metrics(options: argparse.Namespace, num_frames: int, stride: int, device: torch.device) -> FrameMetrics:
+    return compute_frame_metrics(
+        options.dir1,
+        options.dir2,
+        num_frames,
+        options.nsamples,
+        options.resolution,
+        frame_stride=stride,
+        real_stride=options.real_stride,
+        split=options.split,
+        device=device,
+    )
+
+
+def _fvd(
+    options: argparse.Namespace,
+    detector: Detector,
+    num_frames: int,
+    stride: int,
+    neighbours: bool,
+    device: torch.device,
+) -> FVDResult:
+    return compute_fvd(
+        options.dir1,
+        options.dir2,
+        detector,
+        num_frames,
+        protocol=PROTOCOLS[options.protocol],
+        frame_stride=stride,
+        real_stride=options.real_stride,
+        split=options.split,
+        repeats=options.repeats,
+        kernel="kvd" in options.metrics,
+        neighbours=neighbours,
+        **_common(options, device),
+    )
+
+
+def _choices(options: argparse.Namespace, detector: Detector, device: torch.device) -> dict[str, Any]:
+    return {
+        "real": options.dir1,
+        "split": options.split or "all",
+        "real videos were": _what_is_real(options),
+        "generated": options.dir2,
+        "first frames were": options.first_frames or NOT_SAID,
+        "protocol": options.protocol,
+        "seed": options.seed,
+        "detector": {"name": name_of(detector), "sha256": getattr(detector, "sha256", None)},
+        **circumstances(device),
+    }
+
+
 def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
     with errors_for_people():
         _ready_to_write(options.json, options.report)
         detector = load_detector(options.i3d, device)
         name = f"FVD{options.nframes}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
         clips = SUITE if options.suite else {name: (options.nframes, options.frame_stride)}
-        common = _common(options, device)
-        measured: dict[str, FVDResult] = {}
-        frames = None
-        if {"fvd", "kvd"} & set(options.metrics):
+        distances = bool({"fvd", "kvd"} & set(options.metrics))
+        if distances:
             _refuse_short_videos(options, clips.values())
-            for name, (num_frames, stride) in clips.items():
-                measured[name] = compute_fvd(
-                    options.dir1,
-                    options.dir2,
-                    detector,
-                    num_frames,
-                    protocol=PROTOCOLS[options.protocol],
-                    frame_stride=stride,
-                    real_stride=options.real_stride,
-                    split=options.split,
-                    repeats=options.repeats,
-                    kernel="kvd" in options.metrics,
-                    neighbours=bool(options.report) and not measured,
-                    **common,
-                )
+        frames = None
         if {"psnr", "ssim"} & set(options.metrics):
-            num_frames, stride = max(clips.values())
-            frames = compute_frame_metrics(
-                options.dir1,
-                options.dir2,
-                num_frames,
-                options.nsamples,
-                options.resolution,
-                frame_stride=stride,
-                real_stride=options.real_stride,
-                split=options.split,
-                device=device,
-            )
+            frames = _frame_metrics(options, *max(clips.values()), device)
+        measured: dict[str, FVDResult] = {}
+        for name, (num_frames, stride) in clips.items() if distances else ():
+            with_neighbours = bool(options.report) and not measured
+            measured[name] = _fvd(options, detector, num_frames, stride, with_neighbours, device)
         if not is_main():
             return
-        choices = {
-            "real": options.dir1,
-            "split": options.split or "all",
-            "real videos were": _what_is_real(options),
-            "generated": options.dir2,
-            "first frames were": options.first_frames or NOT_SAID,
-            "protocol": options.protocol,
-            "seed": options.seed,
-            "detector": {"name": name_of(detector), "sha256": getattr(detector, "sha256", None)},
-            **circumstances(device),
-        }
+        choices = _choices(options, detector, device)
         if measured:
             print(name_of(detector))
-        told = [
-            f"{key} {choices[key]}" for key in ("protocol", "split", "real videos were", "first frames were", "seed")
-        ]
-        print(", ".join(told))
+        told = ("protocol", "split", "real videos were", "first frames were", "seed")
+        print(", ".join(f"{key} {choices[key]}" for key in told))
         if NOT_SAID in choices.values():
             print("say what they were with --real and --first-frames: it belongs beside the number")
         print(table_of(measured, frames, options.metrics))
@@ -273,6 +290,12 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
             f"{result.num_samples} videos, their first {result.num_frames} frames at {width} x {height}, "
             f"{result.num_classes} classes, {result.splits} splits, seed {result.seed}, {len(result.skipped)} skipped"
         )
+        if result.num_samples < result.splits * result.num_classes:
+            print(
+                f"warning: with {result.num_samples} videos in {result.splits} splits a score cannot exceed "
+                f"{result.num_samples / result.splits:g}, whatever the videos; have more, or fewer --splits",
+                file=sys.stderr,
+            )
         if result.softmax:
             print("the classifier gave scores, of which a softmax was taken", file=sys.stderr)
         detector = {"name": name_of(classifier), "sha256": getattr(classifier, "sha256", None)}

@@ -29,12 +29,12 @@ from vidm.protocols import STYLEGAN_V
 from vidm.sample_config import SampleConfig
 
 WAYS = [
-    ("ddpm", 100),
-    ("ddim", 20),
-    ("ddim", 4),
-    ("dpm-solver++", 20),
-    ("dpm-solver++", 10),
     ("dpm-solver++", 4),
+    ("dpm-solver++", 10),
+    ("dpm-solver++", 20),
+    ("ddim", 4),
+    ("ddim", 20),
+    ("ddpm", 100),
 ]
 RESULTS = Path(__file__).parent / "results" / "steps.jsonl"
 

@@ -40,7 +40,7 @@ def test_videos_stand_between_their_first_frame_and_what_happened(
     assert len(page.all("video")) == 2 * 8
     assert len(page.all("img")) == 8
     assert "10 videos of 8 frames, 8 of them here" in page.text
-    assert "video 3 of seed 0, from" in page.text
+    assert "video 3: seed 0, ddim, 2 steps, psi 1; first frame video_00003.mp4" in page.text
     assert "Generated against real videos".lower() in page.text.lower()
     assert "floor" in page.text
     assert "distance within windows of 2 frames" in page.text

@@ -53,7 +53,9 @@ def _rows(
             real = read_frames(record["first_frame"], range(0, num_real * stride, stride))
             media.append(folder / f"{name}-real.mp4")
             write_video(media[2], fit_square(real, side), settings.fps)
-        rows.append(VideoRow(f"video {record['index']} of seed {settings.seed}, from {record['first_frame']}", media))
+        made = record["settings"]
+        how = f"seed {made['seed']}, {made['sampler']}, {made['steps']} steps, psi {made['psi']:g}"
+        rows.append(VideoRow(f"video {record['index']}: {how}; first frame {Path(record['first_frame']).name}", media))
     return rows
 
 

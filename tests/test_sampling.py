@@ -176,6 +176,8 @@ def test_videos_of_other_settings_are_named_and_left_alone(generator, content, t
     (out / "video_00000.json").unlink()
     with pytest.raises(ValueError, match="nothing beside it says what it is"):
         sample_folder(generator, settings(content, out))
+    with pytest.raises(ValueError, match=r"video_00000\.mp4 is there already, in another format"):
+        sample_folder(generator, settings(content, out, format="npy"))
 
 
 def test_files_of_others_are_left_alone(generator, content, tmp_path):

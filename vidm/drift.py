@@ -20,10 +20,17 @@ from vidm.protocols import STYLEGAN_V
 
 
 def _window(
-    folder: str | Path, num_frames: int, first: int, window: int, stride: int, resolution: int, damaged: Damaged
+    folder: str | Path,
+    num_frames: int,
+    first: int,
+    window: int,
+    stride: int,
+    num_samples: int | None,
+    resolution: int,
+    damaged: Damaged,
 ) -> Clips:
-    """Frames first .. first + window - 1 of all videos that have num_frames."""
-    whole = choose_clips(folder, num_frames, stride=stride, damaged=damaged)
+    """Frames first .. first + window - 1 of the videos that have num_frames."""
+    whole = choose_clips(folder, num_frames, num_samples, stride=stride, damaged=damaged)
     return Clips(whole.index, window, resolution, [first * stride] * len(whole), stride)
 
 
@@ -38,6 +45,7 @@ def drift(
     num_frames: int,
     window: int,
     resolution: int,
+    num_samples: int | None = None,
     real_stride: int = 1,
     device: torch.device | str = "cpu",
 ) -> tuple[float, ...]:
@@ -52,7 +60,7 @@ def drift(
         for first in range(0, num_frames - window + 1, window):
             sides = [
                 measure(
-                    partial(_window, folder, num_frames, first, window, stride, resolution),
+                    partial(_window, folder, num_frames, first, window, stride, num_samples, resolution),
                     detector,
                     STYLEGAN_V,
                     table,

@@ -15,7 +15,7 @@ from vidm.datasets import fit_square
 from vidm.detectors import load_detector
 from vidm.distributed import is_main
 from vidm.drift import drift
-from vidm.first_frames import is_image, list_content
+from vidm.first_frames import is_image
 from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.packs import probe, read_frames
@@ -59,35 +59,46 @@ def _rows(
     return rows
 
 
-def _num_real(generator: Generator, settings: SampleConfig) -> int:
-    """How many frames of what really happened there are to hold against every video; 0 for images, or for few."""
+def _real_videos(settings: SampleConfig, records: list[dict[str, Any]]) -> list[Path]:
+    """The videos whose first frames were continued; none where these are images, drawn, or all of one video."""
     if not settings.content or not Path(settings.content).is_dir():
-        return 0
-    paths = list_content(settings.content)
-    if any(is_image(path) for path in paths):
-        return 0
-    shortest = min((probe(path).num_frames - 1) // generator.config.data.frame_stride + 1 for path in paths)
-    found = min(shortest, generator.num_frames(settings))
-    return found if found > 1 else 0
+        return []
+    paths = [Path(name) for name in dict.fromkeys(record["first_frame"] for record in records)]
+    return [] if any(is_image(path) for path in paths) else paths
+
+
+def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -> int:
+    """How many frames of what really happened there are to hold against every video; 0 for too few."""
+    stride = generator.config.data.frame_stride
+    lengths = [(probe(path).num_frames - 1) // stride + 1 for path in paths]
+    found = min([generator.num_frames(settings), *lengths])
+    return found if paths and found > 1 else 0
 
 
 def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
     """Write the page beside the samples; all processes call, the main one writes.
 
-    Where first frames are those of videos, every video stands beside the real one, and two numbers compare them: the
-    distance over as many frames as the real ones have, with its floor, and the same within windows of frames. With
-    fewer than two videos there is nothing to compare.
+    Where first frames are those of videos, every video stands beside the real one, and two numbers compare as many of
+    each: the distance over as many frames as the real ones have, with its floor, and the same within windows of
+    frames. With fewer than two videos there is nothing to compare.
     """
-    num_real = _num_real(generator, settings)
-    size, stride = generator.config.model.image_size, generator.config.data.frame_stride
     records = _records(settings)
+    real = _real_videos(settings, records)
+    num_real = _num_real(generator, settings, real)
+    size, stride = generator.config.model.image_size, generator.config.data.frame_stride
     result: FVDResult | None = None
     curve: tuple[float, ...] = ()
-    if num_real and len(records) > 1 and size >= 16:
+    num_samples = min(len(records), len(real))
+    if num_real and num_samples > 1 and size >= 16:
         protocol = replace(STYLEGAN_V, name="stylegan-v, real clips from their first frame", random_start=False)
         folders = (settings.content, settings.out)
         detector = load_detector(None if num_real >= 10 else "random", generator.device)
-        common: dict[str, Any] = {"resolution": size, "real_stride": stride, "device": generator.device}
+        common: dict[str, Any] = {
+            "resolution": size,
+            "num_samples": num_samples,
+            "real_stride": stride,
+            "device": generator.device,
+        }
         result = compute_fvd(*folders, detector, num_real, protocol=protocol, **common)
         curve = drift(*folders, num_real, max(num_real // WINDOWS, 2), **common)
     if not is_main():

@@ -24,9 +24,8 @@ from vidm.digests import sha256_of
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.first_frames import conversion, list_content, read_first_frame
 from vidm.generator import Generator
-from vidm.packs import read_frames
 from vidm.sample_config import SUFFIXES, SampleConfig
-from vidm.video_io import VideoError, write_video
+from vidm.video_io import VideoError, read_video, write_video
 
 # First frames by index for a batch of indices; one that cannot be had is left out.
 FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
@@ -114,6 +113,10 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
 
 def _is_finished(video: Path, record: dict[str, Any]) -> bool:
     """Whether a video is there with just this record. Raises ValueError for one that is there with another."""
+    in_the_way = [video.with_suffix(suffix) for suffix in SUFFIXES.values() if suffix != video.suffix]
+    for other in in_the_way:
+        if other.exists():
+            raise ValueError(f"{other} is there already, in another format: remove it or give another --out")
     if not video.exists():
         return False
     try:
@@ -152,7 +155,9 @@ def _write_grid(settings: SampleConfig, num_frames: int) -> None:
     """The first videos as one mosaic beside the folder, not in it: it is no sample. One that is missing is black."""
     rows, columns = settings.grid_shape()
     paths = [video_path(settings, i) for i in range(rows * columns)]
-    videos = {i: read_frames(path, range(num_frames)) for i, path in enumerate(paths) if path.exists()}
+    videos = {i: read_video(path) for i, path in enumerate(paths) if path.exists()}
+    for i, video in videos.items():  # a gif keeps equal frames as one
+        videos[i] = np.concatenate([video, video[-1:].repeat(num_frames - len(video), axis=0)])
     black = np.zeros_like(next(iter(videos.values())))
     cells = [videos.get(i, black) for i in range(rows * columns)]
     lines = [np.concatenate(cells[row * columns : (row + 1) * columns], axis=2) for row in range(rows)]

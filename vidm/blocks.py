@@ -9,6 +9,7 @@ the timestep embedding. Module and parameter names are those of the published ch
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -118,10 +119,10 @@ class ResBlock(nn.Module):
         return maybe_recomputed(self.recompute, self._residual, x, t, frame_index)
 
     def _residual(self, x: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
-        norm, activation, conv = self.in_layers
-        h = conv(self._resample(activation(norm(x))))
-        h = self.emb_layers(h, t, frame_index)
-        return self.skip_connection(self._resample(x)) + h
+        norm, _, conv = self.in_layers
+        h = F.silu(norm(x), inplace=not torch.is_grad_enabled())
+        h = self.emb_layers(conv(self._resample(h)), t, frame_index)
+        return h.add_(self.skip_connection(self._resample(x)))
 
 
 def recompute_activations(model: nn.Module, what: str) -> None:

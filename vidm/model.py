@@ -57,6 +57,7 @@ class ContentGenerator(nn.Module):
         self.shape.check_sides(image_size, image_size)
         self.image_size = image_size
         self.unet = UNet(in_channels, out_channels, self.shape)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         self.shape.check_sides(x_t.shape[2], x_t.shape[3])
@@ -119,6 +120,7 @@ class MotionGenerator(nn.Module):
         first_channels = 0 if use_encoder else in_channels
         self.unet = UNet(in_channels + 2 + first_channels, out_channels, self.shape)
         self.spynet = SPyNet()
+        self.to(memory_format=torch.channels_last)
 
     @property
     def video_timesteps(self) -> int:

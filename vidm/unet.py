@@ -67,7 +67,7 @@ class UNet(nn.Module):
         for i, block in enumerate(self.input_blocks):
             h = block(h, t, frame_index)
             if latents is not None:
-                h = latents[i] + UNET_WEIGHT * h
+                h = torch.add(latents[i], h, alpha=UNET_WEIGHT)
             skips.append(h)
         h = self.middle_block(h, t, frame_index)
         for block in self.output_blocks:

@@ -1,9 +1,11 @@
 """Claims about positional group normalisation."""
 
+import pytest
 import torch
 from golden import fill_by_rule
 
-from vidm.posgn import PositionalGroupNorm, unit_coordinate
+from vidm.broadcast import shared
+from vidm.posgn import GroupNorm32, PositionalGroupNorm, per_pixel, silu_modulated, unit_coordinate
 
 
 def test_coordinates_are_those_of_linspace():
@@ -40,11 +42,49 @@ def test_scale_and_shift_act_after_the_group_norm():
 
 def test_neighbouring_steps_stay_apart_under_bfloat16():
     norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
-    norm.linear_1 = torch.nn.Identity()
     t = torch.arange(1000)
     with torch.autocast("cpu", torch.bfloat16):
-        scale, shift = norm.scale_shift(t, torch.zeros_like(t), 1, 1)
-    assert torch.cat([scale, shift], 1).unique(dim=0).shape[0] == 1000
+        angles = norm.angles(t, torch.zeros_like(t), 1, 1).flatten(1)
+    assert angles.dtype == torch.float32
+    assert angles.unique(dim=0).shape[0] == 1000
+
+
+def test_a_step_and_frame_that_all_samples_share_make_one_row_of_scale_and_shift():
+    norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
+    h = torch.randn(3, 32, 4, 6)
+    t, n = shared(500, h), shared(7, h)
+    assert torch.equal(t, torch.full((3,), 500))
+    assert norm.scale_shift(t, n, 4, 6)[0].shape == (1, 32, 4, 6)
+    assert norm.scale_shift(t.clone(), n, 4, 6)[0].shape == (3, 32, 4, 6)
+    assert norm.scale_shift(t, torch.tensor([7, 7, 8]), 4, 6)[0].shape == (3, 32, 4, 6)
+    assert torch.allclose(norm(h, t, n), norm(h, t.clone(), n.clone()), atol=1e-6)
+    apart = torch.cat([norm(h, t, torch.tensor([7, 7, 8]))[:2], norm(h, t, n)[2:]])
+    assert torch.allclose(apart, norm(h, t, n), atol=1e-6)
+
+
+def test_a_linear_layer_per_pixel_is_the_linear_layer():
+    linear, x = torch.nn.Linear(8, 5), torch.randn(2, 4, 6, 8)
+    assert torch.allclose(per_pixel(linear, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), linear(x), atol=1e-6)
+
+
+def test_modulating_in_place_without_gradients_is_the_same_arithmetic():
+    x, scale, shift = torch.randn(3, 2, 32, 4, 6)
+    expected = torch.nn.functional.silu(x * (1 + scale) + shift)
+    with_gradients = silu_modulated(x, scale, shift)
+    with torch.no_grad():
+        without = silu_modulated(x.clone(), scale, shift)
+    assert torch.allclose(with_gradients, expected, atol=1e-6)
+    assert torch.allclose(without, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_group_norm_of_a_half_precision_map_has_float32_sums(dtype):
+    norm = GroupNorm32(32)
+    x = (100 + torch.randn(2, 32, 16, 16)).to(dtype)
+    in_half = norm(x)
+    assert in_half.dtype == dtype
+    in_float = norm(x.float())
+    assert (in_half.float() - in_float).abs().max() <= 2 * torch.finfo(dtype).eps * in_float.abs().max()
 
 
 def test_no_coordinate_is_stored():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidm.broadcast import distinct
 from vidm.losses import charbonnier, discretized_gaussian_log_likelihood, normal_kl, p2_weight
 from vidm.schedules import linear_betas, respace, space_timesteps
 
@@ -33,12 +34,6 @@ class PMeanVariance(NamedTuple):
     variance: Tensor
     log_variance: Tensor
     pred_xstart: Tensor
-
-
-def extract(table: np.ndarray, t: Tensor, like: Tensor) -> Tensor:
-    """Entries of a float64 table at t (B,) as float32, shaped to broadcast over `like` (B, ...)."""
-    values = torch.as_tensor(table, device=t.device)[t].float()
-    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> str:
@@ -88,38 +83,63 @@ class GaussianDiffusion:
         self.posterior_x_t = (1 - self.alphas_cumprod_prev) * np.sqrt(alphas) / (1 - self.alphas_cumprod)
         weighted = prediction == "eps"
         self.loss_weight = p2_weight(self.alphas_cumprod, p2_gamma if weighted else 0.0, p2_k)
+        self._device_tables: dict[torch.device, dict[str, Tensor]] = {}
+
+    def _tables(self, device: torch.device) -> dict[str, Tensor]:
+        """The process's tables on a device, once: float32 (num_timesteps,), and the int64 map of steps."""
+        if device not in self._device_tables:
+            a = self.alphas_cumprod
+            tables = {
+                "signal": np.sqrt(a),
+                "noise": np.sqrt(1 - a),
+                "x_t_to_x_start": np.sqrt(1 / a),
+                "eps_to_x_start": np.sqrt(1 / a - 1),
+                "posterior_x_start": self.posterior_x_start,
+                "posterior_x_t": self.posterior_x_t,
+                "posterior_log_variance": self.posterior_log_variance,
+                "log_beta": np.log(self.betas),
+                "loss_weight": self.loss_weight,
+            }
+            # Not in inference mode, whose tensors no later training could use.
+            with torch.inference_mode(False):
+                found = {k: torch.tensor(table, dtype=torch.float32, device=device) for k, table in tables.items()}
+                found["timestep_map"] = torch.tensor(self.timestep_map, device=device)
+            self._device_tables[device] = found
+        return self._device_tables[device]
+
+    def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        """Entries of a table at t (B,), shaped to broadcast over `like` (B, ...)."""
+        return self._tables(t.device)[name][t].view(-1, *[1] * (like.dim() - 1))
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Noise x_start (B, ...) to step t (B,): sqrt(a) x_start + sqrt(1 - a) noise."""
-        signal = extract(np.sqrt(self.alphas_cumprod), t, x_start)
-        return signal * x_start + extract(np.sqrt(1 - self.alphas_cumprod), t, x_start) * noise
+        signal = self._at("signal", t, x_start)
+        return signal * x_start + self._at("noise", t, x_start) * noise
 
     def q_posterior_mean(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_start), of x_t's shape."""
-        return extract(self.posterior_x_start, t, x_t) * x_start + extract(self.posterior_x_t, t, x_t) * x_t
+        return self._at("posterior_x_start", t, x_t) * x_start + self._at("posterior_x_t", t, x_t) * x_t
 
     def predict_xstart(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         """The clean frame that a predicted eps or v (of x_t's shape) implies; not clamped."""
-        a = self.alphas_cumprod
         if self.prediction == "v":
-            return extract(np.sqrt(a), t, x_t) * x_t - extract(np.sqrt(1 - a), t, x_t) * prediction
-        return extract(np.sqrt(1 / a), t, x_t) * x_t - extract(np.sqrt(1 / a - 1), t, x_t) * prediction
+            return self._at("signal", t, x_t) * x_t - self._at("noise", t, x_t) * prediction
+        return self._at("x_t_to_x_start", t, x_t) * x_t - self._at("eps_to_x_start", t, x_t) * prediction
 
     def predict_eps(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
         """The noise between x_start and x_t, of their shape."""
-        a = self.alphas_cumprod
-        return (extract(np.sqrt(1 / a), t, x_t) * x_t - x_start) / extract(np.sqrt(1 / a - 1), t, x_t)
+        return (self._at("x_t_to_x_start", t, x_t) * x_t - x_start) / self._at("eps_to_x_start", t, x_t)
 
     def _call(self, model: Denoiser, x_t: Tensor, t: Tensor, model_kwargs: Condition | None) -> Tensor:
-        original = torch.as_tensor(self.timestep_map, device=t.device)[t]
+        original = self._tables(t.device)["timestep_map"][distinct(t)].expand(t.shape)
         return model(x_t, original, **(model_kwargs or {})).float()
 
     def _reverse(self, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool) -> PMeanVariance:
         """The reverse step's Gaussian from the denoiser's output (B, 2 C, ...)."""
         prediction, v = output.chunk(2, dim=1)
         f = (v + 1) / 2
-        log_beta = extract(np.log(self.betas), t, x_t)
-        log_variance = f * log_beta + (1 - f) * extract(self.posterior_log_variance, t, x_t)
+        log_beta = self._at("log_beta", t, x_t)
+        log_variance = f * log_beta + (1 - f) * self._at("posterior_log_variance", t, x_t)
         pred_xstart = self.predict_xstart(x_t, t, prediction)
         if clip_denoised:
             pred_xstart = pred_xstart.clamp(-1, 1)
@@ -145,7 +165,7 @@ class GaussianDiffusion:
         """This step's term of the bound, (B,) in bits per dimension; at t = 0 the likelihood of x_start itself."""
         p = self._reverse(output, x_t, t, clip_denoised=False)
         true_mean = self.q_posterior_mean(x_start, x_t, t)
-        true_log_variance = extract(self.posterior_log_variance, t, x_t)
+        true_log_variance = self._at("posterior_log_variance", t, x_t)
         kl = normal_kl(true_mean, true_log_variance, p.mean, p.log_variance)
         nll = -discretized_gaussian_log_likelihood(x_start, p.mean, 0.5 * p.log_variance)
         return torch.where(t == 0, nll.flatten(1).mean(1), kl.flatten(1).mean(1)) / math.log(2)
@@ -171,9 +191,8 @@ class GaussianDiffusion:
         vb = self._variational_bound(torch.cat([prediction.detach(), v], dim=1), x_start, x_t, t)
         target = noise
         if self.prediction == "v":
-            a = self.alphas_cumprod
-            target = extract(np.sqrt(a), t, noise) * noise - extract(np.sqrt(1 - a), t, noise) * x_start
+            target = self._at("signal", t, noise) * noise - self._at("noise", t, noise) * x_start
         error = target - prediction
         each = error**2 if self.loss == "mse" else charbonnier(error, self.penalty_eps)
-        penalty = each.flatten(1).mean(1) * extract(self.loss_weight, t, t)
+        penalty = each.flatten(1).mean(1) * self._at("loss_weight", t, t)
         return {"loss": penalty + vb, "penalty": penalty, "vb": vb}

@@ -25,7 +25,7 @@ class MotionEncoder(nn.Module):
 
     def forward(self, first: Tensor, t: Tensor, frame_index: Tensor) -> list[Tensor]:
         latents = []
-        h = first
+        h = first.type(next(self.parameters()).dtype)
         for block in self.input_blocks:
             h = block(h, t, frame_index)
             latents.append(h)

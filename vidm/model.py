@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vidm.blocks import UNetShape
+from vidm.broadcast import shared
 from vidm.encoder import MotionEncoder
 from vidm.spynet import SPyNet
 from vidm.unet import UNet
@@ -61,7 +62,7 @@ class ContentGenerator(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         self.shape.check_sides(x_t.shape[2], x_t.shape[3])
-        return self.unet(x_t, t, torch.zeros_like(t))
+        return self.unet(x_t, t, shared(0, x_t))
 
 
 class MotionGenerator(nn.Module):

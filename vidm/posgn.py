@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidm.broadcast import distinct
 from vidm.recompute import maybe_recomputed
 
 NUM_GROUPS = 32
@@ -76,8 +77,12 @@ class PositionalGroupNorm(nn.Module):
         self.out_rest = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(channels, channels, 3, padding=1)))
         self.recompute = False
 
-    def scale_shift(self, t: Tensor, frame_index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift, each (B, C, height, width), at the given diffusion steps and frame indices (B,)."""
+    def angles(self, t: Tensor, frame_index: Tensor, height: int, width: int) -> Tensor:
+        """linear_0 of every pixel's coordinates: float32 (B, height, width, C), of which sin is taken.
+
+        With t and frame_index that all samples share, (1, height, width, C).
+        """
+        t, frame_index = distinct(t), distinct(frame_index)
         # linear_0 splits into one product per coordinate, so no (B, H, W, 4) tensor is built. Products and
         # sums are not autocast: in bfloat16 neighbouring t would share a coordinate.
         w_t, w_n, w_y, w_x = self.linear_0.weight.unbind(1)
@@ -88,9 +93,13 @@ class PositionalGroupNorm(nn.Module):
         )
         y = torch.linspace(-1, 1, height, device=t.device)[:, None] * w_y
         x = torch.linspace(-1, 1, width, device=t.device)[:, None] * w_x
-        u = when[:, None, None] + y[:, None] + x
-        hidden = F.silu(per_pixel(self.linear_1[0], torch.sin(u).permute(0, 3, 1, 2)))
-        scale, shift = per_pixel(self.linear_1[2], hidden).chunk(2, dim=1)
+        return when[:, None, None] + y[:, None] + x
+
+    def scale_shift(self, t: Tensor, frame_index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each (B or 1, C, height, width), at diffusion steps and frame indices (B,)."""
+        first, activation, second = self.linear_1
+        waves = torch.sin(self.angles(t, frame_index, height, width)).type(first.weight.dtype)
+        scale, shift = per_pixel(second, activation(per_pixel(first, waves.permute(0, 3, 1, 2)))).chunk(2, dim=1)
         return scale, shift
 
     def forward(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vidm.broadcast import shared
 from vidm.diffusion import Denoiser, GaussianDiffusion
 from vidm.model import MotionGenerator
 from vidm.randomness import keyed_normal
@@ -101,7 +102,7 @@ def animate(
         if condition_noise:
             seen = seen + condition_noise * noise(n, CONDITION, first.shape[1:])
         condition = {
-            "frame_index": torch.full((first.shape[0],), n - anchor, dtype=torch.int64, device=first.device),
+            "frame_index": shared(n - anchor, first),
             "previous": frames[-1],
             "first": frames[anchor],
             "flow": model.flow(frames[anchor], seen),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidm.diffusion import Condition, Denoiser, GaussianDiffusion, extract
+from vidm.broadcast import shared
+from vidm.diffusion import Condition, Denoiser, GaussianDiffusion
 
 # noise(step, like) -> standard normal of like's shape; step counts 0, 1, ... in sampling order.
 Noise = Callable[[int, Tensor], Tensor]
@@ -20,13 +21,12 @@ def _randn(step: int, like: Tensor) -> Tensor:
     return torch.randn_like(like)
 
 
-def _descend(diffusion: GaussianDiffusion, batch: Tensor, progress: bool) -> Iterator[tuple[int, Tensor, bool]]:
-    """Sampling order: (step, t (B,), whether it is the last)."""
+def _descend(diffusion: GaussianDiffusion, batch: Tensor, progress: bool) -> Iterator[tuple[int, int, Tensor]]:
+    """Sampling order: (step, its index in the process's tables, t (B,) of that index)."""
     num_timesteps = diffusion.num_timesteps
     for step in tqdm(range(num_timesteps), disable=not progress, leave=False, desc="denoise"):
         index = num_timesteps - 1 - step
-        t = torch.full((batch.shape[0],), index, dtype=torch.int64, device=batch.device)
-        yield step, t, index == 0
+        yield step, index, shared(index, batch)
 
 
 @torch.no_grad()
@@ -45,9 +45,9 @@ def sample_ddpm(
     """
     noise = noise or _randn
     x = x_T
-    for step, t, last in _descend(diffusion, x, progress):
+    for step, i, t in _descend(diffusion, x, progress):
         p = diffusion.p_mean_variance(model, x, t, model_kwargs, clip_denoised)
-        x = p.mean if last else p.mean + torch.exp(0.5 * p.log_variance) * noise(step, x)
+        x = p.mean if i == 0 else p.mean + torch.exp(0.5 * p.log_variance) * noise(step, x)
     return x
 
 
@@ -71,11 +71,12 @@ def sample_ddim(
     a, a_prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
     sigma = eta * np.sqrt((1 - a_prev) / (1 - a)) * np.sqrt(1 - a / a_prev)
     x = x_T
-    for step, t, last in _descend(diffusion, x, progress):
+    for step, i, t in _descend(diffusion, x, progress):
         pred_xstart = diffusion.p_mean_variance(model, x, t, model_kwargs, clip_denoised).pred_xstart
         eps = diffusion.predict_eps(x, t, pred_xstart)
-        mean = extract(np.sqrt(a_prev), t, x) * pred_xstart + extract(np.sqrt(1 - a_prev - sigma**2), t, x) * eps
-        x = mean if last or eta == 0 else mean + extract(sigma, t, x) * noise(step, x)
+        x = np.sqrt(a_prev[i]) * pred_xstart + np.sqrt(1 - a_prev[i] - sigma[i] ** 2) * eps
+        if i and eta:
+            x = x + sigma[i] * noise(step, x)
     return x
 
 
@@ -103,11 +104,10 @@ def sample_dpm_solver(
     half_log_snr = 0.5 * np.log(a / (1 - a))
     x = x_T
     before: Tensor | None = None
-    for _, t, last in _descend(diffusion, x, progress):
+    for _, i, t in _descend(diffusion, x, progress):
         pred_xstart = diffusion.p_mean_variance(model, x, t, model_kwargs, clip_denoised).pred_xstart
-        if last:
+        if i == 0:
             return pred_xstart
-        i = int(t[0])
         h = half_log_snr[i - 1] - half_log_snr[i]
         target = pred_xstart
         if before is not None and order == 2 and i > 1:

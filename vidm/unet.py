@@ -62,7 +62,7 @@ class UNet(nn.Module):
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, out_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor, frame_index: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
-        h = x
+        h = x.type(self.out[2].weight.dtype)
         skips = []
         for i, block in enumerate(self.input_blocks):
             h = block(h, t, frame_index)

@@ -17,6 +17,7 @@ from vidm.config import PRESETS, Config, knobs
 from vidm.distributed import BACKENDS, TIMEOUT_S, is_main, launch, print0
 from vidm.errors import errors_for_people
 from vidm.generator import load_generator
+from vidm.memory import keep_freed_memory
 from vidm.released import load_any
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.sample_config import SampleConfig
@@ -52,7 +53,8 @@ def add_knobs(parser: argparse._ActionsContainer, sections: Sequence[Any]) -> No
             options["type"] = next(kind for kind in (*get_args(knob.type), knob.type) if kind is not NoneType)
             options["metavar"] = options["type"].__name__.upper()
             if knob.metadata["choices"]:
-                options["choices"], options["metavar"] = knob.metadata["choices"], None
+                choices = dict.fromkeys(choice for k in group for choice in k.metadata["choices"])
+                options["choices"], options["metavar"] = list(choices), None
         names = dict.fromkeys(name for k in group for name in k.metadata["flags"])
         parser.add_argument(*names, help=text + _default_text([k.default for k in group]), **options)
 
@@ -121,6 +123,8 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
 
 
 def _train(device: torch.device, options: argparse.Namespace) -> None:
+    if device.type == "cpu":
+        keep_freed_memory()
     with errors_for_people():
         config, resume, init = train_config(options)
         if options.start_iters is not None and options.start_iters < 0:
@@ -130,6 +134,8 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
 
 
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
+    if device.type == "cpu":
+        keep_freed_memory()
     with errors_for_people():
         sample = SampleConfig(**given_values(options, SampleConfig()))
         if options.resume in ("", "auto") or bool(sample.content) == bool(sample.content_resume):

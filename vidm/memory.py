@@ -4,7 +4,9 @@ with out_of_memory_for_people("micro-batches of 8", "give --accum-steps 4"):
     step()
 """
 
+import ctypes
 import resource
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +14,9 @@ import torch
 from torch import Tensor
 
 GIB = 2**30
+# Parameters of glibc's mallopt, and the values that its moving thresholds rise to by themselves.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_RISEN_TRIM_THRESHOLD, _RISEN_MMAP_THRESHOLD, _MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
@@ -24,6 +29,23 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def keep_freed_memory(kept: bool = True) -> bool:
+    """Let this process keep the CPU memory it frees, for its next tensors; say whether that could be had.
+
+    By default glibc returns blocks of 32 MiB and more at once and gets the next from the system page by page, zeroed,
+    which takes several times as long as filling them: a third of a denoising step. With kept=False it is back to that.
+    Other C libraries are left alone. Ours.
+    """
+    if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
+        return False
+    values = {
+        _M_MMAP_MAX: 0 if kept else _MMAP_MAX,
+        _M_TRIM_THRESHOLD: -1 if kept else _RISEN_TRIM_THRESHOLD,
+        _M_MMAP_THRESHOLD: _RISEN_MMAP_THRESHOLD,
+    }
+    return all(libc.mallopt(parameter, value) for parameter, value in values.items())
 
 
 @contextmanager

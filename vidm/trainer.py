@@ -10,8 +10,6 @@ are therefore the same step, and a run that was stopped anywhere and goes on is 
 """
 
 import math
-import os
-import shutil
 from collections.abc import Iterator
 
 import torch
@@ -31,6 +29,7 @@ from vidm.checkpoint import (
     present_versions,
     save_checkpoint,
 )
+from vidm.compilation import check_compiler
 from vidm.config import Config, TrainConfig
 from vidm.distributed import any_process, data_parallel, gather_rows, gradients_kept_local, is_main, rank, world_size
 from vidm.ema import EMA
@@ -59,6 +58,14 @@ def learns_flow(config: Config) -> bool:
     return config.model.flow_range != "none" and (config.train.train_flow or not given)
 
 
+def _lay_moments_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give the moments their weights' strides: fused AdamW takes memory as it lies, a file may have it otherwise."""
+    for weight, state in optimizer.state.items():
+        for name, moment in state.items():
+            if moment.shape == weight.shape:
+                state[name] = torch.empty_like(weight, requires_grad=False).copy_(moment)
+
+
 class Trainer:
     """Trains a motion or a content generator on one device, as one of world_size() processes.
 
@@ -77,8 +84,8 @@ class Trainer:
         start_step: int | None = None,
     ) -> None:
         config.check(world_size())
-        if config.train.compile and not shutil.which(os.environ.get("CXX", "g++")):
-            raise ValueError("--compile needs a C++ compiler, g++ or what CXX names: install one, or leave it out")
+        if config.train.compile:
+            check_compiler()
         self.config = config
         self.device = device
         self.step = start_step if start_step is not None else resume.step if resume else 0
@@ -113,6 +120,7 @@ class Trainer:
             self.ema.load_state_dict(resume.ema_state_dict)
         if resume and resume.optimizer:
             self.optimizer.load_state_dict(dict(resume.optimizer))
+            _lay_moments_as_weights(self.optimizer)
         self.scaler = loss_scaler(device, train.precision)
         if resume and resume.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(resume.scaler))

@@ -14,12 +14,13 @@ import torch
 from golden import fill_by_rule
 from PIL import Image
 
+from vidm.broadcast import shared
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
 from vidm.config import Config
 from vidm.datasets import to_float
 from vidm.digests import sha256_of
 from vidm.first_frames import list_content, read_first_frame
-from vidm.generator import load_generator
+from vidm.generator import load_generator, with_bf16_weights
 from vidm.sample_config import SampleConfig
 from vidm.sampling import sample_folder, video_path
 from vidm.video_io import read_video, write_video
@@ -70,9 +71,32 @@ def test_by_default_a_video_is_as_long_as_the_model_was_trained_on(generator, fr
     assert len(generator.animate(frame, sampler="ddim", steps=1)) == 16
 
 
-def test_bfloat16_gives_nearly_the_same_video(generator, frame):
-    full, half = (generator.animate(frame, **QUICK, precision=p).astype(int) for p in ("fp32", "bf16"))
+@pytest.mark.parametrize("precision", ["bf16", "bf16-weights"])
+def test_bfloat16_gives_nearly_the_same_video(generator, frame, precision):
+    full, half = (generator.animate(frame, **QUICK, precision=p).astype(int) for p in ("fp32", precision))
     assert 0 < np.abs(full - half).mean() < 8
+
+
+@pytest.mark.parametrize("values", [{}, {"norm": "timestep"}, {"use_encoder": False}, {"generator": "content"}])
+def test_rounded_weights_are_a_copys_and_put_out_nearly_the_same(tiny, values):
+    model = fill_by_rule(build_model(tiny.replaced(values)))
+    rounded = with_bf16_weights(model)
+    dtypes = {name.split(".")[0]: tensor.dtype for name, tensor in rounded.state_dict().items()}
+    assert dtypes.pop("spynet", torch.float32) == torch.float32
+    assert set(dtypes.values()) == {torch.bfloat16}
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    x_t, first, previous = torch.randn(3, 2, 3, 16, 16).clamp(-1, 1)
+    condition = {} if "generator" in values else {"frame_index": shared(3, x_t), "previous": previous, "first": first}
+    with torch.no_grad():
+        expected, found = (network(x_t, shared(500, x_t), **condition) for network in (model, rounded))
+    assert 0 < (found.float() - expected).norm() < 0.03 * expected.norm()
+
+
+@pytest.mark.slow
+def test_compiled_networks_make_the_same_video(generator, frame):
+    plain, compiled = (generator.animate(frame, **QUICK, compile=c).astype(int) for c in (False, True))
+    assert np.abs(plain - compiled).max() <= 1
+    assert generator._networks["motion", False, True] is not generator._networks["motion", False, False]
 
 
 def test_frames_of_another_size_are_cropped_and_resized(generator):

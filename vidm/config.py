@@ -12,6 +12,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 
 
 def knob(default: Any, help: str, flag: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -222,6 +223,10 @@ class Config:
         at_least("0", 0, self.diffusion, "p2_gamma")
         for section, name in ((train, "lr"), (self.diffusion, "penalty_eps")):
             at_least("a number above 0", 1e-30, section, name)
+        if train.precision not in PRECISIONS:
+            raise ValueError(
+                f"--precision {train.precision}: training has {', '.join(PRECISIONS)}; the rest is --test's"
+            )
         if self.model.video_timesteps < 2:
             raise ValueError(f"--num-frames {self.model.video_timesteps}: a video to learn from has 2 or more")
         if self.data.test_split and not self.data.held_out:

@@ -5,7 +5,8 @@ video = generator.animate(Image.open("first.png"), num_frames=16)  # uint8 (16, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, check_generator, load_weights
+from vidm.compilation import check_compiler
 from vidm.config import Config
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.model import ContentGenerator, MotionGenerator
@@ -45,6 +47,7 @@ class Generator:
     content_model: ContentGenerator | None = None
     content_config: Config | None = None
     content_path: Path | None = None
+    _networks: dict[tuple[str, bool, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def animate(
         self,
@@ -58,6 +61,7 @@ class Generator:
         seed: int = 0,
         index: int = 0,
         precision: str = "fp32",
+        compile: bool = False,
         anchor_every: int = 0,
         condition_noise: float = 0.0,
     ) -> np.ndarray:
@@ -77,6 +81,7 @@ class Generator:
             start_noise=start_noise,
             seed=seed,
             precision=precision,
+            compile=compile,
             anchor_every=anchor_every,
             condition_noise=condition_noise,
         )
@@ -95,12 +100,23 @@ class Generator:
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that cannot be, before any work is done."""
         settings.check()
+        if settings.compile:
+            check_compiler()
         check_num_frames(self.model, self.num_frames(settings), settings.anchor_every)
         TruncatedStart(self.config.train.start_seed, settings.psi)
         autocast(self.device, settings.precision)
         for steps in (settings.steps, settings.content_steps):
             build_diffusion(self.config, respacing=steps)
         _chain_of(settings)
+
+    def _network(self, kind: str, model: Any, settings: SampleConfig) -> Any:
+        """A network as the settings run it: itself, or a copy with rounded weights, perhaps compiled; made once."""
+        rounded = settings.precision == "bf16-weights"
+        key = (kind, rounded, settings.compile)
+        if key not in self._networks:
+            network = with_bf16_weights(model) if rounded else model
+            self._networks[key] = torch.compile(network, dynamic=False) if settings.compile else network
+        return self._networks[key]
 
     def num_frames(self, settings: SampleConfig) -> int:
         """How long videos get: as asked for, else as trained."""
@@ -116,7 +132,7 @@ class Generator:
         size = self.content_config.model.image_size
         with autocast(self.device, settings.precision):
             frames = generate_first_frames(
-                self.content_model,
+                self._network("content", self.content_model, settings),
                 build_diffusion(self.content_config, respacing=settings.content_steps or settings.steps),
                 (self.content_config.model.in_channels, size, size),
                 video_noise(settings.seed, indices, self.device),
@@ -140,7 +156,7 @@ class Generator:
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
         with autocast(self.device, settings.precision):
             clip = animate(
-                self.model,
+                self._network("motion", self.model, settings),
                 build_diffusion(self.config, respacing=settings.steps),
                 to_float(squares).to(self.device),
                 self.num_frames(settings),
@@ -153,6 +169,18 @@ class Generator:
                 progress=progress,
             )
         return to_uint8(clip)
+
+
+def with_bf16_weights(model: Any) -> Any:
+    """A copy of a generator whose trunks have bfloat16 weights and compute in bfloat16; SPyNet stays as it is.
+
+    Coordinates, and sums over groups and attention weights, are float32 whatever the weights are. Ours.
+    """
+    model = deepcopy(model)
+    for trunk in (model.unet, getattr(model, "encoder", None)):
+        if trunk is not None:
+            trunk.to(torch.bfloat16)
+    return model
 
 
 def _chain_of(settings: SampleConfig) -> Callable[..., Tensor]:

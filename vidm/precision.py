@@ -8,19 +8,19 @@ scaler.scale(losses["loss"].mean()).backward()
 
 import torch
 
-from vidm.config import PRECISIONS
+from vidm.config import SAMPLING_PRECISIONS
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which matrix products and convolutions run in `precision`.
+    """A context in which matrix products and convolutions run in `precision`; "bf16-weights": as the weights are.
 
     It also lets a GPU round their fp32 inputs to tf32, or forbids it: convolutions would otherwise do so unasked. On
     the CPU tf32 is fp32. Raises ValueError for a precision that is none.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}")
+    if precision not in SAMPLING_PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(SAMPLING_PRECISIONS)}")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return torch.autocast(device.type, _AUTOCAST.get(precision, torch.bfloat16), enabled=precision in _AUTOCAST)

@@ -6,7 +6,7 @@ settings = SampleConfig(content="frames", out="results/samples", sampler="dpm-so
 import re
 from dataclasses import dataclass
 
-from vidm.config import PRECISIONS, at_least, knob
+from vidm.config import SAMPLING_PRECISIONS, at_least, knob
 
 # What a video's name ends in; frames are images in a folder.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
@@ -32,7 +32,13 @@ class SampleConfig:
     steps: str = knob("100", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
     content_steps: str = knob("", "steps of a drawn first frame (default: as --steps)", "--content-steps")
     eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
-    precision: str = knob("fp32", "arithmetic of the networks", "--precision", PRECISIONS)
+    precision: str = knob(
+        "fp32",
+        "arithmetic of the networks; bf16-weights: rounds the weights, too",
+        "--precision",
+        SAMPLING_PRECISIONS,
+    )
+    compile: bool = knob(False, "compile the networks, which takes minutes: for GPUs", "--compile")
     fps: float = knob(25.0, "frame rate of the written files", "--fps")
     psi: float = knob(1.0, "sampling space: 1 all of it, 0 one constant start, in between truncated", "--psi")
     start_noise: str = knob(

@@ -1,7 +1,8 @@
 """python benchmarks/bench_memory.py [--repetitions 3] [--image-size 128] [--batch-size 2]
 
-How much memory does a training step take beyond weights, gradients, AdamW's moments and averaged weights, and how much
-less with activations that are computed again? The paper's motion generator on the CPU in fp32. Every step is taken in a
+How much memory does a training step take beyond weights, gradients, AdamW's moments and averaged weights, the published
+way (benchmarks/reference.py) and ours, and how much less with activations that are computed again? The paper's motion
+generator on the CPU in fp32. Every step is taken in a
 process of its own, the ways taking turns; what is measured is resident memory: its peak during the step less what was
 resident before it, when all but the activations was there already. Prints a table and appends a row to
 benchmarks/results/memory.jsonl.
@@ -10,15 +11,15 @@ benchmarks/results/memory.jsonl.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 
 import torch
+from measuring import append_row
+from reference import ReferenceMotionGenerator
 
 from vidm.blocks import recompute_activations
 from vidm.checkpoint import build_diffusion, build_model
@@ -26,8 +27,7 @@ from vidm.config import Config
 from vidm.ema import EMA
 from vidm.memory import GIB, num_bytes, peak_bytes
 
-WAYS = ("none", "posgn", "full")
-RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
+WAYS = ("reference", "none", "posgn", "full")
 CPU = torch.device("cpu")
 # Freed blocks go back to the system at once, so that resident memory is memory in use.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -42,9 +42,12 @@ def one_step(way: str, image_size: int, batch_size: int) -> dict[str, float]:
     """Bytes and seconds of a step, after one of tiny frames that fills gradients, moments and averaged weights."""
     config = Config.from_preset("paper128")
     model = build_model(config)
-    recompute_activations(model, way)
+    if way == "reference":
+        model = ReferenceMotionGenerator(model.shape)
+    else:
+        recompute_activations(model, way)
     diffusion = build_diffusion(config)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False, fused=way != "reference")
     ema = EMA(model, config.train.ema_decay)
 
     def step(size: int, samples: int) -> None:
@@ -93,23 +96,16 @@ def main() -> None:
         seconds = median(row["seconds"] for row in rows)
         print(
             f"  {way:6} {rest[way] / GIB:.2f} GiB ({min(values):.2f} to {max(values):.2f}), "
-            f"{rest[way] / rest['none']:.2f} of none; {seconds:.0f} s"
+            f"{rest[way] / rest['reference']:.2f} of the reference; {seconds:.0f} s"
         )
     row = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "image_size": arguments.image_size,
         "batch_size": arguments.batch_size,
         "held_bytes": held,
         "rest_bytes": {way: [row["rest"] for row in rows] for way, rows in found.items()},
         "seconds": {way: [round(row["seconds"], 1) for row in rows] for way, rows in found.items()},
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row("memory", row)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ The encoder sees the first frame alone; what of it matters at step t of frame n,
 from torch import Tensor, nn
 
 from vidm.blocks import UNetShape, down_blocks
+from vidm.posgn import weight_dtype
 
 
 class MotionEncoder(nn.Module):
@@ -25,7 +26,7 @@ class MotionEncoder(nn.Module):
 
     def forward(self, first: Tensor, t: Tensor, frame_index: Tensor) -> list[Tensor]:
         latents = []
-        h = first.type(next(self.parameters()).dtype)
+        h = first.type(weight_dtype(self))
         for block in self.input_blocks:
             h = block(h, t, frame_index)
             latents.append(h)

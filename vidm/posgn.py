@@ -41,6 +41,11 @@ def unit_coordinate(index: Tensor, count: int) -> Tensor:
     return index.float() * (2 / max(count - 1, 1)) - 1
 
 
+def weight_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's weights, which its input must have."""
+    return next(module.parameters()).dtype
+
+
 def per_pixel(linear: nn.Linear, x: Tensor) -> Tensor:
     """A linear layer over the channels of x (B, C, H, W) -> (B, D, H, W), both channels last in memory."""
     if x.is_cuda:
@@ -97,9 +102,9 @@ class PositionalGroupNorm(nn.Module):
 
     def scale_shift(self, t: Tensor, frame_index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Scale and shift, each (B or 1, C, height, width), at diffusion steps and frame indices (B,)."""
-        first, activation, second = self.linear_1
-        waves = torch.sin(self.angles(t, frame_index, height, width)).type(first.weight.dtype)
-        scale, shift = per_pixel(second, activation(per_pixel(first, waves.permute(0, 3, 1, 2)))).chunk(2, dim=1)
+        first, second = (layer for layer in self.linear_1 if isinstance(layer, nn.Linear))
+        waves = torch.sin(self.angles(t, frame_index, height, width)).type(weight_dtype(self))
+        scale, shift = per_pixel(second, F.silu(per_pixel(first, waves.permute(0, 3, 1, 2)))).chunk(2, dim=1)
         return scale, shift
 
     def forward(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vidm.posgn import GroupNorm32, silu_modulated, zero_init
+from vidm.posgn import GroupNorm32, silu_modulated, weight_dtype, zero_init
 from vidm.recompute import maybe_recomputed
 
 EMBEDDING_CHANNELS = 64
@@ -48,5 +48,5 @@ class TimestepGroupNorm(nn.Module):
 
     def _modulated(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
         embedding = torch.cat([sinusoidal_embedding(t), sinusoidal_embedding(frame_index)], dim=1)
-        scale, shift = self.linear(embedding.type(self.linear[0].weight.dtype))[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.linear(embedding.type(weight_dtype(self)))[:, :, None, None].chunk(2, dim=1)
         return self.out_rest[1](silu_modulated(self.out_norm(h), scale, shift))

@@ -20,7 +20,7 @@ from vidm.blocks import (
     attention_if_wanted,
     down_blocks,
 )
-from vidm.posgn import GroupNorm32, zero_init
+from vidm.posgn import GroupNorm32, weight_dtype, zero_init
 
 # Weight of the U-Net's own features where the encoder's latents join in (published code).
 UNET_WEIGHT = 0.2
@@ -62,7 +62,7 @@ class UNet(nn.Module):
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, out_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor, frame_index: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
-        h = x.type(self.out[2].weight.dtype)
+        h = x.type(weight_dtype(self))
         skips = []
         for i, block in enumerate(self.input_blocks):
             h = block(h, t, frame_index)

@@ -1,0 +1,120 @@
+"""python benchmarks/bench_sampling.py [--only ROW ...] [--repetitions 10]
+
+How much sooner does sampling come to its end than the published way? The paper-size motion generator on the CPU:
+
+    128x4, 128x1, 64x8    a denoising step at that size and batch, fp32, equal output
+    bf16-128x4            the same with weights rounded to bfloat16
+    frame-64x4            a frame: 20 steps of DPM-Solver++ with bf16 weights, for 100 ancestral steps in fp32
+
+The published way is benchmarks/reference.py, which tests hold equal to the package; in fp32 always. Both run in this
+process, taking turns, after a warm-up each turn. The package runs as its scripts run it, keeping freed memory
+(vidm.memory), the reference as Python runs it; `same memory` is the ratio with the package as Python runs it, too. The
+FLOPs that a step executes (the package executes fewer) are set against the best convolution of this machine in this
+run. Prints a table and appends rows to benchmarks/results/sampling.jsonl.
+"""
+
+import argparse
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from measuring import append_row, ceiling, filled_pair, flops_of, frames_like, ratio, taking_turns
+
+from vidm.broadcast import shared
+from vidm.diffusion import GaussianDiffusion
+from vidm.generator import with_bf16_weights
+from vidm.memory import keep_freed_memory
+from vidm.model import MotionGenerator
+from vidm.samplers import sample_ddpm, sample_dpm_solver
+
+ROWS = {"128x4": (128, 4), "128x1": (128, 1), "64x8": (64, 8), "bf16-128x4": (128, 4), "frame-64x4": (64, 4)}
+T, FRAME_INDEX = 500, 5
+FEW, MANY = GaussianDiffusion(respacing="20"), GaussianDiffusion(respacing="100")
+
+
+def denoising_step(model: Any, frames: list[torch.Tensor], flow: torch.Tensor | None = None) -> torch.Tensor:
+    x_t, previous, first = frames
+    given = {} if flow is None else {"flow": flow}
+    return model(x_t, shared(T, x_t), shared(FRAME_INDEX, x_t), previous, first, **given).float()
+
+
+def frame_of(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
+    x_T, previous, first = frames
+    condition = {
+        "frame_index": shared(FRAME_INDEX, x_T),
+        "previous": previous,
+        "first": first,
+        "flow": model.flow(first, previous),
+    }
+    return sample_dpm_solver(FEW, model, x_T, condition)
+
+
+def published_frame(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
+    x_T, previous, first = frames
+    condition = {"frame_index": shared(FRAME_INDEX, x_T), "previous": previous, "first": first}
+    return sample_ddpm(MANY, reference, x_T, condition)
+
+
+def before(side: str) -> None:
+    """The package keeps freed memory; the reference, and the package `same memory`, do not."""
+    keep_freed_memory(side == "package")
+
+
+def measure(name: str, ours: MotionGenerator, reference: Any, repetitions: int) -> dict[str, Any]:
+    size, batch_size = ROWS[name]
+    frames = frames_like(batch_size, size)
+    model = with_bf16_weights(ours) if name.startswith(("bf16", "frame")) else ours
+    flow = ours.flow(frames[2], frames[1])
+    package = partial(denoising_step, model, frames, flow)
+    published = partial(denoising_step, reference, frames)
+    row: dict[str, Any] = {"row": name, "size": size, "batch_size": batch_size}
+    expected, found = published(), package()
+    row["max_difference"] = (found - expected).abs().max().item()
+    row["relative_l2"] = ((found - expected).norm() / expected.norm()).item()
+    if name.startswith("frame"):
+        package, published = partial(frame_of, model, frames), partial(published_frame, reference, frames)
+        repetitions = min(repetitions, 3)
+    else:
+        row["flops"] = {"reference": flops_of(published), "package": flops_of(package)}
+    sides = {"reference": published, "package": package, "same memory": package}
+    row["seconds"] = taking_turns(sides, repetitions, before=before, warm_up=not name.startswith("frame"))
+    return row
+
+
+def table_line(row: dict[str, Any], best: float) -> str:
+    seconds = row["seconds"]
+    middle, low, high = ratio(seconds, "reference", "package")
+    same, _, _ = ratio(seconds, "reference", "same memory")
+    reached = ""
+    if "flops" in row:
+        rates = {side: flops / median(seconds[side]) / best for side, flops in row["flops"].items()}
+        reached = f"{rates['reference']:.2f} -> {rates['package']:.2f}"
+    times = f"{median(seconds['reference']):.3f} | {median(seconds['package']):.3f}"
+    spread = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return f"| {row['row']} | {times} | {spread} | {same:.2f} | {row['max_difference']:.1e} | {reached} |"
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="these rows")
+    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each side (10; a frame: 3)")
+    arguments = parser.parse_args()
+    ours, reference = filled_pair()
+    keep_freed_memory()
+    best = {torch.float32: ceiling(torch.float32), torch.bfloat16: ceiling(torch.bfloat16)}
+    for dtype, rates in best.items():
+        print(f"ceiling, {dtype}: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
+    print("| row | reference, s | package, s | times faster | same memory | difference | achieved / ceiling, fp32 |")
+    print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
+    for name in arguments.only:
+        row = measure(name, ours, reference, arguments.repetitions)
+        row["ceiling"] = {str(dtype): rates for dtype, rates in best.items()}
+        dtype = torch.bfloat16 if name.startswith("bf16") else torch.float32
+        print(table_line(row, best[dtype]["convolution"]), flush=True)
+        append_row("sampling", row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""python benchmarks/bench_step.py [--repetitions 10]
+
+How much sooner is a training step than the published way? The paper-size motion generator at 64 x 64, batch 2, on the
+CPU: loss, gradient, clipping, AdamW and averaged weights. The reference (benchmarks/reference.py, in fp32) updates one
+tensor after the other; the package has fused AdamW and a foreach average, in fp32 and in bf16. Both run in this
+process, taking turns, after a warm-up each turn; the package keeps freed memory, as its scripts do, and `same memory`
+is the ratio without that. Prints a table and appends a row to benchmarks/results/step.jsonl. The memory of a step is
+bench_memory.py's.
+"""
+
+import argparse
+from functools import partial
+from statistics import median
+
+import torch
+from measuring import append_row, filled_pair, frames_like, ratio, taking_turns, training_step
+from reference import update_average
+
+from vidm.ema import EMA
+from vidm.memory import keep_freed_memory
+
+SIZE, BATCH = 64, 2
+DECAY = 0.999
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each side (10)")
+    arguments = parser.parse_args()
+    ours, reference = filled_pair()
+    frames = frames_like(BATCH, SIZE)
+    fused = torch.optim.AdamW(ours.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
+    plain = torch.optim.AdamW(reference.parameters(), lr=1e-6, weight_decay=0.0, foreach=False, fused=False)
+    ema, shadow = EMA(ours, DECAY), {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    package = partial(training_step, ours, fused, lambda: ema.update(ours), frames)
+    sides = {
+        "reference": partial(training_step, reference, plain, lambda: update_average(shadow, reference, DECAY), frames),
+        "fp32": partial(package, "fp32"),
+        "bf16": partial(package, "bf16"),
+        "fp32, same memory": partial(package, "fp32"),
+        "bf16, same memory": partial(package, "bf16"),
+    }
+    found = taking_turns(sides, arguments.repetitions, before=lambda side: keep_freed_memory(side in ("fp32", "bf16")))
+    print(f"reference: {median(found['reference']):.2f} s a step")
+    print("| package | s a step | times faster | same memory |\n|---|--:|--:|--:|")
+    for side in ("fp32", "bf16"):
+        middle, low, high = ratio(found, "reference", side)
+        same, _, _ = ratio(found, "reference", f"{side}, same memory")
+        print(f"| {side} | {median(found[side]):.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {same:.2f} |")
+    append_row("step", {"size": SIZE, "batch_size": BATCH, "seconds": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What the benchmarks share: taking turns, the machine's own ceiling, and rows that say where they come from.
+
+found = taking_turns({"reference": slow, "package": fast}, repetitions=10)
+append_row("sampling", {"row": "step", "seconds": found})
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from reference import ReferenceMotionGenerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from vidm.checkpoint import build_model
+from vidm.config import Config
+from vidm.diffusion import GaussianDiffusion
+from vidm.model import MotionGenerator
+from vidm.precision import autocast
+
+HERE = Path(__file__).parent
+CPU = torch.device("cpu")
+PROCESS = GaussianDiffusion()
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) -> None:
+    """Add a row to results/NAME.jsonl: when, of which commit, on what, and what was found."""
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    cuda = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if device.type == "cuda" else {}
+    circumstances = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **cuda},
+    }
+    (HERE / "results").mkdir(exist_ok=True)
+    with (HERE / "results" / f"{name}.jsonl").open("a") as results:
+        results.write(json.dumps({**circumstances, **row}) + "\n")
+
+
+def seconds_of(function: Callable[[], Any], device: torch.device = CPU) -> float:
+    """Wall time of one call, on a GPU until all of it is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def taking_turns(
+    sides: Mapping[str, Callable[[], Any]],
+    repetitions: int,
+    device: torch.device = CPU,
+    before: Callable[[str], Any] = lambda side: None,
+    warm_up: bool = True,
+) -> dict[str, list[float]]:
+    """Seconds of each side by repetition; a slow moment of the machine hits all sides.
+
+    `before(side)` is called ahead of each turn, which begins with a call that does not count, unless not `warm_up`.
+    """
+    found: dict[str, list[float]] = {side: [] for side in sides}
+    for side in tqdm([*sides] * repetitions, desc="taking turns", leave=False):
+        before(side)
+        if warm_up:
+            sides[side]()
+        found[side].append(seconds_of(sides[side], device))
+    return found
+
+
+def ratio(found: Mapping[str, list[float]], slow: str, fast: str) -> tuple[float, float, float]:
+    """How many times faster: median, lowest and highest of the repetitions' ratios."""
+    ratios = [a / b for a, b in zip(found[slow], found[fast], strict=True)]
+    return median(ratios), min(ratios), max(ratios)
+
+
+def flops_of(function: Callable[[], Any]) -> int:
+    """Floating point operations of the convolutions and matrix products that a call executes."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def ceiling(dtype: torch.dtype, device: torch.device = CPU, repetitions: int = 10) -> dict[str, float]:
+    """The best FLOPs a second of this machine: a large matrix product, and a 3x3 convolution at several sizes."""
+    best = {}
+    with torch.no_grad():
+        side = 8192 if device.type == "cuda" else 4096
+        square = torch.randn(side, side, dtype=dtype, device=device)
+        best["matmul"] = 2 * side**3 / _quickest(lambda: square @ square, repetitions, device)
+        rates = []
+        for channels, size in ((128, 128), (256, 64), (512, 32)):
+            x = torch.randn(4, channels, size, size, dtype=dtype, device=device)
+            weight = torch.randn(channels, channels, 3, 3, dtype=dtype, device=device)
+            x, weight = (tensor.to(memory_format=torch.channels_last) for tensor in (x, weight))
+            seconds = _quickest(partial(F.conv2d, x, weight, padding=1), repetitions, device)
+            rates.append(18 * channels**2 * x[:, 0].numel() / seconds)
+        best["convolution"] = max(rates)
+    return best
+
+
+def _quickest(function: Callable[[], Any], repetitions: int, device: torch.device) -> float:
+    function()
+    return min(seconds_of(function, device) for _ in range(repetitions))
+
+
+def filled_pair(
+    device: torch.device = CPU, preset: str = "paper128"
+) -> tuple[MotionGenerator, ReferenceMotionGenerator]:
+    """A preset's generator and its reference, both with weights by the tests' rule: fresh ones put out zeros."""
+    sys.path.append(str(HERE.parent / "tests"))
+    from golden import fill_by_rule
+
+    ours = fill_by_rule(build_model(Config.from_preset(preset)))
+    reference = ReferenceMotionGenerator(ours.shape)
+    reference.load_state_dict(ours.state_dict())
+    return ours.to(device), reference.to(device)
+
+
+def frames_like(batch_size: int, size: int, device: torch.device = CPU) -> list[Tensor]:
+    """Noisy, previous and first frame, (B, 3, size, size) each."""
+    x_t, previous, first = torch.randn(3, batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return [x_t.to(device), previous.clamp(-1, 1).to(device), first.clamp(-1, 1).to(device)]
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    update_average: Callable[[], Any],
+    frames: list[Tensor],
+    precision: str = "fp32",
+) -> None:
+    """Loss and gradient of a batch, clipping, the optimizer and the average of weights."""
+    x_start, previous, first = frames
+    t = torch.full((len(x_start),), 500, device=x_start.device)
+    condition = {"first": first, "previous": previous, "frame_index": torch.full_like(t, 5)}
+    # Every sample has a step of its own in training, be they equal here: nothing is computed once for all.
+    with autocast(x_start.device, precision):
+        losses = PROCESS.training_losses(model, x_start, t, torch.randn_like(x_start), condition)
+    losses["loss"].mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    update_average()

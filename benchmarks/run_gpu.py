@@ -1,0 +1,210 @@
+"""python benchmarks/run_gpu.py [--seconds 450]
+
+How fast is the paper-size motion generator on a CUDA GPU, and how much memory does it take? In one command and under
+eight minutes: a denoising step, a video of 16 frames with 20 steps of DPM-Solver++ each, and a training step, in every
+precision, eager, compiled, and with CUDA graphs. The reference is benchmarks/reference.py in fp32 without tf32, taking
+turns with every row after a warm-up; a video is set against 100 steps a frame of it. Peak memory is the most that was
+held during one call, weights and moments of both sides included. Achieved over ceiling: FLOPs executed a second, over
+the best 3x3 convolution or matrix product of this run in the same arithmetic. Rows come in the order of interest; those
+that would begin later than --seconds are left out, and named. Appends to benchmarks/results/gpu.jsonl.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from measuring import append_row, ceiling, filled_pair, flops_of, frames_like, ratio, taking_turns, training_step
+from reference import update_average
+
+from vidm.broadcast import shared
+from vidm.diffusion import GaussianDiffusion
+from vidm.ema import EMA
+from vidm.generator import with_bf16_weights
+from vidm.memory import GIB, peak_bytes
+from vidm.precision import autocast
+from vidm.rollout import animate, video_noise
+from vidm.samplers import sample_dpm_solver
+
+# (task, precision, way); a task's first row is eager fp32.
+ROWS = [
+    ("step", "fp32", "eager"),
+    ("step", "tf32", "eager"),
+    ("step", "bf16", "eager"),
+    ("step", "bf16-weights", "eager"),
+    ("train", "fp32", "eager"),
+    ("train", "tf32", "eager"),
+    ("train", "bf16", "eager"),
+    ("video", "bf16-weights", "eager"),
+    ("step", "bf16-weights", "contiguous"),
+    ("step", "bf16-weights", "compiled"),
+    ("video", "bf16-weights", "compiled"),
+    ("step", "bf16-weights", "graphs"),
+    ("train", "bf16", "compiled"),
+    ("step", "bf16", "compiled"),
+    ("step", "tf32", "compiled"),
+    ("step", "fp32", "compiled"),
+    ("video", "tf32", "eager"),
+    ("video", "fp32", "eager"),
+]
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "bf16-weights": torch.bfloat16}
+FEW = GaussianDiffusion(respacing="20")
+NUM_FRAMES = 16
+
+
+@dataclass
+class Bench:
+    """What rows are measured with."""
+
+    device: torch.device
+    size: int
+    batch_size: int
+    repetitions: int
+    preset: str
+
+    def __post_init__(self) -> None:
+        self.ours, self.reference = filled_pair(self.device, self.preset)
+        self.frames = frames_like(self.batch_size, self.size, self.device)
+        self.networks: dict[tuple[str, str], Any] = {}
+        self.ceilings: dict[str, dict[str, float]] = {}
+
+    def ceiling(self, precision: str) -> float:
+        """The best rate of this device in a precision's arithmetic, FLOPs a second."""
+        kind = precision.removesuffix("-weights")
+        if kind not in self.ceilings:
+            with autocast(self.device, "tf32" if kind == "tf32" else "fp32"):
+                self.ceilings[kind] = ceiling(DTYPES[precision], self.device)
+            print(
+                f"ceiling, {kind}: " + ", ".join(f"{k} {v / 1e12:.1f} TFLOP/s" for k, v in self.ceilings[kind].items())
+            )
+        return max(self.ceilings[kind].values())
+
+    def network(self, precision: str, way: str) -> Any:
+        """The package's network for sampling, as a row wants it; compiled ones are kept for the next row."""
+        key = ("bf16-weights" if precision == "bf16-weights" else "fp32" if way == "eager" else precision, way)
+        if key not in self.networks:
+            model = with_bf16_weights(self.ours) if precision == "bf16-weights" else self.ours
+            if way == "contiguous":
+                model = model.to(memory_format=torch.contiguous_format)
+            if way in ("compiled", "graphs"):
+                mode = "reduce-overhead" if way == "graphs" else "default"
+                model = torch.compile(model, dynamic=False, mode=mode)
+            self.networks[key] = model
+        return self.networks[key]
+
+    def step(self, precision: str, way: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """A denoising step of the package, the flow given, and the reference's."""
+        network, (x_t, previous, first) = self.network(precision, way), self.frames
+        flow = self.ours.flow(first, previous)
+        condition = {"frame_index": shared(5, x_t), "previous": previous, "first": first}
+
+        def package() -> torch.Tensor:
+            with torch.no_grad(), autocast(self.device, precision):
+                return network(x_t, shared(500, x_t), **condition, flow=flow).float()
+
+        def published() -> torch.Tensor:
+            with torch.no_grad(), autocast(self.device, "fp32"):
+                return self.reference(x_t, shared(500, x_t), **condition)
+
+        return package, published
+
+    def video(self, precision: str, way: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """A batch of videos by the package; the reference's denoising step, of which it would take 100 a frame."""
+        network, first = self.network(precision, way), self.frames[2]
+        noise = video_noise(0, range(self.batch_size), self.device)
+
+        def package() -> torch.Tensor:
+            with autocast(self.device, precision):
+                return animate(network, FEW, first, NUM_FRAMES, noise, sampler=sample_dpm_solver)
+
+        return package, self.step("fp32", "eager")[1]
+
+    def train(self, precision: str, way: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """A training step with optimizer and averages, of the package and of the reference."""
+        package, published = filled_pair(self.device, self.preset)
+        ema, shadow = EMA(package, 0.999), {name: tensor.clone() for name, tensor in published.state_dict().items()}
+        fused = torch.optim.AdamW(package.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
+        plain = torch.optim.AdamW(published.parameters(), lr=1e-6, weight_decay=0.0, foreach=False, fused=False)
+        network = torch.compile(package) if way == "compiled" else package
+        return (
+            partial(training_step, network, fused, lambda: ema.update(package), self.frames, precision),
+            partial(training_step, published, plain, lambda: update_average(shadow, published, 0.999), self.frames),
+        )
+
+    def measure(self, task: str, precision: str, way: str) -> dict[str, Any]:
+        """A row: seconds of both sides, peak memory of the package's call, FLOPs it executes, its distance."""
+        package, published = getattr(self, task)(precision, way)
+        row: dict[str, Any] = {"task": task, "precision": precision, "way": way, "size": self.size}
+        row["batch_size"] = self.batch_size
+        if task == "step":
+            row["difference"] = ((package() - published()).norm() / published().norm()).item()
+        repetitions = 3 if task == "video" else self.repetitions
+        row["seconds"] = taking_turns(
+            {"reference": published, "package": package}, repetitions, self.device, warm_up=task != "video"
+        )
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        package()
+        row["peak_bytes"] = peak_bytes(self.device)
+        if task == "step":
+            # The same products are executed however they are compiled.
+            row["flops"] = flops_of(self.step(precision, "eager")[0])
+            rate = row["flops"] / median(row["seconds"]["package"])
+            row["ceiling"] = self.ceiling(precision)
+            row["achieved"] = rate / row["ceiling"]
+        return row
+
+
+def table_line(row: dict[str, Any]) -> str:
+    own = median(row["seconds"]["package"])
+    middle, low, high = ratio(row["seconds"], "reference", "package")
+    if row["task"] == "video":
+        steps = 100 * (NUM_FRAMES - 1)
+        middle, low, high = (steps * value for value in (middle, low, high))
+    cells = [
+        f"{row['task']}, {row['precision']}, {row['way']}",
+        f"{own:.4f}",
+        f"{middle:.2f} ({low:.2f} to {high:.2f})",
+        f"{row['peak_bytes'] / GIB:.2f}",
+        f"{row['achieved']:.2f}" if "achieved" in row else "",
+        f"{row['difference']:.1e}" if "difference" in row else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=450, help="no row begins later than this (450)")
+    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each side (10; a video: 3)")
+    parser.add_argument("--size", type=int, default=128, metavar="R", help="pixels a side (128)")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="samples of a step (4)")
+    parser.add_argument("--device", default="cuda", help="cuda; cpu tries the script itself, uncompiled")
+    parser.add_argument("--preset", default="paper128", help="the network (paper128)")
+    parser.add_argument("--results", default="gpu", metavar="NAME", help="results/NAME.jsonl (gpu)")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA GPU here; --device cpu tries the script")
+    bench = Bench(device, arguments.size, arguments.batch_size, arguments.repetitions, arguments.preset)
+    print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'}; times of the package")
+    print("| row | s | times faster | peak GiB | achieved / ceiling | relative difference |\n|---|--:|--:|--:|--:|--:|")
+    left_out = []
+    for task, precision, way in ROWS:
+        compiled = way in ("compiled", "graphs")
+        if time.perf_counter() - began > arguments.seconds or (compiled and device.type == "cpu"):
+            left_out.append(f"{task} {precision} {way}")
+            continue
+        row = bench.measure(task, precision, way)
+        print(table_line(row), flush=True)
+        append_row(arguments.results, row, device)
+    if left_out:
+        print(f"left out: {', '.join(left_out)}")
+
+
+if __name__ == "__main__":
+    main()

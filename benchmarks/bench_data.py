@@ -8,23 +8,18 @@ a row to benchmarks/results/data.jsonl.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import av
 import numpy as np
 import PIL
 import torch
+from measuring import append_row
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as plain
@@ -39,7 +34,6 @@ from vidm.video_io import frame_files, read_video
 HEIGHT, WIDTH = 320, 480
 RESOLUTION = 128
 YARDSTICK = "the plain way, PNG"
-RESULTS = Path(__file__).parent / "results" / "data.jsonl"
 
 Triplets = Callable[[int, int], object]  # (epoch, index of a video) -> a sample
 
@@ -157,29 +151,6 @@ def table(rates: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-
-
-def row(options: argparse.Namespace, rates: dict[str, list[float]]) -> dict[str, Any]:
-    """What was measured, on what."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            **{module.__name__: module.__version__ for module in (torch, np, PIL, av)},
-        },
-        **vars(options),
-        "triplets_per_second": {name: [round(value, 2) for value in own] for name, own in rates.items()},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--videos", type=int, default=8, help="videos (8)")
@@ -192,9 +163,9 @@ def main() -> None:
         write_sources(Path(folder), options.videos, options.frames)
         rates = measure(Path(folder), options.videos, options.frames, options.seconds, options.repetitions)
     print(table(rates))
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as results:
-        results.write(json.dumps(row(options, rates)) + "\n")
+    readers = {module.__name__: module.__version__ for module in (np, PIL, av)}
+    measured = {name: [round(value, 2) for value in own] for name, own in rates.items()}
+    append_row("data", {"readers": readers, **vars(options), "triplets_per_second": measured})
 
 
 if __name__ == "__main__":

@@ -7,21 +7,18 @@ two sides of a ratio take turns. Prints the figures and appends a row to benchma
 """
 
 import argparse
-import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
+from measuring import append_row
 
 from vidm.clip_choice import choose_clips
 from vidm.detectors import features_of, load_detector
@@ -33,7 +30,6 @@ from vidm.video_io import write_video
 NUM_FRAMES, SIZE, BATCH = 16, 128, 16
 FEW, MANY = 64, 512
 MIB = 1 << 20
-RESULTS = Path(__file__).parent / "results" / "metrics.jsonl"
 
 
 def write_folder(folder: Path, count: int, seed: int) -> Path:
@@ -115,18 +111,11 @@ def main() -> None:
     print(f"peak memory: {few / MIB:.0f} MiB at {FEW} videos, {many_peak / MIB:.0f} at {MANY}: {many_peak / few:.3f}")
     print(f"Frechet distance at d = 400: {median(frechet):.3f} s ({min(frechet):.3f} to {max(frechet):.3f})")
     row = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "seconds": [[round(ours, 3), round(theirs, 3)] for ours, theirs in pairs],
         "peak_bytes": peaks,
         "frechet_seconds": frechet,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row("metrics", row)
 
 
 if __name__ == "__main__":

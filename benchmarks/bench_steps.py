@@ -8,17 +8,12 @@ benchmarks/results/steps.jsonl.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
-import torch
+from measuring import append_row
 
 from vidm.clip_choice import choose_clips
 from vidm.detectors import features_of, load_detector
@@ -36,7 +31,6 @@ WAYS = [
     ("ddim", 20),
     ("ddpm", 100),
 ]
-RESULTS = Path(__file__).parent / "results" / "steps.jsonl"
 
 
 def stats_of(clips: np.ndarray) -> FeatureStats:
@@ -83,18 +77,12 @@ def main() -> None:
     error = stdev(gaps) / len(gaps) ** 0.5
     print(f"DPM-Solver++ 20 less ancestral 100, seed by seed: {mean(gaps):+.4f} +- {error:.4f} (standard error)")
     row = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "checkpoint": checkpoint.name,
         "num_videos": len(first),
         "distance": {f"{sampler} {steps}": values for (sampler, steps), values in found.items()},
         "seconds": {f"{sampler} {steps}": values for (sampler, steps), values in seconds.items()},
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row("steps", row)
 
 
 if __name__ == "__main__":

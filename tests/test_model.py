@@ -52,6 +52,29 @@ def test_the_paper_layout_equals_the_988_published_tensors():
     assert shapes(model) == layout
 
 
+def test_without_gradients_the_inputs_and_the_weights_stay_as_they_were(small, inputs):
+    """The norms and activations then work in place, on what the network itself has made."""
+    flow = torch.randn(3, 2, 32, 32)
+    given = {**inputs, "flow": flow}
+    before = {k: v.clone() for k, v in [*given.items(), *small.state_dict().items()]}
+    with torch.no_grad():
+        first = small(**given)
+        assert torch.equal(small(**given), first)
+    assert all(torch.equal(before[k], v) for k, v in [*given.items(), *small.state_dict().items()])
+
+
+def test_weights_lie_channels_last_in_memory_and_so_does_what_is_computed(small, inputs):
+    seen = []
+    block = small.unet.output_blocks[-1]
+    hook = block.register_forward_hook(lambda module, given, out: seen.append(out))
+    small(**inputs)
+    hook.remove()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert not seen[0].is_contiguous()
+    weights = [m.weight for m in small.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_a_given_flow_replaces_spynets(small, inputs):
     with torch.no_grad():
         own = small(**inputs)

@@ -5,7 +5,8 @@ import torch
 from golden import fill_by_rule, small_model_arguments
 
 from vidm.diffusion import GaussianDiffusion
-from vidm.model import MotionGenerator
+from vidm.model import ContentGenerator, MotionGenerator
+from vidm.posgn import PositionalGroupNorm
 from vidm.randomness import keyed_normal
 from vidm.rollout import animate, generate_first_frames, video_noise
 from vidm.truncation import TruncatedStart
@@ -50,6 +51,24 @@ def test_flow_is_computed_once_per_frame_from_first_to_previous():
         assert torch.equal(anchor, first)
         assert torch.equal(previous, clip[:, n])
     assert all(call[3] is not None for call in spy.calls)
+
+
+def test_posgn_is_computed_once_for_all_videos_of_a_batch(monkeypatch):
+    rows, compute = [], PositionalGroupNorm.scale_shift
+
+    def counted(*arguments):
+        scale, shift = compute(*arguments)
+        rows.append(len(scale))
+        return scale, shift
+
+    monkeypatch.setattr(PositionalGroupNorm, "scale_shift", counted)
+    arguments = small_model_arguments()
+    first = torch.rand(3, 3, 8, 8) * 2 - 1
+    animate(MotionGenerator(**arguments), DIFFUSION, first, 2, video_noise(0, [0, 1, 2]))
+    arguments.pop("video_timesteps")
+    generate_first_frames(ContentGenerator(**arguments), DIFFUSION, (3, 8, 8), video_noise(0, [0, 1, 2]))
+    assert rows
+    assert set(rows) == {1}
 
 
 def test_a_video_does_not_depend_on_its_batch():

@@ -1,0 +1,51 @@
+"""The benchmarks start, and the one for a GPU is ready where there is none."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("reference.py", "measuring.py"))
+
+
+def run(script: str, *flags: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(BENCHMARKS / script), *flags]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_benchmark_says_what_it_asks_and_where_its_rows_go(script):
+    done = run(script, "--help", check=True)
+    assert f"python benchmarks/{script}" in (BENCHMARKS / script).read_text()
+    assert "?" in done.stdout
+    assert "benchmarks/results/" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_gpus_benchmark_runs_all_that_a_cpu_can(tmp_path):
+    flags = ["--device", "cpu", "--preset", "tiny", "--size", "16", "--batch-size", "2", "--repetitions", "1"]
+    done = run("run_gpu.py", *flags, "--results", str(tmp_path / "rows"))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {row["task"] for row in rows} == {"step", "train", "video"}
+    assert {row["precision"] for row in rows} == {"fp32", "tf32", "bf16", "bf16-weights"}
+    assert all(row["difference"] < 1e-3 for row in rows if row["task"] == "step" and row["precision"] == "fp32")
+    assert "left out: step bf16-weights compiled" in done.stdout
+
+
+@pytest.mark.gpu
+def test_the_gpus_benchmark_runs_compiled_and_with_cuda_graphs(tmp_path):
+    done = run("run_gpu.py", "--preset", "tiny", "--size", "32", "--results", str(tmp_path / "rows"))
+    assert done.returncode == 0, done.stderr
+    ways = {json.loads(line)["way"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()}
+    assert ways == {"eager", "contiguous", "compiled", "graphs"}
+
+
+def test_without_a_gpu_it_says_so_in_one_line():
+    done = run("run_gpu.py", env={"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: no CUDA GPU here; --device cpu tries the script\n")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from golden import DATA, fill_by_rule, load_npz, small_model_arguments
 
+from vidm.blocks import AttentionBlock
 from vidm.model import ContentGenerator, MotionGenerator
 
 TOLERANCE = 1e-4
@@ -191,3 +192,23 @@ def test_without_the_encoder_the_first_frame_still_reaches_the_output(inputs):
     with torch.no_grad():
         output = model(**inputs, flow=torch.zeros(3, 2, 32, 32))
         assert (model(**changed) - output).abs().max() > 1e-4
+
+
+def test_the_softmax_of_attention_is_float32_where_weights_are_bfloat16():
+    torch.manual_seed(0)
+    attention = AttentionBlock(64, num_heads=1, num_head_channels=64)
+    with torch.no_grad():
+        attention.qkv.bias[[0, 64]] = 46.0  # of q and of k: logits near 264, where bfloat16 knows steps of two
+        attention.proj_out.weight.copy_(torch.eye(64)[:, :, None])
+    attention.to(torch.bfloat16)
+    x = torch.randn(2, 64, 8, 8, dtype=torch.bfloat16)
+    with torch.no_grad():
+        q, k, v = attention.qkv(attention.norm(x).reshape(2, 64, 64)).chunk(3, dim=1)
+        logits = q.transpose(1, 2).float() @ k.float() / 8
+        exact = (v.float() @ logits.softmax(2).transpose(1, 2)).reshape(x.shape)
+        rounded = (v @ logits.to(torch.bfloat16).softmax(2).transpose(1, 2)).reshape(x.shape)
+        found = attention(x) - x
+    assert logits.abs().max() > 256
+    error, error_of_rounded = ((out.float() - exact).norm() / exact.norm() for out in (found, rounded))
+    assert error < 0.02
+    assert error_of_rounded > 0.05

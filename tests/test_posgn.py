@@ -49,6 +49,22 @@ def test_neighbouring_steps_stay_apart_under_bfloat16():
     assert angles.unique(dim=0).shape[0] == 1000
 
 
+def test_neighbouring_steps_rows_and_columns_stay_apart_with_bfloat16_weights():
+    norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p").to(torch.bfloat16)
+    t = torch.arange(1000)
+    angles = norm.angles(t, torch.zeros_like(t), 1, 1).flatten(1)
+    assert angles.dtype == torch.float32
+    assert angles.unique(dim=0).shape[0] == 1000
+    exact = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
+    with torch.no_grad():
+        for weight, rounded in zip(exact.parameters(), norm.parameters(), strict=True):
+            weight.copy_(rounded.float())
+    t = torch.tensor([501])
+    wanted = exact.angles(t, torch.tensor([5]), 128, 128)
+    # Coordinates, products and sums: any of them in bfloat16 would be off by 1e-3 and more.
+    assert (norm.angles(t, torch.tensor([5]), 128, 128) - wanted).abs().max() <= 1e-6
+
+
 def test_a_step_and_frame_that_all_samples_share_make_one_row_of_scale_and_shift():
     norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
     h = torch.randn(3, 32, 4, 6)

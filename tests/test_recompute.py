@@ -1,11 +1,14 @@
 """Claims about recomputing activations and about precision: the same gradients, in less memory."""
 
+import sys
+
 import pytest
 import torch
 from golden import fill_by_rule
 
 from vidm.checkpoint import list_checkpoints, load_checkpoint
-from vidm.config import Config
+from vidm.compilation import check_compiler
+from vidm.config import SAMPLING_PRECISIONS, Config
 from vidm.posgn import unit_coordinate
 from vidm.precision import autocast
 from vidm.trainer import Trainer
@@ -77,6 +80,13 @@ def test_every_precision_trains_and_keeps_weights_in_float32(tiny, precision):
     assert {tensor.dtype for tensor in trainer.model.state_dict().values()} == {torch.float32}
 
 
+def test_only_tf32_lets_a_gpu_round_the_inputs_of_fp32_products():
+    for precision in (*SAMPLING_PRECISIONS, "fp32"):
+        autocast(CPU, precision)
+        allowed = {torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32}
+        assert allowed == {precision == "tf32"}
+
+
 def test_tf32_is_fp32_on_a_cpu(tiny):
     found, expected = (gradients(tiny.replaced({"precision": precision})) for precision in ("tf32", "fp32"))
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
@@ -118,6 +128,11 @@ def test_coordinates_stay_apart_where_bfloat16_would_join_them():
         coordinates = unit_coordinate(torch.arange(1000), 1000)
     assert len(coordinates.unique()) == 1000
     assert len(coordinates.bfloat16().unique()) < 1000
+
+
+def test_a_compiler_may_be_named_with_flags(monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} -O2")
+    check_compiler()
 
 
 def test_without_a_compiler_compiling_is_refused_in_one_line(tiny, monkeypatch):

@@ -1,10 +1,12 @@
 """python benchmarks/bench_sampling.py [--only ROW ...] [--repetitions 10]
 
-How much sooner does sampling come to its end than the published way? The paper-size motion generator on the CPU:
+How much sooner does sampling come to its end than the published way? The motion generator on the CPU, paper-size but
+for the last row:
 
     128x4, 128x1, 64x8    a denoising step at that size and batch, fp32, equal output
     bf16-128x4            the same with weights rounded to bfloat16
     frame-64x4            a frame: 20 steps of DPM-Solver++ with bf16 weights, for 100 ancestral steps in fp32
+    video-32x4            whole videos of 16 frames, made so by the network of the preset world
 
 The published way is benchmarks/reference.py, which tests hold equal to the package; in fp32 always. Both run in this
 process, taking turns, after a warm-up each turn. The package runs as its scripts run it, keeping freed memory
@@ -19,16 +21,26 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import append_row, ceiling, filled_pair, flops_of, frames_like, ratio, taking_turns
+from measuring import append_row, ceiling, filled_pair, flops_of, frames_like, positive, ratio, taking_turns
 
 from vidm.broadcast import shared
 from vidm.diffusion import GaussianDiffusion
 from vidm.generator import with_bf16_weights
 from vidm.memory import keep_freed_memory
 from vidm.model import MotionGenerator
+from vidm.rollout import animate, video_noise
 from vidm.samplers import sample_ddpm, sample_dpm_solver
 
-ROWS = {"128x4": (128, 4), "128x1": (128, 1), "64x8": (64, 8), "bf16-128x4": (128, 4), "frame-64x4": (64, 4)}
+ROWS = {
+    "128x4": (128, 4),
+    "128x1": (128, 1),
+    "64x8": (64, 8),
+    "bf16-128x4": (128, 4),
+    "frame-64x4": (64, 4),
+    "video-32x4": (32, 4),
+}
+CHAINS = ("frame", "video")
+NUM_FRAMES = 16
 T, FRAME_INDEX = 500, 5
 FEW, MANY = GaussianDiffusion(respacing="20"), GaussianDiffusion(respacing="100")
 
@@ -56,6 +68,20 @@ def published_frame(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
     return sample_ddpm(MANY, reference, x_T, condition)
 
 
+def video_of(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
+    x_T, _, first = frames
+    return animate(model, FEW, first, NUM_FRAMES, video_noise(0, range(len(x_T))), sampler=sample_dpm_solver)
+
+
+def published_video(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
+    x_T, _, first = frames
+    clip = [first]
+    for n in range(1, NUM_FRAMES):
+        condition = {"frame_index": shared(n, x_T), "previous": clip[-1], "first": first}
+        clip.append(sample_ddpm(MANY, reference, x_T, condition))
+    return torch.stack(clip, dim=1)
+
+
 def before(side: str) -> None:
     """The package keeps freed memory; the reference, and the package `same memory`, do not."""
     keep_freed_memory(side == "package")
@@ -64,7 +90,9 @@ def before(side: str) -> None:
 def measure(name: str, ours: MotionGenerator, reference: Any, repetitions: int) -> dict[str, Any]:
     size, batch_size = ROWS[name]
     frames = frames_like(batch_size, size)
-    model = with_bf16_weights(ours) if name.startswith(("bf16", "frame")) else ours
+    if name.startswith("video"):
+        ours, reference = filled_pair(preset="world")
+    model = with_bf16_weights(ours) if name.startswith(("bf16", *CHAINS)) else ours
     flow = ours.flow(frames[2], frames[1])
     package = partial(denoising_step, model, frames, flow)
     published = partial(denoising_step, reference, frames)
@@ -72,13 +100,14 @@ def measure(name: str, ours: MotionGenerator, reference: Any, repetitions: int) 
     expected, found = published(), package()
     row["max_difference"] = (found - expected).abs().max().item()
     row["relative_l2"] = ((found - expected).norm() / expected.norm()).item()
-    if name.startswith("frame"):
-        package, published = partial(frame_of, model, frames), partial(published_frame, reference, frames)
+    if name.startswith(CHAINS):
+        ways = {"frame": (frame_of, published_frame), "video": (video_of, published_video)}[name.split("-")[0]]
+        package, published = partial(ways[0], model, frames), partial(ways[1], reference, frames)
         repetitions = min(repetitions, 3)
     else:
         row["flops"] = {"reference": flops_of(published), "package": flops_of(package)}
     sides = {"reference": published, "package": package, "same memory": package}
-    row["seconds"] = taking_turns(sides, repetitions, before=before, warm_up=not name.startswith("frame"))
+    row["seconds"] = taking_turns(sides, repetitions, before=before, warm_up=not name.startswith(CHAINS))
     return row
 
 
@@ -99,7 +128,9 @@ def table_line(row: dict[str, Any], best: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="these rows")
-    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each side (10; a frame: 3)")
+    parser.add_argument(
+        "--repetitions", type=positive, default=10, metavar="N", help="of each side (10; a frame or video: 3)"
+    )
     arguments = parser.parse_args()
     ours, reference = filled_pair()
     keep_freed_memory()

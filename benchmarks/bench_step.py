@@ -13,7 +13,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from measuring import append_row, filled_pair, frames_like, ratio, taking_turns, training_step
+from measuring import append_row, filled_pair, frames_like, positive, ratio, taking_turns, training_step
 from reference import update_average
 
 from vidm.ema import EMA
@@ -25,7 +25,7 @@ DECAY = 0.999
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each side (10)")
+    parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each side (10)")
     arguments = parser.parse_args()
     ours, reference = filled_pair()
     frames = frames_like(BATCH, SIZE)

@@ -4,6 +4,7 @@ found = taking_turns({"reference": slow, "package": fast}, repetitions=10)
 append_row("sampling", {"row": "step", "seconds": found})
 """
 
+import argparse
 import json
 import os
 import platform
@@ -33,6 +34,14 @@ from vidm.precision import autocast
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
 PROCESS = GaussianDiffusion()
+
+
+def positive(text: str) -> int:
+    """A flag's whole number of 1 or more, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return number
 
 
 def cpu_name() -> str:

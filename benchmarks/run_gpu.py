@@ -1,4 +1,4 @@
-"""python benchmarks/run_gpu.py [--seconds 450]
+"""python benchmarks/run_gpu.py [--seconds 400]
 
 How fast is the paper-size motion generator on a CUDA GPU, and how much memory does it take? In one command and under
 eight minutes: a denoising step, a video of 16 frames with 20 steps of DPM-Solver++ each, and a training step, in every
@@ -18,10 +18,22 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import append_row, ceiling, filled_pair, flops_of, frames_like, ratio, taking_turns, training_step
+from measuring import (
+    append_row,
+    ceiling,
+    filled_pair,
+    flops_of,
+    frames_like,
+    positive,
+    ratio,
+    taking_turns,
+    training_step,
+)
 from reference import update_average
 
 from vidm.broadcast import shared
+from vidm.checkpoint import build_model
+from vidm.config import PRESETS, Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.ema import EMA
 from vidm.generator import with_bf16_weights
@@ -179,17 +191,22 @@ def table_line(row: dict[str, Any]) -> str:
 def main() -> None:
     began = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=450, help="no row begins later than this (450)")
-    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each side (10; a video: 3)")
-    parser.add_argument("--size", type=int, default=128, metavar="R", help="pixels a side (128)")
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="samples of a step (4)")
-    parser.add_argument("--device", default="cuda", help="cuda; cpu tries the script itself, uncompiled")
-    parser.add_argument("--preset", default="paper128", help="the network (paper128)")
+    parser.add_argument("--seconds", type=float, default=400, help="no row begins later than this (400)")
+    parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each side (10; a video: 3)")
+    parser.add_argument("--size", type=positive, default=128, metavar="R", help="pixels a side (128)")
+    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="samples of a step (4)")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cuda; cpu tries the script itself, uncompiled"
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="paper128", help="the network (paper128)")
     parser.add_argument("--results", default="gpu", metavar="NAME", help="results/NAME.jsonl (gpu)")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA GPU here; --device cpu tries the script")
+    multiple = build_model(Config.from_preset(arguments.preset)).shape.side_multiple
+    if arguments.size % multiple:
+        parser.error(f"--size {arguments.size}: {arguments.preset} takes multiples of {multiple}")
     bench = Bench(device, arguments.size, arguments.batch_size, arguments.repetitions, arguments.preset)
     print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'}; times of the package")
     print("| row | s | times faster | peak GiB | achieved / ceiling | relative difference |\n|---|--:|--:|--:|--:|--:|")

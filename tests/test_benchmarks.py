@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("reference.py", "measuring.py"))
+SHARED = ("reference.py", "measuring.py", "ablation_table.py")
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in SHARED)
 
 
 def run(script: str, *flags: str, **options) -> subprocess.CompletedProcess:
@@ -43,6 +44,20 @@ def test_the_gpus_benchmark_runs_compiled_and_with_cuda_graphs(tmp_path):
     assert done.returncode == 0, done.stderr
     ways = {json.loads(line)["way"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()}
     assert ways == {"eager", "contiguous", "compiled", "graphs"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--repetitions 0", "0: give 1 or more"),
+        ("--device cpu --preset nope", "invalid choice: 'nope'"),
+        ("--device cpu --preset tiny --size 15", "--size 15: tiny takes multiples of 2"),
+    ],
+)
+def test_what_the_gpus_benchmark_cannot_do_it_says_in_one_line(flags, message):
+    done = run("run_gpu.py", *flags.split())
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
 
 
 def test_without_a_gpu_it_says_so_in_one_line():

@@ -90,16 +90,21 @@ class SPyNet(nn.Module):
             levels.append(F.avg_pool2d(levels[-1], 2))
         return levels[::-1]
 
-    def _pyramid_flow(self, reference: Tensor, support: Tensor) -> Tensor:
-        """Flow (B, 2, H, W) for sides that are multiples of 32."""
+    def pyramid_flows(self, reference: Tensor, support: Tensor) -> list[Tensor]:
+        """The flow at every level, (B, 2, H / 2^k, W / 2^k) in pixels of that level, coarsest first.
+
+        Both sides of the frames are multiples of 32; the last flow is the answer, the others are for training.
+        """
         b, _, height, width = reference.shape
         flow = reference.new_zeros(b, 2, height // SIDE_MULTIPLE, width // SIDE_MULTIPLE)
+        flows: list[Tensor] = []
         levels = zip(self.basic_module, self._pyramid(reference), self._pyramid(support), strict=True)
-        for k, (level, ref, sup) in enumerate(levels):
-            if k:
+        for level, ref, sup in levels:
+            if flows:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             flow = flow + level(torch.cat([ref, warp(sup, flow), flow], dim=1))
-        return flow
+            flows.append(flow)
+        return flows
 
     def forward(self, reference: Tensor, support: Tensor) -> Tensor:
         height, width = reference.shape[2:]
@@ -110,6 +115,6 @@ class SPyNet(nn.Module):
                 F.interpolate(frame.float(), padded, mode="bilinear", align_corners=False)
                 for frame in (reference, support)
             )
-            flow = self._pyramid_flow(reference, support)
+            flow = self.pyramid_flows(reference, support)[-1]
             flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
             return flow * flow.new_tensor([width / padded[1], height / padded[0]]).view(1, 2, 1, 1)

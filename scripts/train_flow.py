@@ -1,0 +1,196 @@
+"""python scripts/train_flow.py --out checkpoints/world-flow/spynet.pt
+
+Trains SPyNet on the embedded world, which knows the exact flow from the first frame of a video to any other, and prints
+the end-point error on worlds it did not see, by displacement and by whether the point is still visible, beside that of
+zero flow. The weights are for --spynet. They serve this world alone: on real videos use the original file.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from vidm.atomic import atomic_write
+from vidm.datasets import to_float
+from vidm.errors import errors_for_people
+from vidm.memory import keep_freed_memory
+from vidm.randomness import keyed_generator
+from vidm.spynet import SPyNet
+from vidm.synthetic import CollisionWorld, render_clip
+
+# A level's share of the loss, coarsest first. The coarsest levels of small frames are a few pixels for the whole scene.
+LEVEL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+NOISE = 0.1  # largest deviation of the noise on the later frame, which in sampling is a generated one
+WARMUP = 200
+STILL = 0.1  # px; what moves less stands still
+MOVING_WEIGHT = 10.0  # one pixel in thirty moves, and a mean over all is content with zero flow
+BINS = (STILL, 2, 4, 8, float("inf"))
+
+
+class Pairs(NamedTuple):
+    """First frames (N, R, R, 3) uint8, all later ones (N, T - 1, R, R, 3) uint8, the flow from the first to each
+    (N, T - 1, 2, R, R) float16 in px, and whether its point is still seen (N, T - 1, R, R) bool."""
+
+    first: np.ndarray
+    later: np.ndarray
+    flow: np.ndarray
+    visible: np.ndarray
+
+
+def _pairs_of(seed: int, num_frames: int, resolution: int, index: int) -> Pairs:
+    world = CollisionWorld(seed, index, num_frames)
+    clip_u8 = render_clip(world, resolution)
+    flows, visible = zip(*(world.flow(0, n, resolution) for n in range(1, num_frames)), strict=True)
+    return Pairs(clip_u8[0], clip_u8[1:], np.stack(flows).astype(np.float16), np.stack(visible))
+
+
+def make_pairs(num_worlds: int, seed: int, num_frames: int, resolution: int) -> Pairs:
+    """Every pair of num_worlds worlds of a seed, by all cores."""
+    make = partial(_pairs_of, seed, num_frames, resolution)
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        found = list(tqdm(pool.map(make, range(num_worlds), chunksize=8), "worlds", total=num_worlds, leave=False))
+    return Pairs(*(np.stack(part) for part in zip(*found, strict=True)))
+
+
+def draw_batch(pairs: Pairs, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """First and later frames (B, 3, R, R) in [0, 1] and their flow (B, 2, R, R): a function of (seed, step).
+
+    Half of them are mirrored; the later frame carries noise of a deviation drawn in [0, NOISE].
+    """
+    rng = np.random.default_rng([seed, step])
+    worlds, times = rng.integers(len(pairs.later), size=batch_size), rng.integers(pairs.later.shape[1], size=batch_size)
+    first = (to_float(pairs.first[worlds]) + 1) / 2
+    later = (to_float(pairs.later[worlds, times]) + 1) / 2
+    flow = torch.from_numpy(pairs.flow[worlds, times].astype(np.float32))
+    half = batch_size // 2
+    flow[:half, 0] *= -1
+    first, later, flow = (torch.cat([x[:half].flip(3), x[half:]]) for x in (first, later, flow))
+    level = torch.from_numpy(rng.uniform(0, NOISE, (batch_size, 1, 1, 1)).astype(np.float32))
+    noise = torch.randn(later.shape, generator=keyed_generator((seed, step)))
+    return first, (later + level * noise).clamp(0, 1), flow
+
+
+def flow_loss(flows: list[Tensor], flow: Tensor) -> Tensor:
+    """The mean end-point error at every level, each in px of its level; levels and what moves are weighted."""
+    loss = flow.new_zeros(())
+    moving = (torch.linalg.vector_norm(flow, dim=1, keepdim=True) > STILL).float()
+    for k, (found, weight) in enumerate(zip(flows[::-1], LEVEL_WEIGHTS[::-1], strict=True)):
+        wanted, importance = F.avg_pool2d(flow, 2**k) / 2**k, 1 + MOVING_WEIGHT * F.avg_pool2d(moving, 2**k)
+        # Not the bare length, whose gradient at 0 is no number.
+        error = ((found.float() - wanted).square().sum(1, keepdim=True) + 1e-4).sqrt()
+        loss = loss + weight * (importance * error).mean()
+    return loss
+
+
+def train(spynet: SPyNet, pairs: Pairs, steps: int, batch_size: int, lr: float, seed: int, bf16: bool) -> None:
+    """AdamW, the learning rate rising for WARMUP steps and then falling to 0 by half a cosine."""
+    optimizer = torch.optim.AdamW(spynet.parameters(), lr=lr, weight_decay=0, fused=True)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - WARMUP, 1))
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, decay], [WARMUP])
+    with tqdm(range(steps), "train", unit="step") as bar:
+        for step in bar:
+            first, later, flow = draw_batch(pairs, seed, step, batch_size)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                flows = spynet.pyramid_flows(first, later)
+            loss = flow_loss(flows, flow)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if step % 100 == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+
+
+def end_point_errors(spynet: SPyNet, pairs: Pairs) -> list[dict[str, Any]]:
+    """Rows of (displacement, visible or hidden, share of pixels, error of zero flow, error of SPyNet), errors in px."""
+    found = []
+    with torch.no_grad():
+        for first, later in zip(pairs.first, pairs.later, strict=True):
+            frames = [(to_float(frame) + 1) / 2 for frame in (np.broadcast_to(first, later.shape), later)]
+            found.append(spynet(*frames).numpy())
+    wanted = pairs.flow.astype(np.float32)
+    length = np.linalg.norm(wanted, axis=2)
+    error = np.linalg.norm(np.stack(found) - wanted, axis=2)
+    masks = {("still", "all"): length <= STILL, ("moving", "all"): length > STILL}
+    for low, high in pairwise(BINS):
+        moved = (length > low) & (length <= high)
+        name = f"{low:g} to {high:g} px" if high < float("inf") else f"above {low:g} px"
+        masks[name, "visible"], masks[name, "hidden"] = moved & pairs.visible, moved & ~pairs.visible
+    return [
+        {
+            "displacement": name,
+            "point": point,
+            "share": float(mask.mean()),
+            "zero_flow": float(length[mask].mean()),
+            "spynet": float(error[mask].mean()),
+        }
+        for (name, point), mask in masks.items()
+        if mask.any()
+    ]
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print("| displacement | point | share of pixels | zero flow, px | SPyNet, px |\n|---|---|--:|--:|--:|")
+    for row in rows:
+        shown = f"{row['share']:.2%} | {row['zero_flow']:.2f} | {row['spynet']:.2f}"
+        print(f"| {row['displacement']} | {row['point']} | {shown} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n", 1)[1], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the weights go, a .pt file")
+    parser.add_argument("--resolution", type=int, default=32, metavar="R", help="pixels a side, a multiple of 32")
+    parser.add_argument("--num-frames", type=int, default=16, metavar="T", help="frames a video")
+    parser.add_argument("--num-worlds", type=int, default=3000, metavar="N", help="videos to learn from")
+    parser.add_argument("--num-test", type=int, default=128, metavar="N", help="videos to measure on")
+    parser.add_argument("--steps", type=int, default=6000, help="training steps")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="pairs a step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="arithmetic in training")
+    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
+    options = parser.parse_args()
+    with errors_for_people():
+        for name, least in (("num_frames", 2), ("num_worlds", 1), ("num_test", 1), ("steps", 1), ("batch_size", 1)):
+            if getattr(options, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: give {least} or more")
+        if options.resolution % 32 or options.resolution < 32:
+            raise ValueError(f"--resolution {options.resolution}: give a multiple of 32")
+        keep_freed_memory()
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        # Seeds of the worlds' own: 1 to 3 are those of the world preset's data.
+        pairs = make_pairs(options.num_worlds, 4 + 2 * options.seed, options.num_frames, options.resolution)
+        torch.manual_seed(options.seed)
+        spynet = SPyNet()
+        bf16 = options.precision == "bf16"
+        train(spynet, pairs, options.steps, options.batch_size, options.lr, options.seed, bf16)
+        rows = end_point_errors(
+            spynet, make_pairs(options.num_test, 5 + 2 * options.seed, options.num_frames, options.resolution)
+        )
+        with atomic_write(options.out) as temporary:
+            torch.save({"state_dict": spynet.state_dict()}, temporary)
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+        with atomic_write(options.out.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps({"settings": settings, "errors": rows}, indent=2) + "\n")
+        print_table(rows)
+        print(f"{options.out} after {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Claims about scripts/train_flow.py: its loss, its batches, and that a short training sees motion."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidm.checkpoint import load_spynet
+from vidm.spynet import SPyNet, warp
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "train_flow.py"
+FLOW = runpy.run_path(str(SCRIPT))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return FLOW["Pairs"](*(part[None] for part in FLOW["_pairs_of"](0, 12, 32, 3)))
+
+
+def test_the_right_flow_at_every_level_costs_nothing_and_zero_flow_does():
+    flow = torch.zeros(2, 2, 32, 32)
+    flow[:, 0, 8:24, 8:24] = 4.0
+    right = [torch.nn.functional.avg_pool2d(flow, 2**k) / 2**k for k in range(5, -1, -1)]
+    nothing = FLOW["flow_loss"]([torch.zeros_like(level) for level in right], flow)
+    assert FLOW["flow_loss"](right, flow) < 0.2 < nothing
+    # A plain mean over pixels would count what moves, here a fourth, by its share alone.
+    assert nothing > 2 * 4.0 * 0.25
+
+
+def test_a_batch_follows_from_seed_and_step_and_its_flow_leads_back_to_the_first_frame(pairs):
+    first, later, flow = FLOW["draw_batch"](pairs, 0, 5, 8)
+    for ours, again in zip((first, later, flow), FLOW["draw_batch"](pairs, 0, 5, 8), strict=True):
+        assert torch.equal(ours, again)
+    assert not torch.equal(later, FLOW["draw_batch"](pairs, 0, 6, 8)[1])
+    moving = torch.linalg.vector_norm(flow, dim=1, keepdim=True) > 1
+    gap = (first - later).abs()
+    gap_back = (first - warp(later, flow)).abs()
+    # Mirrored ones, the first half, and the others: noise and what is hidden are left.
+    for half in (slice(0, 4), slice(4, 8)):
+        where = moving[half].expand_as(gap[half])
+        assert gap_back[half][where].mean() < 0.6 * gap[half][where].mean()
+
+
+def test_a_short_training_writes_weights_for_spynet_and_the_table_of_its_errors(tmp_path):
+    out = tmp_path / "flow" / "spynet.pt"
+    flags = "--num-worlds 2 --num-test 1 --num-frames 4 --steps 2 --batch-size 2".split()
+    done = subprocess.run([sys.executable, SCRIPT, "--out", out, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    load_spynet(SPyNet(), out)
+    errors = json.loads(out.with_suffix(".json").read_text())["errors"]
+    assert {row["displacement"] for row in errors} >= {"still", "moving"}
+    assert all(f"| {row['displacement']} | {row['point']} |" in done.stdout for row in errors)
+
+
+@pytest.mark.parametrize("flags", ["--resolution 40", "--steps 0", "--num-frames 1"])
+def test_a_training_that_cannot_be_is_refused_in_one_line(tmp_path, flags):
+    command = [sys.executable, SCRIPT, "--out", tmp_path / "flow" / "spynet.pt", *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {flags.split()[0]}")
+    assert not (tmp_path / "flow").exists()
+
+
+@pytest.mark.slow
+def test_a_training_on_one_world_brings_the_error_of_what_moves_well_below_that_of_zero_flow(pairs):
+    torch.manual_seed(0)
+    spynet = SPyNet()
+    FLOW["train"](spynet, pairs, 250, 8, 1e-3, 0, False)
+    (moving,) = [row for row in FLOW["end_point_errors"](spynet, pairs) if row["displacement"] == "moving"]
+    assert moving["spynet"] < 0.5 * moving["zero_flow"]

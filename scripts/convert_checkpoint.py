@@ -1,4 +1,4 @@
-"""python scripts/convert_checkpoint.py SOURCE TARGET [--video-timesteps N]
+"""python scripts/convert_checkpoint.py SOURCE TARGET [--video-timesteps N] [--half]
 
 Writes a checkpoint of ours from the authors' .pth.tar (or from any that this project reads): TARGET ending in .pt is
 a checkpoint to go on from, in .safetensors averaged weights with their settings in a .json beside them.
@@ -19,16 +19,21 @@ def main() -> None:
     parser.add_argument(
         "--video-timesteps", type=int, metavar="N", help="frames per video it was trained on, where it does not tell"
     )
+    parser.add_argument("--half", action="store_true", help="write .safetensors in float16, half as large")
     options = parser.parse_args()
     with errors_for_people():
         if options.target.suffix not in (".pt", ".safetensors"):
             raise ValueError(f"{options.target}: give a name that ends in .pt or .safetensors")
+        if options.half and options.target.suffix == ".pt":
+            raise ValueError("--half is for .safetensors: training goes on from a .pt file, which keeps float32")
         checkpoint = load_any(options.source, options.video_timesteps)
         model = build_model(checkpoint.config)
         for state in (checkpoint.state_dict, checkpoint.ema_state_dict):
             load_weights(model, state, options.source)
-        save = save_checkpoint if options.target.suffix == ".pt" else save_safetensors
-        save(options.target, checkpoint)
+        if options.target.suffix == ".pt":
+            save_checkpoint(options.target, checkpoint)
+        else:
+            save_safetensors(options.target, checkpoint, options.half)
         print(f"{options.target}: {len(checkpoint.ema_state_dict)} tensors, step {checkpoint.step}")
 
 

@@ -120,6 +120,17 @@ def test_safetensors_come_back_with_their_settings(ours, tmp_path):
     assert vidm.load_generator(path).animate(frame, num_frames=2, sampler="ddim", steps=1).shape == (2, 16, 16, 3)
 
 
+def test_half_precision_halves_the_file_and_costs_one_rounding(ours, tmp_path):
+    for name, half in (("whole", False), ("half", True)):
+        save_safetensors(tmp_path / f"{name}.safetensors", ours, half)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
+    assert 1.8 < sizes[0] / sizes[1] <= 2
+    back = load_any(tmp_path / "half.safetensors").ema_state_dict
+    for name, tensor in ours.ema_state_dict.items():
+        assert back[name].dtype == torch.float32
+        assert torch.equal(back[name], tensor.half().float())
+
+
 def test_damaged_safetensors_and_settings_are_named(ours, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_safetensors(path, ours)
@@ -163,6 +174,7 @@ def test_converting_writes_ours_and_refuses_what_does_not_fit(ours, tmp_path):
     for arguments, message in (
         ((small, tmp_path / "bad.pt"), "does not fit this network"),
         ((tmp_path / "ours.pt", tmp_path / "bad.txt"), "ends in .pt or .safetensors"),
+        ((tmp_path / "ours.pt", tmp_path / "half.pt", "--half"), "--half is for .safetensors"),
         ((tmp_path / "nothing.pt", tmp_path / "bad.pt"), "no such file"),
     ):
         failed = convert(*arguments)

@@ -76,7 +76,7 @@ def _load_safetensors(path: Path) -> Checkpoint:
             )
     try:
         described = json.loads(settings.read_text())
-        weights = load_file(path)
+        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} or {settings.name} beside it is cut short or damaged: {error}") from error
     if not isinstance(described, dict):
@@ -108,12 +108,16 @@ def load_any(path: str | Path, video_timesteps: int | None = None, config: Confi
     return checkpoint
 
 
-def save_safetensors(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint's averaged weights as .safetensors, and its step and configuration as JSON beside them."""
+def save_safetensors(path: str | Path, checkpoint: Checkpoint, half: bool = False) -> None:
+    """Write a checkpoint's averaged weights as .safetensors, and its step and configuration as JSON beside them.
+
+    With `half` they are float16, half as large; reading makes them float32 again.
+    """
     path = Path(path)
+    dtype = torch.float16 if half else torch.float32
     # Channels-last weights are dense but not contiguous, which the format does not know.
     weights = {
-        name: tensor.contiguous(memory_format=torch.contiguous_format)
+        name: tensor.to(dtype).contiguous(memory_format=torch.contiguous_format)
         for name, tensor in checkpoint.ema_state_dict.items()
     }
     with atomic_write(_settings_path(path)) as temporary:

@@ -24,9 +24,11 @@ NORMS = {"posgn": PositionalGroupNorm, "timestep": TimestepGroupNorm}
 class UNetShape:
     """What fixes the shape of a trunk; the defaults are the published 128 x 128 model's.
 
-    `attention_resolutions` are down-sampling factors, not sizes. Heads have `num_head_channels` channels each;
-    with -1 there are `num_heads` of them. `norm` is "posgn", the method's, or "timestep", the plain one it is measured
-    against. Raises ValueError for widths that the group norm cannot split and for an unknown norm.
+    Where a level has but 32 channels, each is a group of the norm by itself, which leaves nothing of its mean: the
+    network then cannot tell the brightness of a picture. `attention_resolutions` are down-sampling factors, not sizes.
+    Heads have `num_head_channels` channels each; with -1 there are `num_heads` of them. `norm` is "posgn", the
+    method's, or "timestep", the plain one it is measured against. Raises ValueError for widths that the group norm
+    cannot split and for an unknown norm.
     """
 
     model_channels: int = 128

@@ -36,3 +36,13 @@ def line_chart(values: Sequence[float], label: str) -> str:
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         f'{levels}{ends}<polyline points="{points}"/></svg>'
     )
+
+
+def svg_file(chart: str) -> str:
+    """A chart as the text of a file of its own, which no page gives its colours."""
+    style = (
+        "<style>.chart{background:#fdfdfd}.chart polyline{fill:none;stroke:#2b6f8a;stroke-width:2}"
+        ".chart line{stroke:#e1e5e9}.chart text{fill:#5b6570;font:13px sans-serif}</style>"
+    )
+    head, rest = chart.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}">{style}{rest}\n'

@@ -124,10 +124,10 @@ def test_psi_zero_starts_every_video_and_frame_of_every_seed_at_one_latent():
         assert all(torch.equal(x_T, c.expand(2, 3, 8, 8)) for x_T in starts(seed, start=TruncatedStart(9, psi=0.0)))
 
 
-def test_start_noise_is_drawn_per_frame_or_shared_by_a_videos_frames():
-    one, two, three = starts()
+def test_start_noise_is_shared_by_a_videos_frames_or_drawn_per_frame():
+    one, two, three = starts(start_noise="frame")
     assert not torch.equal(one, two)
-    shared = starts(start_noise="video")
+    shared = starts()
     assert all(torch.equal(x_T, shared[0]) for x_T in shared)
     assert not torch.equal(shared[0][0], shared[0][1])
     assert torch.equal(shared[0], one)

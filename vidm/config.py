@@ -297,7 +297,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention_resolutions": (4,),
         "num_res_blocks": 1,
         "batch_size": 8,
-        "total_iters": 7000,
+        "total_iters": 6000,
         "lr": 8e-4,
         "lr_schedule": "cosine",
         "warmup_iters": 200,

@@ -57,7 +57,7 @@ class Generator:
         steps: str | int = "100",
         eta: float = 0.0,
         psi: float = 1.0,
-        start_noise: str = "frame",
+        start_noise: str = "video",
         seed: int = 0,
         index: int = 0,
         precision: str = "fp32",

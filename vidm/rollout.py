@@ -79,7 +79,7 @@ def animate(
     noise: VideoNoise,
     sampler: Callable[..., Tensor] = sample_ddpm,
     start: Callable[[Tensor], Tensor] = lambda z: z,
-    start_noise: str = "frame",
+    start_noise: str = "video",
     anchor_every: int = 0,
     condition_noise: float = 0.0,
     progress: bool = False,
@@ -88,9 +88,10 @@ def animate(
 
     Frame 0 is the given one, as it is; frames 1 .. num_frames - 1 are denoised in order at frame_index 1 ..
     num_frames - 1, each on the flow to the frame before it, which is computed once per frame. A chain starts at
-    start(z), a TruncatedStart perhaps, z drawn for each "frame" or once for a "video". With anchor_every=K, frames K,
-    2 K, ... take the first frame's place for the K frames after them, whose frame_index counts from there: a video may
-    then be of any length (ours). condition_noise is the level of the noise on the previous frame that SPyNet sees.
+    start(z), a TruncatedStart perhaps, z drawn once for a "video" (ours) or for each "frame". With anchor_every=K,
+    frames K, 2 K, ... take the first frame's place for the K frames after them, whose frame_index counts from there: a
+    video may then be of any length (ours). condition_noise is the level of the noise on the previous frame that SPyNet
+    sees.
     Raises ValueError for more frames than the model's video_timesteps without anchors, or anchors too far apart.
     Source: the paper; the released sampler starts at frame_index 0, which was never trained, and drops the given frame.
     """

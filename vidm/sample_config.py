@@ -42,8 +42,8 @@ class SampleConfig:
     fps: float = knob(25.0, "frame rate of the written files", "--fps")
     psi: float = knob(1.0, "sampling space: 1 all of it, 0 one constant start, in between truncated", "--psi")
     start_noise: str = knob(
-        "frame",
-        "what a chain starts from is drawn anew per frame, or once per video",
+        "video",
+        "what a frame's chain starts from is drawn once per video, or anew per frame, which lets the hue flicker",
         "--start-noise",
         ("frame", "video"),
     )

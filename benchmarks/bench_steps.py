@@ -2,9 +2,9 @@
 
 How many steps a frame are enough? The generator that `make demo` trains continues the held-out first frames of the
 embedded world with each sampler and number of steps, every chain from a start of its own, for several seeds, the ways
-taking turns; the distance is that of the demo, to other held-out videos, in random features. Prints a table of means and deviations over the seeds, with the
-difference of 20 steps of DPM-Solver++ to 100 ancestral ones seed by seed, and appends a row to
-benchmarks/results/steps.jsonl.
+taking turns; the distance is that of the demo, to other held-out videos, in random features. Prints a table of means
+and deviations over the seeds, with the difference of 20 steps of DPM-Solver++ to 100 ancestral ones seed by seed, and
+appends a row to benchmarks/results/steps.jsonl.
 """
 
 import argparse

@@ -123,6 +123,8 @@ def test_safetensors_come_back_with_their_settings(ours, tmp_path):
 def test_half_precision_halves_the_file_and_costs_one_rounding(ours, tmp_path):
     for name, half in (("whole", False), ("half", True)):
         save_safetensors(tmp_path / f"{name}.safetensors", ours, half)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1, "weights are as readable as the settings beside them"
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
     assert 1.8 < sizes[0] / sizes[1] <= 2
     back = load_any(tmp_path / "half.safetensors").ema_state_dict

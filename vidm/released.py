@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vidm.atomic import atomic_write
@@ -123,5 +123,6 @@ def save_safetensors(path: str | Path, checkpoint: Checkpoint, half: bool = Fals
     with atomic_write(_settings_path(path)) as temporary:
         described = {"iters": checkpoint.step, "config": checkpoint.config.to_dict()}
         temporary.write_text(json.dumps(described, indent=2) + "\n")
+    # Written by us: the library's own files are for nobody else to read.
     with atomic_write(path) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))

@@ -17,6 +17,7 @@ def test_the_demo_writes_its_page_and_tells_whether_training_helped(tmp_path, mo
         "NUM_TEST": 8,
         "CONTENT_TRAINING_STEPS": 4,
         "SAMPLER": {"sampler": "ddim", "steps": "2", "content_steps": "3"},
+        "WORLD_SAMPLER": {"sampler": "ddim", "steps": "2", "content_steps": "3"},
     }
     for name, value in shrunk.items():
         monkeypatch.setitem(DEMO["main"].__globals__, name, value)
@@ -27,6 +28,6 @@ def test_the_demo_writes_its_page_and_tells_whether_training_helped(tmp_path, mo
     assert "continued without training" in said.out
     assert (code == 1) == ("no nearer to real videos" in said.err)
     page = (out / "report.html").read_text()
-    assert page.count("<video") == 24
+    assert page.count("<video") == 48
     assert all(column in page for column in DEMO["COLUMNS"])
     assert (out / "videos.gif").is_file()

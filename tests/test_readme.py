@@ -16,9 +16,8 @@ README = (ROOT / "README.md").read_text()
 FENCED = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 BLOCKS = FENCED.findall(README)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
-GUIDES = [
-    line for path in (ROOT / "docs").glob("*.md") for b in FENCED.findall(path.read_text()) for line in b.splitlines()
-]
+GUIDE_FILES = [*(ROOT / "docs").rglob("*.md"), ROOT / "pretrained_models" / "world" / "README.md"]
+GUIDES = [line for path in GUIDE_FILES for b in FENCED.findall(path.read_text()) for line in b.splitlines()]
 PARSERS = {
     "diffusion_ddp_accum_constant_cu.py": train_parser,
     "evaluate_FVD.py": evaluate_parser,
@@ -57,7 +56,7 @@ def test_the_parsed_commands_are_all_there_are():
 
 
 def test_every_link_to_a_file_leads_somewhere():
-    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "ARCHITECTURE.md"]
+    documents = [ROOT / "README.md", *GUIDE_FILES, ROOT / "ARCHITECTURE.md"]
     for document in documents:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if not target.startswith("http"):

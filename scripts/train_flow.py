@@ -37,6 +37,7 @@ WARMUP = 200
 STILL = 0.1  # px; what moves less stands still
 MOVING_WEIGHT = 10.0  # one pixel in thirty moves, and a mean over all is content with zero flow
 BINS = (STILL, 2, 4, 8, float("inf"))
+FIRST_SEEDS = (4, 5)  # of the worlds to learn from and to measure on, where --seed is 0
 
 
 class Pairs(NamedTuple):
@@ -171,18 +172,24 @@ def main() -> None:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: give {least} or more")
         if options.resolution % 32 or options.resolution < 32:
             raise ValueError(f"--resolution {options.resolution}: give a multiple of 32")
+        if options.seed < 0:
+            raise ValueError(f"--seed {options.seed}: give 0 or more")
+        if not options.lr > 0:
+            raise ValueError(f"--lr {options.lr}: give a number above 0")
+        if options.out.suffix != ".pt" or options.out.is_dir():
+            raise ValueError(f"--out {options.out}: give the name of a .pt file")
         keep_freed_memory()
         options.out.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        # Seeds of the worlds' own: 1 to 3 are those of the world preset's data.
-        pairs = make_pairs(options.num_worlds, 4 + 2 * options.seed, options.num_frames, options.resolution)
+        # Other worlds than those that generators are trained on and measured by, whose seeds are small.
+        train_seed, test_seed = (first + 1000 * options.seed for first in FIRST_SEEDS)
+        pairs = make_pairs(options.num_worlds, train_seed, options.num_frames, options.resolution)
         torch.manual_seed(options.seed)
         spynet = SPyNet()
         bf16 = options.precision == "bf16"
         train(spynet, pairs, options.steps, options.batch_size, options.lr, options.seed, bf16)
-        rows = end_point_errors(
-            spynet, make_pairs(options.num_test, 5 + 2 * options.seed, options.num_frames, options.resolution)
-        )
+        test_pairs = make_pairs(options.num_test, test_seed, options.num_frames, options.resolution)
+        rows = end_point_errors(spynet, test_pairs)
         with atomic_write(options.out) as temporary:
             torch.save({"state_dict": spynet.state_dict()}, temporary)
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}

@@ -56,10 +56,12 @@ def test_a_short_training_writes_weights_for_spynet_and_the_table_of_its_errors(
     assert all(f"| {row['displacement']} | {row['point']} |" in done.stdout for row in errors)
 
 
-@pytest.mark.parametrize("flags", ["--resolution 40", "--steps 0", "--num-frames 1"])
+@pytest.mark.parametrize(
+    "flags", ["--resolution 40", "--steps 0", "--num-frames 1", "--seed -1", "--lr 0", "--out flow/spynet.json"]
+)
 def test_a_training_that_cannot_be_is_refused_in_one_line(tmp_path, flags):
-    command = [sys.executable, SCRIPT, "--out", tmp_path / "flow" / "spynet.pt", *flags.split()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, SCRIPT, "--out", "flow/spynet.pt", *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {flags.split()[0]}")

@@ -96,6 +96,8 @@ def test_random_bytes_are_named(tmp_path, seed):
     [
         ({"config": None}, "another version: its settings are not sections"),
         ({"config": {"model": {"image_size": "32"}}}, "setting image_size is '32', not of type int"),
+        ({"config": {"model": {"channel_mult": [1, "2"]}}}, "setting channel_mult is .*not whole numbers"),
+        ({"progress": {"magic": 3}}, "another version: .*magic"),
         ({"iters": "7"}, "its step is '7'"),
         ({"state_dict": {"a": 1}}, "its weights are not named tensors"),
         ({"optimizer": None}, "its weights are not named tensors"),

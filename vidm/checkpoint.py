@@ -176,9 +176,9 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} is no VIDM checkpoint: its step is {content['iters']!r}, not a number")
     try:
         config = Config.from_dict(content["config"])
-    except ValueError as error:
+        progress = Progress(**content["progress"]) if content.get("progress") else None
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
-    progress = Progress(**content["progress"]) if content.get("progress") else None
     return Checkpoint(
         content["iters"],
         config,

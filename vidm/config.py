@@ -192,6 +192,8 @@ class Config:
             value = values.get(knob.name, knob.default)
             if not isinstance(value, (type(knob.default), int) if knob.type is float else type(knob.default)):
                 raise ValueError(f"setting {knob.name} is {value!r}, not of type {type(knob.default).__name__}")
+            if isinstance(value, tuple) and not all(isinstance(number, int) for number in value):
+                raise ValueError(f"setting {knob.name} is {value!r}, not whole numbers")
         return Config().replaced(values)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

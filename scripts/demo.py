@@ -7,6 +7,7 @@ results/demo/report.html, once after the first part and once with all. Ends with
 trained is no better than the untrained one.
 """
 
+import argparse
 import shutil
 import sys
 import time
@@ -18,6 +19,7 @@ import torch
 from vidm.checkpoint import checkpoint_path
 from vidm.config import Config
 from vidm.detectors import load_detector, name_of
+from vidm.errors import errors_for_people
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
@@ -205,4 +207,8 @@ def main(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path("results/demo")))
+    argparse.ArgumentParser(
+        description=__doc__.split("\n\n", 1)[1], formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    with errors_for_people():
+        sys.exit(main(Path("results/demo")))

@@ -23,8 +23,16 @@ def test_the_demo_writes_its_page_and_tells_whether_training_helped(tmp_path, mo
         monkeypatch.setitem(DEMO["main"].__globals__, name, value)
     monkeypatch.setitem(PRESETS, "demo", {**PRESETS["tiny"], "total_iters": 20, "workers": 0, "test_freq": 10})
     out = tmp_path / "demo"
+    pages_before_training, real_train = [], DEMO["train"]
+
+    def train(*args, **kwargs):
+        pages_before_training.append((out / "report.html").read_text())
+        return real_train(*args, **kwargs)
+
+    monkeypatch.setitem(DEMO["main"].__globals__, "train", train)
     code = DEMO["main"](out)
     said = capsys.readouterr()
+    assert [page.count("<video") for page in pages_before_training] == [24, 24]
     assert "continued without training" in said.out
     assert (code == 1) == ("no nearer to real videos" in said.err)
     page = (out / "report.html").read_text()

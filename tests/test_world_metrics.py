@@ -142,6 +142,8 @@ def test_the_best_of_several_videos_makes_the_error_and_all_make_the_rest(real: 
     )
     assert both.centroid_error.sum() <= only_real.centroid_error.sum()
     assert both.centroid_error[1:] == pytest.approx(only_real.centroid_error[1:], abs=0.05)
+    of_each = (only_real.mean_centroid_error + only_still.mean_centroid_error) / 2
+    assert both.mean_centroid_error == pytest.approx(of_each)
     assert both.num_solids == 2 * only_real.num_solids
     assert len(both.displacements) == len(only_real.displacements) + len(only_still.displacements)
 

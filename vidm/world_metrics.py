@@ -255,15 +255,16 @@ class WorldScores:
     still_there: the share of solids, truly in view at the end, that are found in the last frame; of those,
     colour_kept, shape_kept: the shares whose colour is near that of frame 0, and whose outline fits that of frame 0,
     and shape_overlap: the mean intersection over union (NaN if none is found); all in [0, 1]. centroid_error (T,): the
-    mean distance of solids, truly in view then, from the world's centres, in px, in the best of each world's videos; a
-    lost solid counts where it was seen last. displacements (any,): of all solids from each frame to the next, in px.
-    num_solids: how many still_there counts, in all videos."""
+    mean distance of solids, truly in view then, from the world's centres, in px, in the best of each world's videos,
+    and mean_centroid_error in all of them; a lost solid counts where it was seen last. displacements (any,): of all
+    solids from each frame to the next, in px. num_solids: how many still_there counts, in all videos."""
 
     still_there: float
     colour_kept: float
     shape_kept: float
     shape_overlap: float
     centroid_error: np.ndarray
+    mean_centroid_error: np.ndarray
     displacements: np.ndarray
     num_solids: int
 
@@ -279,7 +280,8 @@ def world_scores(clips_u8: Sequence[np.ndarray], worlds: Sequence[CollisionWorld
     clips_u8: for each world K videos of one first frame, uint8 (K, T, H, W, 3), T the same for all; of a world the
     first T frames count. Of the K videos, the one whose mean error over the frames is least makes centroid_error.
     Raises ValueError if no solid can be told in any of the worlds. Ours."""
-    found, colour_distances, shape_overlaps, displacements, errors, counts = [], [], [], [], [], []
+    found, colour_distances, shape_overlaps, displacements = [], [], [], []
+    best_errors, mean_errors, counts = [], [], []
     for clips, world in zip(clips_u8, worlds, strict=True):
         outset = outset_of(clips[0, 0], CollisionWorld(world.seed, world.index, clips.shape[1]))
         tracks = [track_solids(clip_u8, outset) for clip_u8 in clips]
@@ -291,18 +293,24 @@ def world_scores(clips_u8: Sequence[np.ndarray], worlds: Sequence[CollisionWorld
             displacements.append(track.displacements)
         gaps = np.stack([np.linalg.norm(track.places - outset.places, axis=-1) for track in tracks])
         sums = np.where(outset.asked, gaps, 0).sum(2)  # (K, T)
-        errors.append(sums[sums.sum(1).argmin()])
+        best_errors.append(sums[sums.sum(1).argmin()])
+        mean_errors.append(sums.mean(0))
         counts.append(outset.asked.sum(1))
     all_found, overlaps = np.concatenate(found), np.concatenate(shape_overlaps)
     if len(all_found) == 0:
         raise ValueError(f"no solid can be told from all else in any of the {len(worlds)} worlds; give more of them")
     count = np.sum(counts, 0)
+    centroid_error, mean_centroid_error = (
+        np.divide(np.sum(errors, 0), count, where=count > 0, out=np.full(len(count), np.nan))
+        for errors in (best_errors, mean_errors)
+    )
     return WorldScores(
         still_there=_mean(all_found),
         colour_kept=_mean(np.concatenate(colour_distances) <= SAME_COLOUR),
         shape_kept=_mean(overlaps >= SAME_SHAPE),
         shape_overlap=_mean(overlaps),
-        centroid_error=np.divide(np.sum(errors, 0), count, where=count > 0, out=np.full(len(count), np.nan)),
+        centroid_error=centroid_error,
+        mean_centroid_error=mean_centroid_error,
         displacements=np.concatenate(displacements),
         num_solids=len(all_found),
     )

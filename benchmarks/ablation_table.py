@@ -11,18 +11,32 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "ablation.jsonl"
 HEADLINE_SEEDS = 3
-# Frame 0 is given: means are over the others.
-COLUMNS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
-    "distance": lambda row: row["distance"],
-    "kernel": lambda row: row["kernel"],
-    "PSNR": lambda row: mean(row["psnr_by_frame"][1:]) if "psnr_by_frame" in row else None,
-    "SSIM": lambda row: mean(row["ssim_by_frame"][1:]) if "ssim_by_frame" in row else None,
-    "there": lambda row: row["still_there"],
-    "colour": lambda row: row["colour_kept"],
-    "outline": lambda row: row["shape_overlap"],
-    "moves": lambda row: row["displacement"],
-    "place": lambda row: mean(row["centroid_error"][1:]),
-    "best of 8": lambda row: mean(row["best_centroid_error"][1:]) if "best_centroid_error" in row else None,
+
+
+def _mean_after_first(column: str) -> Callable[[Mapping[str, Any]], float | None]:
+    """A row's mean over frames; frame 0 is given."""
+    return lambda row: mean(row[column][1:]) if column in row else None
+
+
+def _value(column: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda row: row.get(column)
+
+
+# What a row has no value of stays empty; a column without any value is left out.
+COLUMNS = {
+    "distance": _value("distance"),
+    "kernel": _value("kernel"),
+    "FVD": _value("fvd"),
+    "PSNR": _mean_after_first("psnr_by_frame"),
+    "SSIM": _mean_after_first("ssim_by_frame"),
+    "there": _value("still_there"),
+    "colour": _value("colour_kept"),
+    "outline": _value("shape_overlap"),
+    "speed": _value("mean_displacement"),
+    "moves": _value("displacement"),
+    "place": _mean_after_first("centroid_error"),
+    "one of 8": _mean_after_first("one_of_8_error"),
+    "best of 8": _mean_after_first("best_of_8_error"),
 }
 
 
@@ -58,8 +72,10 @@ def _cell(values: Sequence[float | None]) -> str:
 def table(rows: Sequence[dict[str, Any]], names: Sequence[str] | None = None) -> str:
     """Markdown: a line a name, the mean over its seeds and, of several, the deviation in brackets."""
     groups = by_name(rows)
-    lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
-    for name in groups if names is None else names:
-        cells = [_cell([column(row) for row in groups[name]]) for column in COLUMNS.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    names = list(groups) if names is None else names
+    cells = {
+        label: [_cell([column(row) for row in groups[name]]) for name in names] for label, column in COLUMNS.items()
+    }
+    cells = {label: column for label, column in cells.items() if any(column)}
+    lines = [f"| | {' | '.join(cells)} |", f"|---|{'--:|' * len(cells)}"]
+    return "\n".join(lines + [f"| {' | '.join(line)} |" for line in zip(names, *cells.values(), strict=True)])

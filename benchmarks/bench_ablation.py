@@ -1,18 +1,17 @@
-"""python benchmarks/bench_ablation.py [--only NAME ...] [--table]
+"""python benchmarks/bench_ablation.py [--only NAME ...] [--i3d FILE] [--table]
 
 What is each strategy worth on the embedded world? A row of the table is a way to make videos: real ones, the first
 frame repeated, the shipped generator sampled in several ways, and generators trained for the same short time with one
 strategy changed. Every row continues the first frames of 64 held-out videos and is measured against 256 others; the
 headline rows do so for three sets of 64 and three seeds. For the best of eight, eight more first frames are continued
-eight times each, once a row. A row that is there for the same weights is not made again,
-and a training that was stopped goes on. Rows are added to benchmarks/results/ablation.jsonl, --table prints the last
-of each. The data to train on is made first, by the commands in docs/results/README.md.
+eight times each, once a row. A row that is there is not made again, unless the weights that are shipped are others now;
+a training that was stopped goes on. Rows are added to benchmarks/results/ablation.jsonl, --table prints the last of
+each; to make one anew, take its line out. Data to train on is made first, by the commands in docs/results/README.md.
 """
 
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from vidm.checkpoint import checkpoint_path
 from vidm.detectors import load_detector
 from vidm.digests import sha256_of
+from vidm.errors import errors_for_people
 from vidm.frame_metrics import compute_frame_metrics
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
@@ -39,31 +39,39 @@ from vidm.world_metrics import WorldScores, displacement_distance, world_of, wor
 
 ROOT = Path(__file__).parent.parent
 DATA, MADE = ROOT / "data" / "world", ROOT / "results" / "ablation"
-WORLD = ROOT / "pretrained_models" / "world" / "motion.safetensors"
+WORLD, CONTENT = (ROOT / "pretrained_models" / "world" / f"{name}.safetensors" for name in ("motion", "content"))
 PACK, SPYNET = ROOT / "packs" / "world", ROOT / "checkpoints" / "world-flow" / "spynet.pt"
+NOT_ROUNDED = ROOT / "checkpoints" / "world" / "checkpoint_00006000.pt"
 NUM_FRAMES, RESOLUTION = 16, 32
 NUM_VIDEOS, NUM_REFERENCE = 64, 256
 NUM_BEST, BEST_OF = 8, 8
 # Seeds of worlds: 1 is that of the videos to train on, 4 and 5 are the flow's.
 REFERENCE_SEED, TEST_SEED, BEST_SEED = 3, 10, 20
-SHORT = ("--total-iters", "2000", "--save-freq", "500", "--keep", "1")
+SHORT_STEPS = 2000
+GIVEN = ("real", "still")  # rows that no network makes
 STANDARD = {"sampler": "dpm-solver++", "steps": "20", "precision": "bf16"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to make videos: the flags of a short training, or none for the shipped generator, and how it is sampled."""
+    """A way to make videos: the flags of a short training, or none for a checkpoint, and how it is sampled.
+
+    `drawn` videos begin with frames of the shipped content generator, so that no world tells what should happen."""
 
     training: tuple[str, ...] | None = None
+    checkpoint: Path = WORLD
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 1
     best: bool = False
+    drawn: bool = False
 
 
 ROWS = {
     "real": Row(seeds=HEADLINE_SEEDS),
-    "still": Row(seeds=HEADLINE_SEEDS),
+    "still": Row(seeds=HEADLINE_SEEDS, best=True),
     "world": Row(seeds=HEADLINE_SEEDS, best=True),
+    "drawn": Row(sampling={"content_steps": "50"}, drawn=True),
+    "not rounded": Row(checkpoint=NOT_ROUNDED),
     "noise per frame": Row(sampling={"start_noise": "frame"}, best=True),
     "psi 0": Row(sampling={"psi": 0.0}, best=True),
     "psi 0.25": Row(sampling={"psi": 0.25}),
@@ -98,19 +106,23 @@ def folder_of(name: str) -> Path:
 def train(name: str, flags: Sequence[str]) -> Path:
     """The checkpoint of a row's short training, which goes on from where it was."""
     out = folder_of(name) / "training"
-    last = checkpoint_path(out, int(SHORT[1]))
+    last = checkpoint_path(out, SHORT_STEPS)
     if not last.exists():
         script = [sys.executable, str(ROOT / "diffusion_ddp_accum_constant_cu.py"), "--preset", "world"]
         where = ["--data", str(PACK), "--spynet", str(SPYNET), "--out", str(out), "--resume", "auto"]
-        subprocess.run([*script, *where, *SHORT, *flags], check=True)
+        how_long = ["--total-iters", str(SHORT_STEPS), "--save-freq", "500", "--keep", "1"]
+        if subprocess.run([*script, *where, *how_long, *flags]).returncode:
+            raise ValueError(f"the training of the row {name!r} failed; what it said is above")
     return last
 
 
-def sample(checkpoint: Path, content: Path, out: Path, num_samples: int, **values: Any) -> None:
+def sample(checkpoint: Path, out: Path, num_samples: int, content: Path | None, **values: Any) -> None:
+    """Continue the first frames in a folder, or without one those that the content generator draws."""
+    first = {"content": str(content)} if content else {"content_resume": str(CONTENT)}
     settings = SampleConfig(
-        content=str(content), out=str(out), num_samples=num_samples, batch_size=NUM_VIDEOS, **{**STANDARD, **values}
+        out=str(out), num_samples=num_samples, batch_size=NUM_VIDEOS, **{**STANDARD, **first, **values}
     )
-    sample_folder(load_generator(checkpoint), settings)
+    sample_folder(load_generator(checkpoint, settings.content_resume or None), settings)
 
 
 def videos_in(folder: Path) -> np.ndarray:
@@ -125,23 +137,25 @@ def scores_of(made: Path, content: Path) -> WorldScores:
     return world_scores([clips[i :: len(worlds)] for i in range(len(worlds))], worlds)
 
 
-def make_videos(row: Row, checkpoint: Path | None, content: Path, out: Path, seed: int) -> None:
-    """A row's videos for a set of first frames; without a checkpoint, the first frame repeated."""
-    if checkpoint is None:
-        for i, path in enumerate(index_clips(content).paths):
-            write_video(out / f"video_{i:05d}.mp4", np.repeat(read_video(path)[:1], NUM_FRAMES, axis=0))
-    else:
-        sample(checkpoint, content, out, NUM_VIDEOS, seed=seed, **row.sampling)
+def repeat_first_frames(content: Path, out: Path) -> None:
+    """The plainest prediction: nothing ever moves."""
+    for i, path in enumerate(index_clips(content).paths):
+        write_video(out / f"video_{i:05d}.mp4", np.repeat(read_video(path)[:1], NUM_FRAMES, axis=0))
 
 
-def measure(made: Path, content: Path, reference: Path, real_moves: np.ndarray) -> dict[str, Any]:
-    """Distances, errors by frame and what the worlds tell; of real videos no errors, which are 0."""
+def measure(made: Path, reference: Path, i3d: str) -> dict[str, Any]:
+    """Distances to other real videos, and where there is a file for it FVD proper."""
     result = compute_fvd(reference, made, load_detector("random"), NUM_FRAMES, resolution=RESOLUTION, kernel=True)
+    found = {"distance": result.value, "kernel": result.kernel, "detector": result.name}
+    if i3d:
+        found["fvd"] = compute_fvd(reference, made, load_detector(i3d), NUM_FRAMES, resolution=RESOLUTION).value
+    return found
+
+
+def truth(made: Path, content: Path, real_moves: np.ndarray) -> dict[str, Any]:
+    """What the worlds of the first frames tell, and errors by frame; of real videos no errors, which are 0."""
     scores = scores_of(made, content)
     found: dict[str, Any] = {
-        "distance": result.value,
-        "kernel": result.kernel,
-        "detector": result.name,
         "still_there": scores.still_there,
         "colour_kept": scores.colour_kept,
         "shape_kept": scores.shape_kept,
@@ -157,47 +171,82 @@ def measure(made: Path, content: Path, reference: Path, real_moves: np.ndarray) 
     return found
 
 
-def add_row(name: str, reference: Path, real_moves: np.ndarray) -> None:
-    """Measure a row for each of its seeds that is not there."""
+def how(name: str) -> dict[str, Any]:
+    """What a row says of how its videos were made."""
     row = ROWS[name]
-    generated = name not in ("real", "still")
-    checkpoint = (WORLD if row.training is None else train(name, row.training)) if generated else None
+    return {"training": None if row.training is None else list(row.training), "sampling": dict(row.sampling)}
+
+
+def is_there(name: str, seed: int, i3d: str) -> bool:
+    """Whether a row is among the committed ones, made just so, of the weights that are there, and with FVD if asked."""
+    row, found = ROWS[name], [row for row in newest_rows() if (row["row"], row["seed"]) == (name, seed)]
+    if not found or {key: found[0][key] for key in how(name)} != how(name) or (i3d and "fvd" not in found[0]):
+        return False
+    return name in GIVEN or row.training is not None or found[0]["weights"] == sha256_of([row.checkpoint])
+
+
+def add_row(name: str, seed: int, reference: Path, real_moves: np.ndarray, i3d: str) -> None:
+    """Make a row's videos for one seed, and measure them."""
+    row, checkpoint = ROWS[name], None
+    if name not in GIVEN:
+        checkpoint = row.checkpoint if row.training is None else train(name, row.training)
     weights = sha256_of([checkpoint]) if checkpoint else ""
-    for seed in range(row.seeds):
-        if (name, seed, weights) in {(r["row"], r["seed"], r["weights"]) for r in newest_rows()}:
-            continue
-        content = make_data(DATA / f"test-{seed}", NUM_VIDEOS, TEST_SEED + seed)
-        folder = folder_of(name) / weights[:12]
-        began = time.perf_counter()
-        made = content if name == "real" else folder / f"seed_{seed}"
-        if name != "real":
-            make_videos(row, checkpoint, content, made, seed)
-        seconds = time.perf_counter() - began
-        found = measure(made, content, reference, real_moves)
-        if row.best and checkpoint and seed == 0:
-            best = make_data(DATA / "best", NUM_BEST, BEST_SEED)
-            out = folder / f"best_{seed}"
-            sample(checkpoint, best, out, NUM_BEST * BEST_OF, seed=seed, **row.sampling)
-            found["best_centroid_error"] = scores_of(out, best).centroid_error.tolist()
-        how = {"training": list(row.training) if row.training is not None else None, "sampling": dict(row.sampling)}
-        append_row("ablation", {"row": name, "seed": seed, "weights": weights, **how, "seconds": seconds, **found})
-        tqdm.write(f"{name}, seed {seed}: distance {found['distance']:.3f}, kernel {found['kernel']:.3f}")
+    content = make_data(DATA / f"test-{seed}", NUM_VIDEOS, TEST_SEED + seed)
+    folder = folder_of(name) / weights[:12]
+    made = content if name == "real" else folder / f"seed_{seed}"
+    if checkpoint:
+        sample(checkpoint, made, NUM_VIDEOS, None if row.drawn else content, seed=seed, **row.sampling)
+    elif name == "still":
+        repeat_first_frames(content, made)
+    found = measure(made, reference, i3d)
+    if not row.drawn:
+        found |= truth(made, content, real_moves)
+    if row.best and seed == 0:
+        best, out = make_data(DATA / "best", NUM_BEST, BEST_SEED), folder / "best_0"
+        if checkpoint:
+            sample(checkpoint, out, NUM_BEST * BEST_OF, best, seed=0, **row.sampling)
+        else:
+            repeat_first_frames(best, out)
+        scores = scores_of(out, best)
+        found["best_of_8_error"] = scores.centroid_error.tolist()
+        found["one_of_8_error"] = scores.mean_centroid_error.tolist()
+    append_row("ablation", {"row": name, "seed": seed, "weights": weights, **how(name), **found})
+    tqdm.write(f"{name}, seed {seed}: distance {found['distance']:.3f}, kernel {found['kernel']:.5f}")
+
+
+def check_inputs(names: Sequence[str]) -> None:
+    """Raise ValueError, naming it, for a file that rows need and that is not there."""
+    needed = {ROWS[name].checkpoint for name in names if name not in GIVEN and ROWS[name].training is None}
+    if any(ROWS[name].training is not None for name in names):
+        needed |= {PACK, SPYNET}
+    for path in sorted(needed):
+        if not path.exists():
+            raise ValueError(
+                f"{path.relative_to(ROOT)} is missing: docs/results/README.md has the command that makes it"
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=f"rows to add: {', '.join(ROWS)}")
+    parser.add_argument(
+        "--i3d", default="", metavar="FILE", help="an I3D detector, for FVD proper in a column of its own"
+    )
     parser.add_argument("--table", action="store_true", help="print the table of the rows that are there, and end")
     options = parser.parse_args()
     if options.table:
         print(table(newest_rows()))
         return
-    keep_freed_memory()
-    reference = make_data(DATA / "reference", NUM_REFERENCE, REFERENCE_SEED)
-    real_moves = scores_of(reference, reference).displacements
-    for name in options.only or ROWS:
-        add_row(name, reference, real_moves)
-    print(f"rows are in {RESULTS}")
+    with errors_for_people():
+        keep_freed_memory()
+        runs = [(name, seed) for name in options.only or ROWS for seed in range(ROWS[name].seeds)]
+        missing = [run for run in runs if not is_there(*run, options.i3d)]
+        check_inputs([name for name, _ in missing])
+        reference = make_data(DATA / "reference", NUM_REFERENCE, REFERENCE_SEED)
+        real_moves = scores_of(reference, reference).displacements
+        for name, seed in missing:
+            add_row(name, seed, reference, real_moves, options.i3d)
+        print(f"{len(missing)} rows were added to {RESULTS}")
 
 
 if __name__ == "__main__":

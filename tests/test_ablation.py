@@ -1,0 +1,82 @@
+"""benchmarks/bench_ablation.py, shrunk: what its rows hold, which of them are made again, and what it refuses."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vidm.detectors import load_detector
+
+ROOT = Path(__file__).parent.parent
+MODULES = ("bench_ablation", "ablation_table", "measuring", "reference")
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    """The benchmark with few videos of few steps, its folders elsewhere, its rows in bench.rows."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bench_ablation
+
+    bench_ablation.rows = []
+    shrunk = {
+        "DATA": tmp_path / "data",
+        "MADE": tmp_path / "made",
+        "NUM_VIDEOS": 4,
+        "NUM_REFERENCE": 6,
+        "NUM_BEST": 2,
+        "BEST_OF": 2,
+        "STANDARD": {"sampler": "ddim", "steps": "2"},
+        "append_row": lambda name, row: bench_ablation.rows.append(row),
+        "newest_rows": lambda: list({(row["row"], row["seed"]): row for row in bench_ablation.rows}.values()),
+        "ROWS": {name: replace(row, seeds=1) for name, row in bench_ablation.ROWS.items()},
+        "load_detector": lambda name: load_detector("random"),
+    }
+    for name, value in shrunk.items():
+        monkeypatch.setattr(bench_ablation, name, value)
+    yield bench_ablation
+    for name in MODULES:
+        sys.modules.pop(name)
+
+
+def run(bench, monkeypatch, *flags: str) -> int:
+    """Run it; how many rows were added."""
+    before = len(bench.rows)
+    monkeypatch.setattr(sys, "argv", ["bench_ablation.py", *flags])
+    bench.main()
+    return len(bench.rows) - before
+
+
+@pytest.mark.slow
+def test_rows_hold_distances_the_worlds_truth_and_the_best_of_several(bench, monkeypatch):
+    assert run(bench, monkeypatch, "--only", "real", "still", "world", "drawn") == 4
+    rows = {row["row"]: row for row in bench.rows}
+    assert rows["real"]["distance"] < rows["still"]["distance"]
+    assert rows["real"]["mean_displacement"] > 5 * rows["still"]["mean_displacement"]
+    assert "psnr_by_frame" not in rows["real"]
+    assert len(rows["world"]["psnr_by_frame"]) == 16
+    # Of a frame that is repeated all videos are one.
+    assert rows["still"]["one_of_8_error"] == rows["still"]["best_of_8_error"]
+    assert sum(rows["world"]["best_of_8_error"]) < sum(rows["world"]["one_of_8_error"])
+    assert rows["drawn"].keys() == {"row", "seed", "weights", "training", "sampling", "distance", "kernel", "detector"}
+    assert rows["world"]["weights"] == rows["drawn"]["weights"] == bench.sha256_of([bench.WORLD])
+
+
+@pytest.mark.slow
+def test_a_row_is_made_again_for_other_weights_and_for_fvd_alone(bench, monkeypatch):
+    assert run(bench, monkeypatch, "--only", "psi 0.5") == 1
+    assert run(bench, monkeypatch, "--only", "psi 0.5") == 0
+    assert run(bench, monkeypatch, "--only", "psi 0.5", "--i3d", "i3d_torchscript.pt") == 1
+    assert bench.rows[-1]["fvd"] == pytest.approx(bench.rows[-1]["distance"])
+    bench.rows[-1]["weights"] = "others"
+    assert run(bench, monkeypatch, "--only", "psi 0.5") == 1
+
+
+def test_a_row_whose_files_are_missing_is_refused_before_anything_is_made(bench, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "PACK", ROOT / "packs" / "nowhere")
+    with pytest.raises(SystemExit) as ended:
+        run(bench, monkeypatch, "--only", "still", "short")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: packs/nowhere is missing")
+    assert list(tmp_path.iterdir()) == []

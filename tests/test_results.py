@@ -1,6 +1,7 @@
 """The page of results says what the committed rows say, and the shipped weights are what their card describes."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,8 +23,8 @@ def results_page(monkeypatch):
     import results_page
 
     yield results_page
-    for name in ("results_page", "ablation_table"):
-        sys.modules.pop(name)
+    for name in ("results_page", "ablation_table", "bench_ablation", "measuring", "reference"):
+        sys.modules.pop(name, None)
 
 
 def test_every_table_and_curve_of_the_page_follows_from_the_committed_rows(results_page):
@@ -37,24 +38,56 @@ def test_a_line_of_the_table_is_mean_and_deviation_over_the_seeds(results_page):
         {"row": "made", "seed": seed, "distance": distance, "kernel": -0.004, "still_there": 0.9, **common}
         for seed, distance in enumerate((12.0, 14.0))
     ]
-    header, _, line = results_page.table(rows).splitlines()
-    assert header.startswith("| | distance | kernel | PSNR |")
-    assert line.startswith("| made | 13.0 (1.41) | -0.004 (0) |  |  | 0.9 (0) |")
-    assert line.endswith("| 0.01 (0) | 2 (0) |  |")
+    rows.append({"row": "drawn", "seed": 0, "distance": 20.0, "kernel": 0.5})
+    assert results_page.table(rows).splitlines() == [
+        "| | distance | kernel | there | colour | outline | moves | place |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| made | 13.0 (1.41) | -0.004 (0) | 0.9 (0) | 1 (0) | 0.5 (0) | 0.01 (0) | 2 (0) |",
+        "| drawn | 20.0 | 0.5 |  |  |  |  |  |",
+    ]
 
 
-def test_every_marker_is_filled(results_page):
-    page = (PAGE / "README.md").read_text()
-    for name, text in results_page.parts_of(results_page.newest_rows(), []).items():
-        assert f"<!-- {name} -->" in page
-        if name != "flow":
-            assert text in page
+def test_a_page_without_one_of_its_markers_is_refused(results_page, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- headline -->\nold\n<!-- /headline -->\nnumbers\n")
+    assert results_page.filled(page, {"headline": "new"}) == "<!-- headline -->\nnew\n<!-- /headline -->\nnumbers\n"
+    with pytest.raises(ValueError, match=r"page\.md: <!-- again -->"):
+        results_page.filled(page, {"headline": "new", "again": "numbers"})
 
 
-def test_the_headline_rows_are_of_the_weights_that_are_shipped(results_page):
-    rows = [row for row in results_page.newest_rows() if row["row"] == "world"]
-    assert {row["weights"] for row in rows} == {sha256_of([WORLD / "motion.safetensors"])}
-    assert sorted(row["seed"] for row in rows) == [0, 1, 2]
+def test_rows_of_the_shipped_weights_are_of_those_that_are_shipped(results_page):
+    rows = [row for row in results_page.newest_rows() if row["weights"] and row["training"] is None]
+    shipped = [row for row in rows if row["row"] != "not rounded"]
+    assert {row["weights"] for row in shipped} == {sha256_of([WORLD / "motion.safetensors"])}
+    assert sorted(row["seed"] for row in shipped if row["row"] == "world") == [0, 1, 2]
+
+
+def test_the_table_has_every_row_that_the_benchmark_can_make(results_page):
+    import bench_ablation
+
+    rows = {(row["row"], row["seed"]) for row in results_page.newest_rows()}
+    assert rows == {(name, seed) for name, row in bench_ablation.ROWS.items() for seed in range(row.seeds)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--stats nowhere.jsonl", "nowhere.jsonl"),
+        ("--flow nowhere.json", "nowhere.json"),
+        ("--videos nowhere nowhere", "nowhere"),
+        ("--stats garbage.jsonl", "garbage.jsonl is damaged"),
+    ],
+)
+def test_a_page_that_cannot_be_made_is_left_as_it_is(tmp_path, flags, message):
+    before = {path: path.read_bytes() for path in PAGE.iterdir()}
+    (tmp_path / "garbage.jsonl").write_text("garbage\n")
+    command = [sys.executable, ROOT / "benchmarks" / "results_page.py", *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert {path: path.read_bytes() for path in PAGE.iterdir()} == before
 
 
 def test_the_shipped_generators_beat_the_repeated_first_frame_by_three_deviations(results_page):

@@ -1,6 +1,6 @@
 """Every knob of sampling once, as in vidm.config.
 
-settings = SampleConfig(content="frames", out="results/samples", sampler="dpm-solver++", steps="20")
+settings = SampleConfig(content="frames", out="results/samples", sampler="ddim", steps="50")
 """
 
 import re
@@ -28,8 +28,8 @@ class SampleConfig:
         None, "frames per video, the given one included (default: as trained)", "--num-frames"
     )
     batch_size: int = knob(16, "videos that a process makes side by side", "--batch-size -b")
-    sampler: str = knob("ddpm", "reverse chain", "--sampler", ("ddpm", "ddim", "dpm-solver++"))
-    steps: str = knob("100", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
+    sampler: str = knob("dpm-solver++", "reverse chain", "--sampler", ("ddpm", "ddim", "dpm-solver++"))
+    steps: str = knob("20", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
     content_steps: str = knob("", "steps of a drawn first frame (default: as --steps)", "--content-steps")
     eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
     precision: str = knob(

@@ -83,6 +83,7 @@ ROWS = {
     "DDIM, 20 steps": Row(sampling={"sampler": "ddim", "steps": "20"}),
     "ancestral, 100 steps": Row(sampling={"sampler": "ddpm", "steps": "100"}),
     "short": Row((), best=True),
+    "short, another seed": Row(("--seed", "1"), best=True),
     "robust loss": Row(("--loss", "charbonnier"), best=True),
     "no flow": Row(("--flow-range", "none"), best=True),
     "timestep norm": Row(("--norm", "timestep"), best=True),

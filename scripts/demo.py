@@ -35,13 +35,13 @@ RESOLUTION = 32
 NUM_FRAMES = 16
 NUM_TRAIN = 600
 NUM_TEST = 32
-CONTENT_TRAINING_STEPS = 350
+CONTENT_TRAINING_STEPS = 200
 # A young motion generator errs a little at every step, so few are better than many; with few steps a content generator
 # draws the mean of all scenes, an empty floor.
 SAMPLER = {"sampler": "ddim", "steps": "4", "content_steps": "50", "precision": "bf16"}
-# Trained for longer, they take as many steps as their card says.
+# Trained for longer, they take more steps; half of their card's, so that there is something to see in a minute.
 WORLD = Path(__file__).parent.parent / "pretrained_models" / "world"
-WORLD_SAMPLER = {"sampler": "dpm-solver++", "steps": "20", "content_steps": "50", "precision": "bf16"}
+WORLD_SAMPLER = {"sampler": "dpm-solver++", "steps": "10", "content_steps": "20", "precision": "bf16"}
 SHOWN = 8
 # Sixteen frames at the world's 25 a second are over before one has looked.
 FPS = 8
@@ -59,13 +59,18 @@ def make_data(folder: Path, num_videos: int, seed: int) -> Path:
 
 
 def train(out: Path, **values: object) -> Path:
-    """Train a generator of the demo preset; return its checkpoint. The untrained weights are kept as checkpoint 0."""
+    """Train a generator of the demo preset; return its checkpoint. The untrained weights are kept as checkpoint 0.
+
+    Raises KeyboardInterrupt if it was stopped, so that the demo ends with it.
+    """
     config = Config.from_preset("demo").replaced(
         {"data": str(out.parent / "data" / "train"), "out": str(out), **values}
     )
     trainer = Trainer(config, torch.device("cpu"))
     trainer.save()
     fit(trainer)
+    if trainer.step < config.train.total_iters:
+        raise KeyboardInterrupt
     return checkpoint_path(out, trainer.step)
 
 

@@ -10,6 +10,15 @@ from vidm.config import PRESETS
 DEMO = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "demo.py"))
 
 
+def test_a_training_that_was_stopped_ends_the_demo(tmp_path, monkeypatch):
+    scope = DEMO["train"].__globals__
+    monkeypatch.setitem(PRESETS, "demo", {**PRESETS["tiny"], "workers": 0})
+    monkeypatch.setitem(scope, "fit", lambda trainer: None)
+    DEMO["make_data"](tmp_path / "data" / "train", 4, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        DEMO["train"](tmp_path / "motion")
+
+
 @pytest.mark.slow
 def test_the_demo_writes_its_page_and_tells_whether_training_helped(tmp_path, monkeypatch, capsys):
     shrunk = {

@@ -10,13 +10,11 @@ from vidm.group_norm import group_norm
 SHAPES = [(3, 32, 4, 6), (2, 96, 8, 8), (2, 64, 32, 32), (2, 512, 2, 2)]
 
 
-def inputs(shape: tuple[int, ...], dtype: torch.dtype, mean: float = 3) -> list[torch.Tensor]:
+def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, gradient = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     weight, bias = torch.randn(2, shape[1], generator=generator, dtype=torch.float64)
-    x, gradient = (
-        tensor.to(dtype).contiguous(memory_format=torch.channels_last) for tensor in (mean + 2 * x, gradient)
-    )
+    x, gradient = (tensor.to(dtype).contiguous(memory_format=torch.channels_last) for tensor in (3 + 2 * x, gradient))
     parameter_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
     return [x, weight.to(parameter_dtype), bias.to(parameter_dtype), gradient]
 
@@ -37,10 +35,9 @@ def test_values_and_gradients_are_those_of_torch(shape):
         assert (ours - theirs).abs().max() <= 1e-10 * max(1, theirs.abs().max())
 
 
-# On large maps the forward kernel is torch's, which errs more where the mean is far from 0.
-@pytest.mark.parametrize(("shape", "mean"), [*((shape, 3) for shape in SHAPES[:3]), (SHAPES[0], 100), (SHAPES[1], 100)])
-def test_sums_are_float32_where_x_is_bfloat16(shape, mean):
-    tensors = inputs(shape, torch.bfloat16, mean)
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_sums_are_float32_where_x_is_bfloat16(shape):
+    tensors = inputs(shape, torch.bfloat16)
     found = with_gradients(group_norm, *tensors)
     exact = with_gradients(F.group_norm, *(tensor.double() for tensor in tensors))
     assert [tensor.dtype for tensor in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]

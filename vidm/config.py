@@ -281,7 +281,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention_resolutions": (4,),
         "num_res_blocks": 1,
         "batch_size": 16,
-        "total_iters": 500,
+        "total_iters": 300,
         "lr_schedule": "cosine",
         "warmup_iters": 50,
         "ema_decay": 0.99,
@@ -289,7 +289,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "held_out": 0,
         "print_freq": 50,
         "test_freq": 0,
-        "save_freq": 250,
+        "save_freq": 150,
     },
     "world": {
         **_SMALL,

@@ -55,27 +55,25 @@ class _GroupNorm(torch.autograd.Function):
         num_groups = mean.shape[1]
         dtype = torch.promote_types(x.dtype, torch.float32)
         mean, rstd, w = mean.to(dtype), rstd.to(dtype), weight.to(dtype)
-        # Of a mean far from 0 bfloat16's products with x would keep nothing else: near is the mean as x's dtype has it.
-        near = mean.to(x.dtype)
-        rest = mean - near
-        x_near = x - _per_channel(near, c)
         by_one = gradient.sum((2, 3), dtype=dtype)
-        by_near = (gradient * x_near).sum((2, 3), dtype=dtype)
-        by_centred = by_near - by_one * _per_channel(rest, c)[:, :, 0, 0]
+        by_x = (gradient * x).sum((2, 3), dtype=dtype)
+        by_centred = by_x - by_one * _per_channel(mean, c)[:, :, 0, 0]
         count = c // num_groups * height * width
         of_x = -(by_centred * w).view(b, num_groups, -1).sum(2) * rstd**3 / count
-        of_one = -of_x * rest - (by_one * w).view(b, num_groups, -1).sum(2) * rstd / count
+        of_one = -of_x * mean - (by_one * w).view(b, num_groups, -1).sum(2) * rstd / count
         of_gradient = _per_channel(rstd, c) * w[:, None, None]
         factors = (factor.to(x.dtype) for factor in (_per_channel(of_one, c), _per_channel(of_x, c), of_gradient))
         one, per_x, per_gradient = factors
-        dx = torch.addcmul(one, x_near, per_x).addcmul_(gradient, per_gradient)
+        dx = torch.addcmul(one, x, per_x).addcmul_(gradient, per_gradient)
         d_weight = (by_centred * _per_channel(rstd, c)[:, :, 0, 0]).sum(0)
         return dx, d_weight.to(weight.dtype), by_one.sum(0).to(weight.dtype), None, None
 
 
 def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """F.group_norm of x (B, C, H, W), its sums in float32 whatever x is; shape, dtype and layout are x's.
-    What the backward pass sums is rounded once to x's dtype.
+
+    In bfloat16 the products that the weight's gradient sums are rounded first: where a mean is ten deviations from 0,
+    that gradient errs by two percent.
 
     Elsewhere than channels last on a CPU, and where the compiler makes kernels of its own, it is F.group_norm. Ours.
     """

@@ -74,6 +74,7 @@ def test_a_row_is_made_again_for_other_weights_and_for_fvd_alone(bench, monkeypa
 
 def test_a_row_whose_files_are_missing_is_refused_before_anything_is_made(bench, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench, "PACK", ROOT / "packs" / "nowhere")
+    monkeypatch.setattr(bench, "SPYNET", bench.WORLD)
     with pytest.raises(SystemExit) as ended:
         run(bench, monkeypatch, "--only", "still", "short")
     assert ended.value.code == 2

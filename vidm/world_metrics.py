@@ -277,11 +277,9 @@ def _mean(values: np.ndarray) -> float:
 def world_scores(clips_u8: Sequence[np.ndarray], worlds: Sequence[CollisionWorld]) -> WorldScores:
     """Measure videos against the worlds whose first frames they continue.
 
-    clips_u8: for each world K videos of one first frame, uint8 (K, T, H, W, 3), T the same for all; of a world the
-    first T frames count. Of the K videos, the one whose mean error over the frames is least makes centroid_error.
-    Raises ValueError if no solid can be told in any of the worlds. Ours."""
-    found, colour_distances, shape_overlaps, displacements = [], [], [], []
-    best_errors, mean_errors, counts = [], [], []
+    clips_u8: for each world K videos of one first frame, uint8 (K, T, H, W, 3), with one T, the world's or less.
+    Of the K, that of the least mean error makes centroid_error. Raises ValueError if no solid can be told. Ours."""
+    found, colour_distances, shape_overlaps, displacements, best, mean, counts = [], [], [], [], [], [], []
     for clips, world in zip(clips_u8, worlds, strict=True):
         outset = outset_of(clips[0, 0], CollisionWorld(world.seed, world.index, clips.shape[1]))
         tracks = [track_solids(clip_u8, outset) for clip_u8 in clips]
@@ -293,24 +291,23 @@ def world_scores(clips_u8: Sequence[np.ndarray], worlds: Sequence[CollisionWorld
             displacements.append(track.displacements)
         gaps = np.stack([np.linalg.norm(track.places - outset.places, axis=-1) for track in tracks])
         sums = np.where(outset.asked, gaps, 0).sum(2)  # (K, T)
-        best_errors.append(sums[sums.sum(1).argmin()])
-        mean_errors.append(sums.mean(0))
+        best.append(sums[sums.sum(1).argmin()])
+        mean.append(sums.mean(0))
         counts.append(outset.asked.sum(1))
     all_found, overlaps = np.concatenate(found), np.concatenate(shape_overlaps)
     if len(all_found) == 0:
         raise ValueError(f"no solid can be told from all else in any of the {len(worlds)} worlds; give more of them")
     count = np.sum(counts, 0)
-    centroid_error, mean_centroid_error = (
-        np.divide(np.sum(errors, 0), count, where=count > 0, out=np.full(len(count), np.nan))
-        for errors in (best_errors, mean_errors)
+    best_error, mean_error = (
+        np.divide(np.sum(e, 0), count, where=count > 0, out=np.full(len(count), np.nan)) for e in (best, mean)
     )
     return WorldScores(
         still_there=_mean(all_found),
         colour_kept=_mean(np.concatenate(colour_distances) <= SAME_COLOUR),
         shape_kept=_mean(overlaps >= SAME_SHAPE),
         shape_overlap=_mean(overlaps),
-        centroid_error=centroid_error,
-        mean_centroid_error=mean_centroid_error,
+        centroid_error=best_error,
+        mean_centroid_error=mean_error,
         displacements=np.concatenate(displacements),
         num_solids=len(all_found),
     )

@@ -23,18 +23,17 @@ from measuring import append_row
 from tqdm import tqdm
 
 from vidm.checkpoint import checkpoint_path
+from vidm.config import SampleConfig
 from vidm.detectors import load_detector
-from vidm.digests import sha256_of
-from vidm.errors import errors_for_people
+from vidm.files import sha256_of
 from vidm.frame_metrics import compute_frame_metrics
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
-from vidm.memory import keep_freed_memory
 from vidm.metrics import compute_fvd
-from vidm.sample_config import SampleConfig
+from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sampling import sample_folder
-from vidm.synthetic import write_dataset
 from vidm.video_io import read_video, write_video
+from vidm.world import write_dataset
 from vidm.world_metrics import WorldScores, displacement_distance, world_of, world_scores
 
 ROOT = Path(__file__).parent.parent
@@ -238,7 +237,7 @@ def main() -> None:
     if options.table:
         print(table(newest_rows()))
         return
-    with errors_for_people():
+    with exit_on_user_error():
         keep_freed_memory()
         runs = [(name, seed) for name in options.only or ROWS for seed in range(ROWS[name].seeds)]
         missing = [run for run in runs if not is_there(*run, options.i3d)]

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from vidm.datasets import FrameTriplets, fit_square
 from vidm.layouts import index_clips
 from vidm.packs import write_pack
-from vidm.synthetic import FPS, CollisionWorld, render_clip
 from vidm.video_io import frame_files, read_video
+from vidm.world import FPS, CollisionWorld, render_clip
 
 HEIGHT, WIDTH = 320, 480
 RESOLUTION = 128

@@ -24,8 +24,8 @@ from vidm import posgn
 from vidm.checkpoint import build_model
 from vidm.config import Config
 from vidm.ema import EMA
-from vidm.group_norm import group_norm
-from vidm.memory import keep_freed_memory
+from vidm.layers import group_norm
+from vidm.runtime import keep_freed_memory
 
 MAPS = [(16, 32, 32, 32), (16, 96, 32, 32), (16, 64, 16, 16), (16, 96, 8, 8), (2, 128, 64, 64), (2, 512, 8, 8)]
 STEPS = {"world": (32, 16), "paper128": (64, 2)}

@@ -21,11 +21,11 @@ import torch
 from measuring import append_row
 from reference import ReferenceMotionGenerator
 
-from vidm.blocks import recompute_activations
 from vidm.checkpoint import build_diffusion, build_model
 from vidm.config import Config
 from vidm.ema import EMA
-from vidm.memory import GIB, num_bytes, peak_bytes
+from vidm.runtime import GIB, num_bytes, peak_bytes
+from vidm.unet import set_activation_checkpointing
 
 WAYS = ("reference", "none", "posgn", "full")
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def one_step(way: str, image_size: int, batch_size: int) -> dict[str, float]:
     if way == "reference":
         model = ReferenceMotionGenerator(model.shape)
     else:
-        recompute_activations(model, way)
+        set_activation_checkpointing(model, way)
     diffusion = build_diffusion(config)
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False, fused=way != "reference")
     ema = EMA(model, config.train.ema_decay)

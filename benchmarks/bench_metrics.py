@@ -21,10 +21,9 @@ import numpy as np
 from measuring import append_row
 
 from vidm.clip_choice import choose_clips
-from vidm.detectors import features_of, load_detector
+from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.frechet import FeatureStats, frechet_distance
 from vidm.metrics import compute_fvd
-from vidm.protocols import STYLEGAN_V
 from vidm.video_io import write_video
 
 NUM_FRAMES, SIZE, BATCH = 16, 128, 16

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from measuring import append_row, ceiling, filled_pair, flops_of, frames_like, positive, ratio, taking_turns
 
-from vidm.broadcast import shared
 from vidm.diffusion import GaussianDiffusion
 from vidm.generator import with_bf16_weights
-from vidm.memory import keep_freed_memory
+from vidm.layers import constant_index
 from vidm.model import MotionGenerator
 from vidm.rollout import animate, video_noise
+from vidm.runtime import keep_freed_memory
 from vidm.samplers import sample_ddpm, sample_dpm_solver
 
 ROWS = {
@@ -48,13 +48,13 @@ FEW, MANY = GaussianDiffusion(respacing="20"), GaussianDiffusion(respacing="100"
 def denoising_step(model: Any, frames: list[torch.Tensor], flow: torch.Tensor | None = None) -> torch.Tensor:
     x_t, previous, first = frames
     given = {} if flow is None else {"flow": flow}
-    return model(x_t, shared(T, x_t), shared(FRAME_INDEX, x_t), previous, first, **given).float()
+    return model(x_t, constant_index(T, x_t), constant_index(FRAME_INDEX, x_t), previous, first, **given).float()
 
 
 def frame_of(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, previous, first = frames
     condition = {
-        "frame_index": shared(FRAME_INDEX, x_T),
+        "frame_index": constant_index(FRAME_INDEX, x_T),
         "previous": previous,
         "first": first,
         "flow": model.flow(first, previous),
@@ -64,7 +64,7 @@ def frame_of(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor
 
 def published_frame(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, previous, first = frames
-    condition = {"frame_index": shared(FRAME_INDEX, x_T), "previous": previous, "first": first}
+    condition = {"frame_index": constant_index(FRAME_INDEX, x_T), "previous": previous, "first": first}
     return sample_ddpm(MANY, reference, x_T, condition)
 
 
@@ -77,7 +77,7 @@ def published_video(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, _, first = frames
     clip = [first]
     for n in range(1, NUM_FRAMES):
-        condition = {"frame_index": shared(n, x_T), "previous": clip[-1], "first": first}
+        condition = {"frame_index": constant_index(n, x_T), "previous": clip[-1], "first": first}
         clip.append(sample_ddpm(MANY, reference, x_T, condition))
     return torch.stack(clip, dim=1)
 

@@ -17,7 +17,7 @@ from measuring import append_row, filled_pair, frames_like, positive, ratio, tak
 from reference import update_average
 
 from vidm.ema import EMA
-from vidm.memory import keep_freed_memory
+from vidm.runtime import keep_freed_memory
 
 SIZE, BATCH = 64, 2
 DECAY = 0.999

@@ -16,12 +16,11 @@ import numpy as np
 from measuring import append_row
 
 from vidm.clip_choice import choose_clips
-from vidm.detectors import features_of, load_detector
-from vidm.first_frames import list_content, read_first_frame
+from vidm.config import SampleConfig
+from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.frechet import FeatureStats, frechet_distance
 from vidm.generator import Generator, load_generator
-from vidm.protocols import STYLEGAN_V
-from vidm.sample_config import SampleConfig
+from vidm.sampling import list_content, read_first_frame
 
 WAYS = [
     ("dpm-solver++", 4),

@@ -29,7 +29,7 @@ from vidm.checkpoint import build_model
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.model import MotionGenerator
-from vidm.precision import autocast
+from vidm.runtime import autocast
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from ablation_table import by_name, newest_rows, table
 
-from vidm.atomic import atomic_write
-from vidm.charts import svg_file
-from vidm.errors import errors_for_people
+from vidm.files import atomic_write
 from vidm.layouts import index_clips
+from vidm.report import svg_file
+from vidm.runtime import exit_on_user_error
 from vidm.video_io import read_video, write_video
 
 ROOT = Path(__file__).parent.parent
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--flow", type=Path, default=FLOW, metavar="FILE", help="the .json that train_flow.py wrote")
     parser.add_argument("--videos", nargs=2, type=Path, metavar="DIR", help="continued videos, and what happened")
     options = parser.parse_args()
-    with errors_for_people():
+    with exit_on_user_error():
         texts = everything(options.stats, options.flow)
         if options.videos:
             write_gif(*options.videos)

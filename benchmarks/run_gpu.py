@@ -31,15 +31,15 @@ from measuring import (
 )
 from reference import update_average
 
-from vidm.broadcast import shared
 from vidm.checkpoint import build_model
-from vidm.config import PRESETS, Config
+from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.ema import EMA
 from vidm.generator import with_bf16_weights
-from vidm.memory import GIB, peak_bytes
-from vidm.precision import autocast
+from vidm.layers import constant_index
+from vidm.presets import PRESETS
 from vidm.rollout import animate, video_noise
+from vidm.runtime import GIB, autocast, peak_bytes
 from vidm.samplers import sample_dpm_solver
 
 # (task, precision, way); a task's first row is eager fp32.
@@ -112,15 +112,15 @@ class Bench:
         """A denoising step of the package, the flow given, and the reference's."""
         network, (x_t, previous, first) = self.network(precision, way), self.frames
         flow = self.ours.flow(first, previous)
-        condition = {"frame_index": shared(5, x_t), "previous": previous, "first": first}
+        condition = {"frame_index": constant_index(5, x_t), "previous": previous, "first": first}
 
         def package() -> torch.Tensor:
             with torch.no_grad(), autocast(self.device, precision):
-                return network(x_t, shared(500, x_t), **condition, flow=flow).float()
+                return network(x_t, constant_index(500, x_t), **condition, flow=flow).float()
 
         def published() -> torch.Tensor:
             with torch.no_grad(), autocast(self.device, "fp32"):
-                return self.reference(x_t, shared(500, x_t), **condition)
+                return self.reference(x_t, constant_index(500, x_t), **condition)
 
         return package, published
 

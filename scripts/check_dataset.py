@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vidm.atomic import atomic_write
 from vidm.datasets import fit_square
-from vidm.errors import errors_for_people
+from vidm.files import atomic_write
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
 from vidm.packs import probe, read_frames
+from vidm.runtime import exit_on_user_error
 from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files
 
 SHEET_CLIPS = 12
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--split", default="", help="as in training: a subfolder, or a list of UCF-101's")
     parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="the contact sheet")
     options = parser.parse_args()
-    with errors_for_people():
+    with exit_on_user_error():
         index = survey_clips(options.data, options.min_frames, options.layout, options.split, progress=True)
         print(f"{options.data}: {index.found or 'no videos and no folders of frames'}")
         report(index, options.out)

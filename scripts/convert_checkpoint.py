@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from vidm.checkpoint import build_model, load_weights, save_checkpoint
-from vidm.errors import errors_for_people
-from vidm.released import load_any, save_safetensors
+from vidm.checkpoint_formats import load_any, save_safetensors
+from vidm.runtime import exit_on_user_error
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     )
     parser.add_argument("--half", action="store_true", help="write .safetensors in float16, half as large")
     options = parser.parse_args()
-    with errors_for_people():
+    with exit_on_user_error():
         if options.target.suffix not in (".pt", ".safetensors"):
             raise ValueError(f"{options.target}: give a name that ends in .pt or .safetensors")
         if options.half and options.target.suffix == ".pt":

@@ -17,19 +17,18 @@ import numpy as np
 import torch
 
 from vidm.checkpoint import checkpoint_path
-from vidm.config import Config
+from vidm.config import Config, SampleConfig
 from vidm.detectors import load_detector, name_of
-from vidm.errors import errors_for_people
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
 from vidm.report import Distance, VideoRow, write_report
-from vidm.sample_config import SampleConfig
+from vidm.runtime import exit_on_user_error
 from vidm.sampling import sample_folder
-from vidm.synthetic import write_dataset
 from vidm.trainer import Trainer
 from vidm.training_run import fit
 from vidm.video_io import read_video, write_video
+from vidm.world import write_dataset
 
 RESOLUTION = 32
 NUM_FRAMES = 16
@@ -215,5 +214,5 @@ if __name__ == "__main__":
     argparse.ArgumentParser(
         description=__doc__.split("\n\n", 1)[1], formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    with errors_for_people():
+    with exit_on_user_error():
         sys.exit(main(Path("results/demo")))

@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 
-from vidm.synthetic import write_dataset
+from vidm.world import write_dataset
 
 
 def main() -> int:

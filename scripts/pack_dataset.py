@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from vidm.datasets import fit_square
-from vidm.errors import errors_for_people
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import PackWriter, probe, read_frames, write_pack
+from vidm.runtime import exit_on_user_error
 
 FRAMES_AT_ONCE = 128  # of a video in memory at its own size
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--raw", type=int, metavar="R", help="keep decoded frames of R x R instead of encoded files")
     parser.add_argument("--shard-size", type=int, default=1024, metavar="MB", help="largest tar file, MiB (1024)")
     options = parser.parse_args(argv)
-    with errors_for_people():
+    with exit_on_user_error():
         for flag, value in (("--raw", options.raw), ("--shard-size", options.shard_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{flag} {value}: give 1 or more")

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from vidm.atomic import atomic_dir
+from vidm.files import atomic_dir
 from vidm.layouts import index_clips
 from vidm.video_io import VideoError, read_frames
 

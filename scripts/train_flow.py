@@ -22,13 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from vidm.atomic import atomic_write
 from vidm.datasets import to_float
-from vidm.errors import errors_for_people
-from vidm.memory import keep_freed_memory
+from vidm.files import atomic_write
 from vidm.randomness import keyed_generator
+from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.spynet import SPyNet
-from vidm.synthetic import CollisionWorld, render_clip
+from vidm.world import CollisionWorld, render_clip
 
 # A level's share of the loss, coarsest first. The coarsest levels of small frames are a few pixels for the whole scene.
 LEVEL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -166,7 +165,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="arithmetic in training")
     parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
     options = parser.parse_args()
-    with errors_for_people():
+    with exit_on_user_error():
         for name, least in (("num_frames", 2), ("num_worlds", 1), ("num_test", 1), ("steps", 1), ("batch_size", 1)):
             if getattr(options, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: give {least} or more")

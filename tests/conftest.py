@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidm.config import Config
-from vidm.synthetic import write_dataset
+from vidm.world import write_dataset
 
 torch.set_num_threads(1)
 

@@ -69,5 +69,5 @@ def test_the_package_re_exports_what_it_says():
 
 
 def test_importing_the_package_loads_no_torch():
-    code = "import sys, vidm, vidm.synthetic; sys.exit('torch' in sys.modules)"
+    code = "import sys, vidm, vidm.world; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,9 +12,9 @@ from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.cli import train_config, train_main, train_parser
 from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser
 from vidm.config import Config
-from vidm.errors import errors_for_people
-from vidm.synthetic import write_dataset
+from vidm.runtime import exit_on_user_error
 from vidm.video_io import read_video
+from vidm.world import write_dataset
 
 ROOT = Path(__file__).parent.parent
 ORIGINAL_DEFAULTS = {
@@ -180,7 +180,7 @@ def test_a_finished_run_has_nothing_left_to_do(world, tmp_path, capsys):
 
 
 def test_an_interruption_is_one_line(capsys):
-    with pytest.raises(SystemExit) as exit_info, errors_for_people():
+    with pytest.raises(SystemExit) as exit_info, exit_on_user_error():
         raise KeyboardInterrupt
     assert exit_info.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -11,8 +11,8 @@ import pytest
 from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser, evaluate_vis_main, evaluate_vis_parser
 from vidm.detectors import load_detector
 from vidm.metrics import compute_fvd
-from vidm.synthetic import write_dataset
 from vidm.video_io import write_video
+from vidm.world import write_dataset
 
 ROOT = Path(__file__).parent.parent
 

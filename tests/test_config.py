@@ -5,8 +5,8 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from vidm.config import PRESETS, Config, knobs
-from vidm.sample_config import SampleConfig
+from vidm.config import Config, SampleConfig, knobs
+from vidm.presets import PRESETS
 
 
 def test_a_knob_has_one_home_and_a_help_text():

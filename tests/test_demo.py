@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vidm.config import PRESETS
+from vidm.presets import PRESETS
 
 DEMO = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "demo.py"))
 

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 import torch
 from golden import load_npz
+from scipy.stats import norm
 
-from vidm.diffusion import GaussianDiffusion
+from vidm.diffusion import (
+    GaussianDiffusion,
+    charbonnier,
+    discretized_gaussian_log_likelihood,
+    linear_betas,
+    normal_kl,
+    p2_weight,
+    respace,
+    space_timesteps,
+)
 
 TOLERANCE = 1e-4
 
@@ -121,3 +131,76 @@ def test_a_single_step_has_the_log_variance_of_beta():
 def test_unknown_names_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments.values()))):
         GaussianDiffusion(**arguments)
+
+
+def test_the_linear_tables_meet_their_reference():
+    reference = load_npz("diffusion")
+    assert np.allclose(linear_betas(1000), reference["betas"], rtol=1e-12, atol=0)
+    assert np.allclose(np.cumprod(1 - linear_betas(1000)), reference["alphas_cumprod"].numpy(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("spec", ["100", "ddim100", "25", "10,15,20"])
+def test_respacing_meets_its_reference(spec):
+    reference = load_npz("diffusion")
+    kept = space_timesteps(1000, spec)
+    assert kept == reference[f"respaced_{spec.replace(',', '_')}"].tolist()
+    betas = reference[f"respaced_betas_{spec.replace(',', '_')}"].numpy()
+    assert np.allclose(respace(linear_betas(1000), kept), betas, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("spec", ["", "1000", "ddim1000"])
+def test_keeping_every_step_changes_nothing(spec):
+    betas = linear_betas(1000)
+    assert np.allclose(respace(betas, space_timesteps(1000, spec)), betas, rtol=1e-9, atol=0)
+
+
+def test_a_single_step_is_the_last():
+    assert space_timesteps(1000, "1") == [999]
+    betas = respace(linear_betas(1000), [999])
+    assert np.allclose(1 - betas, np.prod(1 - linear_betas(1000)), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("spec", ["0", "-5", "ten", "ddim", "10,,5", "ddim10,20", "1.5", "1001", "600,400"])
+def test_a_spec_that_is_none_is_named(spec):
+    with pytest.raises(ValueError, match=f"respacing '{spec}'"):
+        space_timesteps(1000, spec)
+
+
+def test_ddim_refuses_what_no_integer_stride_gives():
+    with pytest.raises(ValueError, match="'ddim300': no integer stride over 1000 steps gives 300"):
+        space_timesteps(1000, "ddim300")
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-6, 1e-3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_charbonnier_tends_to_the_absolute_value_and_is_smooth_at_zero(eps, dtype):
+    error = torch.tensor([-2.0, -0.5, 0.0, 1e-3, 3.0], dtype=dtype, requires_grad=True)
+    value = charbonnier(error, eps)
+    assert (value - error.float().abs()).abs().max() <= eps
+    value.sum().backward()
+    assert torch.isfinite(error.grad).all()
+    assert error.grad[2] == 0
+    assert torch.equal(error.grad[[0, 1, 4]].sign(), error[[0, 1, 4]].detach().sign())
+
+
+def test_p2_with_gamma_and_k_one_is_one_minus_alphas_cumprod():
+    alphas_cumprod = np.cumprod(1 - linear_betas(1000))
+    assert np.allclose(p2_weight(alphas_cumprod, 1.0, 1.0), 1 - alphas_cumprod)
+    assert np.array_equal(p2_weight(alphas_cumprod, 0.0, 1.0), np.ones(1000))
+
+
+def test_kl_of_equal_gaussians_is_zero_and_of_shifted_ones_half_the_squared_distance():
+    mean, log_variance = torch.randn(5), torch.randn(5)
+    assert normal_kl(mean, log_variance, mean, log_variance).abs().max() < 1e-6
+    zero = torch.zeros(5)
+    assert torch.allclose(normal_kl(mean, zero, zero, zero), mean**2 / 2)
+
+
+def test_bins_cover_the_line_and_agree_with_the_normal_distribution():
+    x = torch.linspace(-1, 1, 256)
+    mean, log_scale = torch.tensor(0.1), torch.tensor(math.log(0.2))
+    probability = discretized_gaussian_log_likelihood(x, mean, log_scale).exp()
+    assert abs(probability.sum().item() - 1) < 1e-4
+    edges = torch.cat([x[:-1] + 1 / 255, torch.tensor([float("inf")])]).numpy()
+    exact = np.diff(norm.cdf(edges, 0.1, 0.2), prepend=0.0)
+    assert np.abs(probability.numpy() - exact).max() < 1e-4

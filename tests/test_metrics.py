@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from vidm.detectors import features_of, load_detector
+from vidm.detectors import C3D, PROTOCOLS, STYLEGAN_V, features_of, load_detector
 from vidm.frechet import FeatureStats, frechet_distance, inception_score, kernel_distance
 from vidm.metrics import compute_fvd, compute_vis
-from vidm.protocols import C3D, PROTOCOLS, STYLEGAN_V
 from vidm.video_io import write_video
 
 FROM_THE_START = replace(STYLEGAN_V, random_start=False)

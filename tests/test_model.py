@@ -6,8 +6,8 @@ import pytest
 import torch
 from golden import DATA, fill_by_rule, load_npz, small_model_arguments
 
-from vidm.blocks import AttentionBlock
 from vidm.model import ContentGenerator, MotionGenerator
+from vidm.unet import AttentionBlock
 
 TOLERANCE = 1e-4
 

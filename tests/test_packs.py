@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from vidm.cli import train_main
 from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, fit_square
-from vidm.first_frames import list_content, read_first_frame
 from vidm.layouts import index_clips
 from vidm.packs import list_pack, probe, read_frames, write_pack
+from vidm.sampling import list_content, read_first_frame
 from vidm.video_io import VideoError, read_video, write_video
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from golden import fill_by_rule
 
-from vidm.broadcast import shared
-from vidm.posgn import GroupNorm32, PositionalGroupNorm, per_pixel, silu_modulated, unit_coordinate
+from vidm.layers import GroupNorm32, constant_index, per_pixel, silu_modulated, unit_coordinate
+from vidm.posgn import PositionalGroupNorm, TimestepGroupNorm, sinusoidal_embedding
+from vidm.unet import ResBlock, UNetShape
 
 
 def test_coordinates_are_those_of_linspace():
@@ -68,7 +69,7 @@ def test_neighbouring_steps_rows_and_columns_stay_apart_with_bfloat16_weights():
 def test_a_step_and_frame_that_all_samples_share_make_one_row_of_scale_and_shift():
     norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
     h = torch.randn(3, 32, 4, 6)
-    t, n = shared(500, h), shared(7, h)
+    t, n = constant_index(500, h), constant_index(7, h)
     assert torch.equal(t, torch.full((3,), 500))
     assert norm.scale_shift(t, n, 4, 6)[0].shape == (1, 32, 4, 6)
     assert norm.scale_shift(t.clone(), n, 4, 6)[0].shape == (3, 32, 4, 6)
@@ -105,3 +106,26 @@ def test_the_group_norm_of_a_half_precision_map_has_float32_sums(dtype):
 
 def test_no_coordinate_is_stored():
     assert not list(PositionalGroupNorm(32, 1000, 16).buffers())
+
+
+def test_embeddings_are_cosines_and_sines_of_which_no_two_steps_share_one():
+    embedding = sinusoidal_embedding(torch.arange(1000))
+    assert embedding.shape == (1000, 64)
+    assert torch.allclose(embedding[:, :32] ** 2 + embedding[:, 32:] ** 2, torch.ones(1000, 32), atol=1e-5)
+    assert embedding.unique(dim=0).shape[0] == 1000
+
+
+def test_the_modulation_is_the_same_at_every_pixel_and_differs_in_t_and_n():
+    norm = fill_by_rule(TimestepGroupNorm(32, 1000, 16), "p")
+    norm.out_rest[1] = torch.nn.Identity()
+    norm.out_norm = torch.nn.Identity()
+    h = torch.ones(3, 32, 4, 4)
+    out = norm(h, torch.tensor([5, 6, 5]), torch.tensor([2, 2, 3]))
+    assert torch.equal(out, out[:, :, :1, :1].expand_as(out))
+    assert not torch.allclose(out[0], out[1])
+    assert not torch.allclose(out[0], out[2])
+
+
+def test_it_takes_the_place_of_posgn_in_a_block():
+    block = ResBlock(32, 32, UNetShape(model_channels=32, norm="timestep"))
+    assert isinstance(block.emb_layers, TimestepGroupNorm)

@@ -190,7 +190,7 @@ def test_where_every_checkpoint_is_damaged_a_run_does_not_start_anew_over_them(c
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, when) -> None:
     """Let what `when(path)` says be written to a device that is always full."""
-    from vidm import atomic
+    from vidm import files as atomic
 
     hidden = atomic._hidden_sibling
 

@@ -9,8 +9,8 @@ import torch
 from golden import fill_by_rule, load_npz, small_model_arguments
 from torch import nn
 
-from vidm.broadcast import shared
 from vidm.ema import EMA
+from vidm.layers import constant_index
 from vidm.model import MotionGenerator
 
 SPEC = importlib.util.spec_from_file_location("reference", Path(__file__).parents[1] / "benchmarks" / "reference.py")
@@ -64,7 +64,7 @@ def test_with_a_given_flow_and_a_shared_step_both_put_out_the_same(small, inputs
     with torch.no_grad():
         expected = reference(**one_step)
         flow = ours.flow(inputs["first"], inputs["previous"])
-        found = ours(**inputs | {"t": shared(500, x_t), "frame_index": shared(5, x_t)}, flow=flow)
+        found = ours(**inputs | {"t": constant_index(500, x_t), "frame_index": constant_index(5, x_t)}, flow=flow)
     assert (found - expected).abs().max() <= 1e-4
 
 
@@ -101,6 +101,6 @@ def test_at_the_papers_size_both_put_out_the_same():
     with torch.no_grad():
         flow = ours.flow(first, previous)
         expected = reference(x_t, torch.tensor([500]), torch.tensor([5]), previous, first)
-        found = ours(x_t, shared(500, x_t), shared(5, x_t), previous, first, flow)
+        found = ours(x_t, constant_index(500, x_t), constant_index(5, x_t), previous, first, flow)
     assert expected.abs().max() > 0.1
     assert (found - expected).abs().max() <= 1e-4

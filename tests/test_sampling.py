@@ -14,15 +14,13 @@ import torch
 from golden import fill_by_rule
 from PIL import Image
 
-from vidm.broadcast import shared
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
-from vidm.config import Config
+from vidm.config import Config, SampleConfig
 from vidm.datasets import to_float
-from vidm.digests import sha256_of
-from vidm.first_frames import list_content, read_first_frame
+from vidm.files import sha256_of
 from vidm.generator import load_generator, with_bf16_weights
-from vidm.sample_config import SampleConfig
-from vidm.sampling import sample_folder, video_path
+from vidm.layers import constant_index
+from vidm.sampling import list_content, read_first_frame, sample_folder, video_path
 from vidm.video_io import read_video, write_video
 
 QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
@@ -86,9 +84,11 @@ def test_rounded_weights_are_a_copys_and_put_out_nearly_the_same(tiny, values):
     assert set(dtypes.values()) == {torch.bfloat16}
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
     x_t, first, previous = torch.randn(3, 2, 3, 16, 16).clamp(-1, 1)
-    condition = {} if "generator" in values else {"frame_index": shared(3, x_t), "previous": previous, "first": first}
+    condition = (
+        {} if "generator" in values else {"frame_index": constant_index(3, x_t), "previous": previous, "first": first}
+    )
     with torch.no_grad():
-        expected, found = (network(x_t, shared(500, x_t), **condition) for network in (model, rounded))
+        expected, found = (network(x_t, constant_index(500, x_t), **condition) for network in (model, rounded))
     assert 0 < (found.float() - expected).norm() < 0.03 * expected.norm()
 
 

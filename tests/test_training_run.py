@@ -13,16 +13,16 @@ from test_preemption import CONTEXT
 from vidm.checkpoint import list_checkpoints, load_checkpoint
 from vidm.config import Config
 from vidm.distributed import gather_rows, is_main, launch
-from vidm.held_out import HeldOut, film_strip
 from vidm.layouts import index_clips
-from vidm.memory import more_micro_batches, out_of_memory_for_people
 from vidm.randomness import draw_condition_noise
 from vidm.resume import newest_that_verifies, resumed_config
-from vidm.synthetic import write_dataset
+from vidm.runtime import explain_out_of_memory, more_micro_batches
 from vidm.trainer import Trainer
 from vidm.training_data import TrainingData, hold_out
 from vidm.training_run import dry_run, fit
+from vidm.validation import HeldOut, film_strip
 from vidm.video_io import read_video
+from vidm.world import write_dataset
 
 CPU = torch.device("cpu")
 
@@ -139,10 +139,10 @@ def test_what_memory_advice_says():
     assert [more_micro_batches(8, n) for n in (1, 2, 3, 4, 8)] == [2, 4, 4, 8, None]
     with (
         pytest.raises(ValueError, match="out of memory on the CPU: micro-batches of 8 do not fit; try --accum-steps 2"),
-        out_of_memory_for_people("micro-batches of 8", "try --accum-steps 2"),
+        explain_out_of_memory("micro-batches of 8", "try --accum-steps 2"),
     ):
         torch.empty(2**60)
-    with pytest.raises(RuntimeError, match="cannot be multiplied"), out_of_memory_for_people("", ""):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), explain_out_of_memory("", ""):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 

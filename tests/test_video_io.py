@@ -16,8 +16,9 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
-from vidm import containers, video_io
-from vidm.containers import frames_by_seeking
+from vidm import video_containers as containers
+from vidm import video_io
+from vidm.video_containers import frames_by_seeking
 from vidm.video_io import VideoError, VideoInfo, natural_key, probe, read_frames, read_image, read_video, write_video
 
 FORMATS = ["b_frames.mp4", "copy.mkv", "vp9.webm", "vp8.webm", "divx.avi", "a.gif", "a.webp", "a.npy", "folder"]

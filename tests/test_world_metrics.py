@@ -7,17 +7,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from vidm.raycast import Camera
-from vidm.synthetic import CollisionWorld, render_clip, write_dataset
 from vidm.video_io import read_video, write_video
-from vidm.world_metrics import (
-    WorldScores,
-    displacement_distance,
-    outset_of,
-    track_solids,
-    world_of,
-    world_scores,
-)
+from vidm.world import CollisionWorld, render_clip, write_dataset
+from vidm.world_metrics import WorldScores, displacement_distance, outset_of, track_solids, world_of, world_scores
+from vidm.world_render import Camera
 
 NUM_FRAMES = 16
 WORLDS = [CollisionWorld(7, index, NUM_FRAMES) for index in range(24)]

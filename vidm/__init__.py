@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "CollisionWorld": "synthetic",
+    "CollisionWorld": "world",
     "FrameTriplets": "datasets",
     "GaussianDiffusion": "diffusion",
     "MotionGenerator": "model",

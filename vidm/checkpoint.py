@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidm.atomic import atomic_write
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
+from vidm.files import atomic_write
 from vidm.model import ContentGenerator, MotionGenerator
 
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")

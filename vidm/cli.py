@@ -13,14 +13,13 @@ from typing import Any, get_args
 import torch
 
 from vidm.checkpoint import Checkpoint
-from vidm.config import PRESETS, Config, knobs
+from vidm.checkpoint_formats import load_any
+from vidm.config import Config, SampleConfig, knobs
 from vidm.distributed import BACKENDS, TIMEOUT_S, is_main, launch, print0
-from vidm.errors import errors_for_people
 from vidm.generator import load_generator
-from vidm.memory import keep_freed_memory
-from vidm.released import load_any
+from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
-from vidm.sample_config import SampleConfig
+from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
@@ -125,7 +124,7 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
 def _train(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
-    with errors_for_people():
+    with exit_on_user_error():
         config, resume, init = train_config(options)
         if options.start_iters is not None and options.start_iters < 0:
             raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
@@ -136,7 +135,7 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
-    with errors_for_people():
+    with exit_on_user_error():
         sample = SampleConfig(**given_values(options, SampleConfig()))
         if options.resume in ("", "auto") or bool(sample.content) == bool(sample.content_resume):
             raise ValueError(
@@ -157,7 +156,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     """diffusion_ddp_accum_constant_cu.py: train, or with --test sample."""
     options = train_parser().parse_args(argv)
     worker: Callable[..., None] = _sample if options.test else _train
-    with errors_for_people():
+    with exit_on_user_error():
         launch(
             worker,
             (options,),

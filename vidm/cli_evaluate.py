@@ -14,13 +14,12 @@ from typing import Any
 import torch
 
 from vidm.clip_choice import choose_clips
-from vidm.detectors import C3D_PATH, I3D_PATH, Detector, load_classifier, load_detector, name_of
+from vidm.detectors import C3D_PATH, I3D_PATH, PROTOCOLS, STYLEGAN_V, Detector, load_classifier, load_detector, name_of
 from vidm.distributed import is_main, launch, world_size
-from vidm.errors import errors_for_people
 from vidm.evaluation import circumstances, record_of, table_of, write_evaluation_report, write_json
 from vidm.frame_metrics import FrameMetrics, compute_frame_metrics
 from vidm.metrics import SPLITS, FVDResult, compute_fvd, compute_vis
-from vidm.protocols import PROTOCOLS, STYLEGAN_V
+from vidm.runtime import exit_on_user_error
 
 METRICS = ("fvd", "kvd", "psnr", "ssim")
 # StyleGAN-V's three: 16 frames, 128 frames, and 16 frames that span 128.
@@ -245,7 +244,7 @@ def _choices(options: argparse.Namespace, detector: Detector, device: torch.devi
 
 
 def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
-    with errors_for_people():
+    with exit_on_user_error():
         _ready_to_write(options.json, options.report)
         detector = load_detector(options.i3d, device)
         name = f"FVD{options.nframes}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
@@ -276,7 +275,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
 
 
 def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
-    with errors_for_people():
+    with exit_on_user_error():
         _ready_to_write(options.json)
         classifier = load_classifier(options.c3d, device)
         result = compute_vis(
@@ -304,7 +303,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
 
 
 def _run(worker: Callable[..., None], options: argparse.Namespace) -> None:
-    with errors_for_people():
+    with exit_on_user_error():
         launch(worker, (options,))
 
 

@@ -5,19 +5,132 @@ on a detached mean, P2 weighting (Ho et al. 2020; Nichol and Dhariwal 2021; Choi
 
     diffusion = GaussianDiffusion(respacing="100")
     losses = diffusion.training_losses(model, x_start, t, model_kwargs=condition)
+
+float64 tables of a noise schedule, and shorter ones by respacing.
+
+betas = linear_betas(1000)
+kept = space_timesteps(1000, "ddim100")
+short = respace(betas, kept)  # 100 betas whose alphas_cumprod are those of the kept steps
+
+Small pure penalties.
+
+charbonnier(error).mean() is the paper's robustness penalty; normal_kl and discretized_gaussian_log_likelihood
+are the two terms of the variational bound (Ho et al. 2020; Nichol and Dhariwal 2021), in nats.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidm.broadcast import distinct
-from vidm.losses import charbonnier, discretized_gaussian_log_likelihood, normal_kl, p2_weight
-from vidm.schedules import linear_betas, respace, space_timesteps
+from vidm.layers import collapsed
+
+
+def linear_betas(num_timesteps: int) -> np.ndarray:
+    """Variances beta_t of the forward process, (num_timesteps,) float64.
+
+    Linear from 1e-4 to 0.02 over 1000 steps (Ho et al. 2020), scaled by 1000 / num_timesteps for other lengths.
+    """
+    scale = 1000 / num_timesteps
+    return np.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=np.float64)
+
+
+def _fractional_stride(start: int, size: int, count: int) -> list[int]:
+    """`count` steps of start .. start + size - 1, first and last kept; a lone one is the last (ours)."""
+    if count == 1:
+        return [start + size - 1]
+    return [start + round(i * (size - 1) / (count - 1)) for i in range(count)]
+
+
+def _integer_stride(num_timesteps: int, count: int) -> list[int]:
+    for stride in range(1, num_timesteps + 1):
+        kept = list(range(0, num_timesteps, stride))
+        if len(kept) == count:
+            return kept
+    raise ValueError(f"respacing 'ddim{count}': no integer stride over {num_timesteps} steps gives {count} of them")
+
+
+def space_timesteps(num_timesteps: int, respacing: str) -> list[int]:
+    """The original steps that a shorter chain keeps, ascending.
+
+    `respacing` is "" (all), "N", "a,b,c" (so many in each of as many equal sections, strided fractionally) or
+    "ddimN" (the one integer stride that gives exactly N). Raises ValueError for anything else or more than there
+    are. Source: guided-diffusion's convention; a section of one keeps its last step rather than its first, so that
+    a one-step chain starts where noise is.
+    """
+    if not respacing:
+        return list(range(num_timesteps))
+    numbers = respacing.removeprefix("ddim").split(",")
+    if not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers) or (
+        respacing.startswith("ddim") and len(numbers) > 1
+    ):
+        raise ValueError(f"respacing {respacing!r} is none: give steps as 100, ddim100 or 10,15,20")
+    counts = [int(n) for n in numbers]
+    if respacing.startswith("ddim"):
+        return _integer_stride(num_timesteps, counts[0])
+    size, extra = divmod(num_timesteps, len(counts))
+    kept = []
+    start = 0
+    for i, count in enumerate(counts):
+        section = size + (i < extra)
+        if count > section:
+            raise ValueError(f"respacing {respacing!r}: {count} steps do not fit into a section of {section}")
+        kept += _fractional_stride(start, section, count)
+        start += section
+    return kept
+
+
+def respace(betas: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+    """Betas (len(kept),) float64 of the chain whose alphas_cumprod are those of the kept steps of `betas`."""
+    alphas_cumprod = np.cumprod(1 - betas)[list(kept)]
+    return 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+
+
+def charbonnier(error: Tensor, eps: float = 1e-8) -> Tensor:
+    """Robust penalty sqrt(error^2 + eps^2), elementwise in float32: |error| with a round foot.
+
+    Value and gradient are finite everywhere, at 0 included, for eps from 1e-8 up. Source: the paper's robustness
+    penalty (Charbonnier et al. 1994).
+    """
+    return torch.sqrt(error.float() ** 2 + eps**2)
+
+
+def p2_weight(alphas_cumprod: np.ndarray, gamma: float, k: float) -> np.ndarray:
+    """Weight 1 / (k + SNR_t)^gamma per step, same shape as `alphas_cumprod` (Choi et al. 2022); 1 for gamma = 0."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return 1 / (k + snr) ** gamma
+
+
+def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
+    """KL divergence N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2)), elementwise, in nats."""
+    return 0.5 * (
+        log_variance2
+        - log_variance1
+        - 1
+        + torch.exp(log_variance1 - log_variance2)
+        + (mean1 - mean2) ** 2 * torch.exp(-log_variance2)
+    )
+
+
+def _standard_normal_cdf(x: Tensor) -> Tensor:
+    # The tanh approximation, which the published numbers were computed with.
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log probability, elementwise in nats, of x in [-1, 1] in its bin of 2 / 255 under N(mean, exp(log_scale)^2).
+
+    The outermost bins reach to infinity (Ho et al. 2020, equation 13).
+    """
+    inverse_scale = torch.exp(-log_scale)
+    upper = _standard_normal_cdf(inverse_scale * (x - mean + 1 / 255))
+    lower = _standard_normal_cdf(inverse_scale * (x - mean - 1 / 255))
+    probability = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return torch.log(probability.clamp(min=1e-12))
+
 
 Denoiser = Callable[..., Tensor]
 Condition = Mapping[str, Any]
@@ -131,7 +244,7 @@ class GaussianDiffusion:
         return (self._at("x_t_to_x_start", t, x_t) * x_t - x_start) / self._at("eps_to_x_start", t, x_t)
 
     def _call(self, model: Denoiser, x_t: Tensor, t: Tensor, model_kwargs: Condition | None) -> Tensor:
-        original = self._tables(t.device)["timestep_map"][distinct(t)].expand(t.shape)
+        original = self._tables(t.device)["timestep_map"][collapsed(t)].expand(t.shape)
         return model(x_t, original, **(model_kwargs or {})).float()
 
     def _reverse(self, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool) -> PMeanVariance:

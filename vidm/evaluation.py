@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidm.atomic import atomic_write
 from vidm.datasets import fit_square, window_length
+from vidm.files import atomic_write
 from vidm.frame_metrics import FrameMetrics
 from vidm.metrics import FVDResult
 from vidm.packs import read_frames

@@ -17,16 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, check_generator, load_weights
-from vidm.compilation import check_compiler
-from vidm.config import Config
+from vidm.checkpoint_formats import load_any
+from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.precision import autocast
-from vidm.released import load_any
-from vidm.rollout import animate, check_num_frames, generate_first_frames, video_noise
-from vidm.sample_config import SampleConfig
+from vidm.rollout import TruncatedStart, animate, check_num_frames, generate_first_frames, video_noise
+from vidm.runtime import autocast, check_compiler
 from vidm.samplers import SAMPLERS, sample_ddim
-from vidm.truncation import TruncatedStart
 from vidm.video_io import rgb_from_image
 
 FirstFrame = Image.Image | np.ndarray | Tensor

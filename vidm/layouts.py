@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from vidm.atomic import atomic_write
+from vidm.files import atomic_write
 from vidm.packs import is_pack, list_pack, probe
 from vidm.probe_cache import remembered
 from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key

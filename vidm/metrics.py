@@ -5,6 +5,10 @@ inception score (Saito et al. 2020) of one. What sets published numbers apart ha
 
     result = compute_fvd("real", "generated", load_detector(), num_frames=16, resolution=128)
     print(result.name, result.value, "floor", result.floor)
+
+The real video that is nearest to each generated one: the worst, the best, and what may have been learned by heart.
+
+for neighbour in nearest_real(real, made): print(neighbour.path, neighbour.nearest, neighbour.distance)
 """
 
 import sys
@@ -18,16 +22,50 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
 from vidm.clip_choice import check_counts, choose_clips, halves
-from vidm.detectors import Detector, name_of
+from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, name_of
 from vidm.distributed import is_main, on_main
-from vidm.feature_table import FeatureTable
-from vidm.features import Features, measure
+from vidm.features import Features, FeatureTable, measure
 from vidm.frechet import FeatureStats, frechet_distance, inception_score, kernel_distance
-from vidm.neighbours import Neighbour, nearest_real
-from vidm.protocols import C3D, STYLEGAN_V, Protocol
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A generated video, the real one whose features are nearest to its own, and the distance of the two.
+
+    `start` is the frame of the real video at which its clip begins.
+    """
+
+    path: Path
+    nearest: Path
+    start: int
+    distance: float
+
+
+def nearest_real(real: Features, made: Features) -> tuple[Neighbour, ...]:
+    """Return each generated clip's nearest real one, the nearest first; by the Euclidean distance of features. Ours.
+
+    Blocks of rows are held against blocks of rows, so that memory does not grow with either set.
+    """
+    found: list[Neighbour] = []
+    real_paths, made_paths = real.clips.index.paths, made.clips.index.paths
+    for block in made.blocks():
+        distances = np.full(len(block), np.inf)
+        places = np.zeros(len(block), dtype=int)
+        seen = 0
+        for others in real.blocks():
+            gaps = cdist(block, others)
+            closer = gaps.min(axis=1) < distances
+            places = np.where(closer, seen + gaps.argmin(axis=1), places)
+            distances = np.minimum(distances, gaps.min(axis=1))
+            seen += len(others)
+        for path, place, distance in zip(made_paths[len(found) :], places, distances, strict=False):
+            found.append(Neighbour(path, real_paths[place], real.clips.starts[place], float(distance)))
+    return tuple(sorted(found, key=lambda neighbour: neighbour.distance))
+
 
 # A covariance in d dimensions from fewer samples than this many times d is mostly chance.
 SAMPLES_PER_DIMENSION = 4

@@ -9,11 +9,9 @@ out = content(x_t, t)
 import torch
 from torch import Tensor, nn
 
-from vidm.blocks import UNetShape
-from vidm.broadcast import shared
-from vidm.encoder import MotionEncoder
+from vidm.layers import constant_index
 from vidm.spynet import SPyNet
-from vidm.unet import UNet
+from vidm.unet import MotionEncoder, UNet, UNetShape
 
 FLOW_RANGES = ("unit", "published", "none")
 
@@ -62,7 +60,7 @@ class ContentGenerator(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         self.shape.check_sides(x_t.shape[2], x_t.shape[3])
-        return self.unet(x_t, t, shared(0, x_t))
+        return self.unet(x_t, t, constant_index(0, x_t))
 
 
 class MotionGenerator(nn.Module):

@@ -31,8 +31,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from vidm import video_io
-from vidm.atomic import atomic_dir
-from vidm.digests import sha256_of
+from vidm.files import atomic_dir, sha256_of
 from vidm.video_io import VideoError, VideoInfo, frame_files
 
 INDEX_NAME = "vidm-pack.json"

@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 from tqdm import tqdm
 
-from vidm.atomic import atomic_write
+from vidm.files import atomic_write
 
 
 def _cache_file(key: str) -> Path | None:

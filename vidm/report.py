@@ -6,6 +6,11 @@ Videos play in step, side by side, so that a generated one can be held against t
                  columns=["first frame", "generated", "real"],
                  rows=[VideoRow("video 0", ["first/0.png", "generated/0.mp4", "real/0.mp4"])],
                  distance_name=result.name, distances=[Distance("generated and real", result.value)])
+
+A few numbers as a line, in SVG that stands inside a page. Ours.
+
+svg = line_chart((31.0, 28.5, 27.9), label="PSNR by frame, dB")
+file = svg_file((0.14, 0.12, 0.1), label="distance by step", ends=(2000, 6000))
 """
 
 import base64
@@ -17,9 +22,56 @@ from string import Template
 
 import numpy as np
 
-from vidm.atomic import atomic_write
-from vidm.charts import line_chart
+from vidm.files import atomic_write
 from vidm.video_io import probe, read_image
+
+WIDTH, HEIGHT = 640, 200
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 28
+TITLE = 24  # above the chart in a file of its own
+
+
+def line_chart(values: Sequence[float], label: str, ends: tuple[int, int] | None = None) -> str:
+    """Finite values at even distances from left to right; their extremes are written at the axis, and below the first
+    and the last value what they are of: `ends`, or 0 and the last one's place."""
+    low, high = min(values), max(values)
+    spread = (high - low) or 1.0
+    last = max(len(values) - 1, 1)
+
+    def x(place: int) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * place / last
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / spread
+
+    points = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in enumerate(values))
+    levels = "".join(
+        f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+        for value in dict.fromkeys((high, low))
+    )
+    first_text, last_text = ends or (0, len(values) - 1)
+    below = "".join(
+        f'<text x="{x(place):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{text}</text>'
+        for place, anchor, text in [(0, "start", first_text), (len(values) - 1, "end", last_text)][: len(values)]
+    )
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+        f'{levels}{below}<polyline points="{points}"/></svg>'
+    )
+
+
+def svg_file(values: Sequence[float], label: str, ends: tuple[int, int] | None = None) -> str:
+    """A chart below its label as the text of a file of its own, which no page gives its colours."""
+    style = (
+        "<style>.chart{background:#fdfdfd}.chart polyline{fill:none;stroke:#2b6f8a;stroke-width:2}"
+        ".chart line{stroke:#e1e5e9}.chart text{fill:#5b6570;font:13px sans-serif}</style>"
+    )
+    box = f'viewBox="0 {-TITLE} {WIDTH} {HEIGHT + TITLE}" width="{WIDTH}" height="{HEIGHT + TITLE}"'
+    chart = line_chart(values, label, ends).replace(f'viewBox="0 0 {WIDTH} {HEIGHT}"', box, 1)
+    head, rest = chart.split(">", 1)
+    title = f'<text x="{LEFT}" y="0">{escape(label)}</text>'
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{title}{rest}\n'
+
 
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
@@ -32,151 +84,7 @@ MEDIA_TYPES = {
 PIXEL_ART_WIDTH = 128
 # With more columns than this the videos would be too small on a phone, so they scroll sideways instead.
 FITTING_COLUMNS = 4
-
-_PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; media-src data:; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<main>
-<header>
-<h1>$title</h1>
-<p class="intro">$intro</p>
-</header>
-$sections
-</main>
-<script>
-$script</script>
-</body>
-</html>
-""")
-
-_STYLE = """\
-:root {
-  --ground: #fdfdfd; --text: #1c2126; --quiet: #5b6570; --line: #e1e5e9; --well: #eef1f3; --accent: #2b6f8a;
-  font: 17px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  color: var(--text); background: var(--ground); color-scheme: light dark;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ground: #14171a; --text: #e7e9eb; --quiet: #9aa4ad; --line: #2c3238; --well: #1f2429; --accent: #7cbcd8;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; }
-main { max-width: 68rem; margin: 0 auto; padding: clamp(1.5rem, 5vw, 4rem) clamp(1rem, 4vw, 2.5rem) 5rem; }
-h1 { margin: 0; font-size: clamp(1.7rem, 4.5vw, 2.4rem); line-height: 1.15; text-wrap: balance; }
-h2 { font-size: 1.15rem; margin: 0 0 0.75rem; }
-p { max-width: 66ch; margin: 0 0 0.75rem; }
-.intro { color: var(--quiet); font-size: 1.08rem; margin: 0.75rem 0 0; white-space: pre-line; }
-section { margin-top: clamp(2.25rem, 6vw, 3.5rem); }
-.quiet { color: var(--quiet); font-size: 0.92rem; }
-.scroll { overflow-x: auto; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-
-.videos [role=row] {
-  display: grid; gap: 0.75rem; padding: 0.75rem 0; align-items: start;
-  grid-template-columns: minmax(7rem, 11rem) repeat(var(--columns), minmax(0, 18rem));
-}
-.videos .headings { padding: 0.6rem 0; border-bottom: 1px solid var(--line); align-items: center; }
-.videos:not(.scroll) .headings { position: sticky; top: 0; z-index: 1; background: var(--ground); }
-.videos [role=columnheader] { font-weight: 600; font-size: 0.92rem; }
-.videos [role=rowheader] { color: var(--quiet); font-size: 0.92rem; overflow-wrap: anywhere; }
-.videos.scroll [role=row] { grid-template-columns: 8rem repeat(var(--columns), 9rem); width: max-content; }
-video, img { display: block; width: 100%; height: auto; border-radius: 3px; background: var(--well); }
-.pixels { image-rendering: pixelated; }
-button {
-  font: inherit; font-size: 0.88rem; color: var(--text); background: var(--well); border: 1px solid var(--line);
-  border-radius: 6px; padding: 0.3rem 0.8rem; min-width: 5rem; cursor: pointer;
-}
-button:hover { border-color: var(--quiet); }
-kbd { font: inherit; font-size: 0.8rem; color: var(--quiet); margin-left: 0.4rem; }
-@media (hover: none) { kbd { display: none; } }
-
-table { border-collapse: collapse; width: 100%; max-width: 46rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; font-weight: inherit; padding: 0.5rem 1.25rem 0.5rem 0; }
-tbody > * > * { border-top: 1px solid var(--line); }
-thead th { color: var(--quiet); font-size: 0.88rem; white-space: nowrap; }
-tbody th { min-width: 9rem; }
-.scroll + .quiet { margin-top: 0.75rem; }
-.number { text-align: right; white-space: nowrap; }
-.bar { width: 40%; min-width: 8rem; }
-.bar div { height: 0.6rem; border-radius: 2px; background: var(--well); overflow: hidden; }
-.bar div::before { content: ""; display: block; height: 100%; width: var(--share); background: var(--accent); }
-.floor { color: var(--quiet); }
-.floor .bar div::before { background: var(--quiet); }
-
-.chart { display: block; width: 100%; max-width: 46rem; margin: 0 0 1rem; }
-.chart polyline { fill: none; stroke: var(--accent); stroke-width: 2; }
-.chart line { stroke: var(--line); }
-.chart text { fill: var(--quiet); font-size: 13px; }
-
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.3rem 1.5rem; margin: 1.25rem 0 0; }
-dt { color: var(--quiet); }
-dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-@media (max-width: 46rem) {
-  .videos:not(.scroll) [role=row] { grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 0.4rem; }
-  .videos:not(.scroll) :is([role=rowheader], .corner) { grid-column: 1 / -1; }
-  .videos [role=rowheader] { font-size: 0.85rem; }
-}
-@media (max-width: 30rem) {
-  .bar { display: none; }
-  thead th { white-space: normal; }
-  dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: 0.6rem; }
-}
-"""
-
-# Nothing loops by itself: when the last video has ended, all start together, so lengths may differ and none drifts.
-_SCRIPT = """\
-const videos = [...document.querySelectorAll("video")];
-const button = document.querySelector("button");
-const hold = 600;
-let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-let pending;
-// A video that the browser refuses to play counts as done and does not hold up the others.
-const start = video => video.play().catch(() => {});
-const done = video => video.ended || video.paused || video.error;
-function restart() {
-  for (const video of videos) { video.currentTime = 0; start(video); }
-}
-function restartWhenAllEnded() {
-  clearTimeout(pending);
-  if (playing && videos.every(done)) pending = setTimeout(restart, hold);
-}
-function show() {
-  button.textContent = playing ? "Pause" : "Play";
-}
-function toggle() {
-  clearTimeout(pending);
-  playing = !playing;
-  const unfinished = videos.filter(video => !video.ended);
-  if (!playing) videos.forEach(video => video.pause());
-  else if (unfinished.length) unfinished.forEach(start);
-  else restart();
-  show();
-}
-if (videos.length) {
-  videos.forEach(video => video.addEventListener("ended", restartWhenAllEnded));
-  button.addEventListener("click", toggle);
-  document.addEventListener("keydown", event => {
-    if (event.key !== " " || event.repeat || event.target.closest("button")) return;
-    event.preventDefault();
-    toggle();
-  });
-  show();
-  if (playing) restart();
-}
-"""
+PAGE = Path(__file__).with_name("report.html")
 
 
 @dataclass(frozen=True)
@@ -312,8 +220,7 @@ def write_report(
         sections.append(_curve_section(curves))
     if notes or settings:
         sections.append(_making_section(notes, settings or {}))
-    page = _PAGE.substitute(
-        title=escape(title), intro=escape(intro), style=_STYLE, script=_SCRIPT, sections="\n".join(sections)
-    )
+    template = Template(PAGE.read_text(encoding="utf-8"))
+    page = template.substitute(title=escape(title), intro=escape(intro), sections="\n".join(sections))
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vidm.checkpoint import Checkpoint, check_generator, list_checkpoints, load_checkpoint
-from vidm.config import PRESETS, Config
+from vidm.config import Config
 from vidm.distributed import print0
+from vidm.presets import PRESETS
 
 # What decides which sample stands where in which step: a run that changed it half-way would be neither of two runs.
 STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip")

@@ -18,7 +18,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from vidm.atomic import atomic_write
+from vidm.files import atomic_write
 from vidm.video_io import write_video
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidm.broadcast import shared
 from vidm.diffusion import Condition, Denoiser, GaussianDiffusion
+from vidm.layers import constant_index
 
 # noise(step, like) -> standard normal of like's shape; step counts 0, 1, ... in sampling order.
 Noise = Callable[[int, Tensor], Tensor]
@@ -26,7 +26,7 @@ def _descend(diffusion: GaussianDiffusion, batch: Tensor, progress: bool) -> Ite
     num_timesteps = diffusion.num_timesteps
     for step in tqdm(range(num_timesteps), disable=not progress, leave=False, desc="denoise"):
         index = num_timesteps - 1 - step
-        yield step, index, shared(index, batch)
+        yield step, index, constant_index(index, batch)
 
 
 @torch.no_grad()

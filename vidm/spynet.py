@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidm.posgn import zero_init
+from vidm.layers import zero_init
 
 NUM_LEVELS = 6
 SIDE_MULTIPLE = 2 ** (NUM_LEVELS - 1)

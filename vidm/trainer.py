@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vidm.blocks import recompute_activations
 from vidm.checkpoint import (
     Checkpoint,
     Progress,
@@ -29,15 +28,14 @@ from vidm.checkpoint import (
     present_versions,
     save_checkpoint,
 )
-from vidm.compilation import check_compiler
 from vidm.config import Config, TrainConfig
 from vidm.distributed import any_process, data_parallel, gather_rows, gradients_kept_local, is_main, rank, world_size
 from vidm.ema import EMA
-from vidm.memory import more_micro_batches, out_of_memory_for_people
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.precision import autocast, loss_scaler
 from vidm.randomness import draw_condition_noise, draw_noise
+from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
 from vidm.training_data import TrainingData
+from vidm.unet import set_activation_checkpointing
 
 Batch = dict[str, Tensor]
 
@@ -139,7 +137,7 @@ class Trainer:
             if config.train.spynet and not resume:
                 load_spynet(model.spynet, config.train.spynet)
             model.spynet.requires_grad_(learns_flow(config))
-        recompute_activations(model, config.train.checkpoint_activations)
+        set_activation_checkpointing(model, config.train.checkpoint_activations)
         return model.to(self.device)
 
     def batches(self) -> Iterator[Batch]:
@@ -182,7 +180,7 @@ class Trainer:
         and only at a scale of 1 is the step at fault.
         """
         train = self.config.train
-        with out_of_memory_for_people(f"micro-batches of {self.micro_batch}", self._memory_advice()):
+        with explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice()):
             losses = self.accumulate(batches, self.step)
         (group,) = self.optimizer.param_groups
         group["lr"] = learning_rate(train, self.step)

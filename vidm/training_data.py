@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from vidm.config import Config
 from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, window_length
 from vidm.distributed import is_main, rank, world_size
-from vidm.interrupts import leave_stopping_to_the_parent
 from vidm.layouts import ClipIndex, index_clips
+from vidm.stop_signals import stop_only_with_parent
 
 # Videos one looks at where none are held out.
 LOOKED_AT = 16
@@ -103,7 +103,7 @@ class TrainingData:
             batch_sampler=self._sampler(start_step),
             num_workers=min(train.workers // world_size(), os.cpu_count() or 1),
             pin_memory=pin_memory,
-            worker_init_fn=leave_stopping_to_the_parent,
+            worker_init_fn=stop_only_with_parent,
         )
 
     def videos_of_step(self, step: int) -> list[Path]:

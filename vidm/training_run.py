@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vidm.checkpoint import remove_unfinished
 from vidm.distributed import any_process, gather_rows, is_main, print0, world_size
-from vidm.held_out import HeldOut, film_strip
-from vidm.interrupts import StopSignals
-from vidm.memory import GIB, num_bytes, peak_bytes
 from vidm.model import MotionGenerator
 from vidm.runlog import RunLog
+from vidm.runtime import GIB, num_bytes, peak_bytes
+from vidm.stop_signals import StopSignals
 from vidm.trainer import Batch, Trainer, learns_flow
+from vidm.validation import HeldOut, film_strip
 
 _NAMED_VIDEOS = 4
 

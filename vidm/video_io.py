@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vidm.atomic import atomic_dir, atomic_write
-from vidm.containers import (
+from vidm.files import atomic_dir, atomic_write
+from vidm.video_containers import (
     CONTAINER_SUFFIXES,
     FrameStream,
     VideoError,
     VideoInfo,
     frames_by_seeking,
     frames_in_order,
+    missing_bytes,
     probe_container,
     write_mp4,
 )
-from vidm.cut_files import missing_bytes
 
 ANIMATION_SUFFIXES = (".gif", ".webp")
 VIDEO_SUFFIXES = (*CONTAINER_SUFFIXES, *ANIMATION_SUFFIXES, ".npy")

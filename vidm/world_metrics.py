@@ -20,8 +20,8 @@ import numpy as np
 from scipy.ndimage import map_coordinates, uniform_filter
 from scipy.stats import wasserstein_distance
 
-from vidm.raycast import EYE, HALF_SIZES, Camera, Pose, Solid, intersect
-from vidm.synthetic import STAGE_CENTRE, CollisionWorld
+from vidm.world import STAGE_CENTRE, CollisionWorld
+from vidm.world_render import EYE, HALF_SIZES, Camera, Pose, Solid, intersect
 
 RAYS = 3  # per pixel and axis, where true outlines are cast
 

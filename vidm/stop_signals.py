@@ -46,7 +46,7 @@ class StopSignals:
             self.received, self._when = signal.Signals(number).name, now
 
 
-def leave_stopping_to_the_parent(worker: int = 0) -> None:
+def stop_only_with_parent(worker: int = 0) -> None:
     """In a data loading process, heed SIGTERM from its parent alone, and SIGINT never.
 
     A terminal or a scheduler sends its signal to every process of a run, and the step under way still needs its data.

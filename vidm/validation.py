@@ -17,15 +17,14 @@ from torch.utils.data import default_collate
 from vidm.checkpoint import build_diffusion
 from vidm.config import Config
 from vidm.datasets import Clips, FrameTriplets, SingleFrames, to_float, to_uint8
-from vidm.detectors import features_of, load_detector
+from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.distributed import gather_rows, rank, world_size
 from vidm.frechet import FeatureStats, frechet_distance
 from vidm.layouts import ClipIndex
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.precision import autocast
-from vidm.protocols import STYLEGAN_V
 from vidm.randomness import keyed_normal
 from vidm.rollout import animate, generate_first_frames, video_noise
+from vidm.runtime import autocast
 from vidm.samplers import sample_ddim
 
 NUM_SAMPLES = 64

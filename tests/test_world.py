@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from vidm.physics import Motion, simulate
-from vidm.raycast import EYE, FOCAL, HALF_SIZES, Camera, Solid
 from vidm.spynet import warp
-from vidm.synthetic import FPS, CollisionWorld, render_clip, write_dataset
 from vidm.video_io import read_video
+from vidm.world import FPS, CollisionWorld, render_clip, write_dataset
+from vidm.world_physics import Motion, simulate
+from vidm.world_render import EYE, FOCAL, HALF_SIZES, Camera, Solid
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_synthetic_dataset.py"
 RED, BLUE = (0.7, 0.1, 0.1), (0.1, 0.1, 0.7)

@@ -1,16 +1,41 @@
-"""Group norm of frames that lie channels last on a CPU: what F.group_norm computes, sooner.
+"""An index that all samples of a batch share: made as one value expanded, and known again by its stride.
+
+Sampling has a whole batch at one step t of one frame; what depends on these alone is then computed once. Nobody need
+look at the values for that, which on a GPU would wait for all that is queued.
+
+    t = constant_index(999, x_t)  # (B,)
+    collapsed(t).shape  # (1,)
+
+Group norm of frames that lie channels last on a CPU: what F.group_norm computes, sooner.
 
 torch's kernels for that layout go through the channels of one group at a time: with few channels to a group, and always
 in the backward pass, they take up to eight times as long as a few sums over pixels do.
 
     y = group_norm(x, num_groups=32, weight=weight, bias=bias, eps=1e-5)
+
+Memory for time: what a module keeps for its backward pass is its input alone, and the rest is computed again.
+
+h = checkpointed(self.recompute, self.modulated, h, t, frame_index)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def constant_index(index: int, batch: Tensor) -> Tensor:
+    """The index for every sample of `batch` (B, ...): int64 (B,) on its device, one value in memory."""
+    return torch.full((1,), index, dtype=torch.int64, device=batch.device).expand(batch.shape[0])
+
+
+def collapsed(index: Tensor) -> Tensor:
+    """(1,) of an index (B,) that all samples share, else the index itself; both broadcast over the batch."""
+    return index[:1] if index.stride(0) == 0 else index
+
 
 # Where torch's forward kernel is the slower one: on maps of fewer pixels, with fewer channels to a group.
 FEW_PIXELS = 1024
@@ -81,3 +106,59 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
     if not ours or torch.compiler.is_compiling():
         return F.group_norm(x, num_groups, weight, bias, eps).type(x.dtype)
     return _GroupNorm.apply(x, weight, bias, num_groups, eps)
+
+
+def checkpointed(recompute: bool, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs); with `recompute`, what its backward pass needs is computed again then, bit for bit.
+
+    The function draws no random numbers. Where no gradient is wanted nothing is kept anyway.
+    """
+    if not (recompute and torch.is_grad_enabled()):
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+NUM_GROUPS = 32
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group norm of 32 groups computed in float32 whatever the precision around it; shape and dtype are kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(NUM_GROUPS, channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set all parameters of `module` to zero and return it, so that its branch starts as a no-op."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def unit_coordinate(index: Tensor, count: int) -> Tensor:
+    """Map integers 0 .. count - 1 onto [-1, 1] in float32, as linspace(-1, 1, count)[index] does."""
+    return index.float() * (2 / max(count - 1, 1)) - 1
+
+
+def weight_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's weights, which its input must have."""
+    return next(module.parameters()).dtype
+
+
+def per_pixel(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer over the channels of x (B, C, H, W) -> (B, D, H, W), both channels last in memory."""
+    if x.is_cuda:
+        return linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    # The same products; on a CPU convolutions come from oneDNN, whose float32 is up to 2.4 times that of linear's.
+    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+
+
+def silu_modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """SiLU(x * (1 + scale) + shift) for a fresh x (B, C, H, W); scale and shift broadcast over it. Ours."""
+    if torch.is_grad_enabled():
+        return F.silu(torch.addcmul(shift, x, 1 + scale))
+    # Large memory comes page by page from the system, which takes several times as long as the arithmetic.
+    return F.silu(x.mul_(1 + scale).add_(shift), inplace=True)

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vidm.atomic import atomic_write
 from vidm.checkpoint import Checkpoint, checkpoint_from, is_state, read_tensors
 from vidm.config import Config
 from vidm.distributed import print0
+from vidm.files import atomic_write
 
 PREFIX = "module."
 # <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vidm.atomic import atomic_write
-from vidm.physics import simulate
-from vidm.raycast import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius
+from vidm.files import atomic_write
 from vidm.video_io import write_video
+from vidm.world_physics import simulate
+from vidm.world_render import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius
 
 FPS = 25
 COLOURS = {  # linear RGB, those of CLEVR

@@ -12,9 +12,9 @@ from golden import fill_by_rule, load_npz, small_model_arguments
 
 import vidm
 from vidm.checkpoint import Checkpoint, build_model, load_checkpoint, load_weights, save_checkpoint
+from vidm.checkpoint_formats import PUBLISHED, load_any, save_safetensors
 from vidm.config import Config
 from vidm.generator import load_generator
-from vidm.released import PUBLISHED, load_any, save_safetensors
 
 ROOT = Path(__file__).parent.parent
 ARGUMENTS = small_model_arguments()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vidm.atomic import atomic_dir, atomic_write
+from vidm.files import atomic_dir, atomic_write
 
 
 def everything_in(folder: Path) -> list[str]:

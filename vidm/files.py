@@ -5,12 +5,17 @@ meets half a file and an interrupted run leaves nothing behind.
 
     with atomic_write("out/checkpoint_00001000.pt") as temporary:
         torch.save(state, temporary)
+
+What files hold, as one short text: equal for equal bytes, whatever their names, dates and places.
+
+sha256_of([Path("pretrained_models/i3d_torchscript.pt")])
 """
 
+import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,3 +77,19 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+CHUNK = 1 << 20
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several, in their order."""
+    paths = list(paths)
+    digest = hashlib.sha256()
+    for path in paths:
+        if len(paths) > 1:
+            digest.update(f"{path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Named presets: the values in which each differs from the defaults of vidm.config, which are the published model's.
+
+config = Config.from_preset("tiny")
+"""
+
+from typing import Any
+
+# Small nets, v prediction: what a CPU can learn in minutes. Values of `paper128` are the defaults above.
+_SMALL = {
+    "image_size": 32,
+    "channel_mult": (1, 2),
+    "attention_resolutions": (2,),
+    "num_head_channels": 32,
+    "video_timesteps": 16,
+    "prediction": "v",
+    "lr": 1e-3,
+    "workers": 2,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper128": {},
+    "tiny": {
+        **_SMALL,
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "batch_size": 8,
+        "total_iters": 100,
+        "print_freq": 10,
+        "test_freq": 100,
+        "save_freq": 100,
+    },
+    "demo": {
+        **_SMALL,
+        "model_channels": 64,
+        "channel_mult": (1, 1, 2),
+        "attention_resolutions": (4,),
+        "num_res_blocks": 1,
+        "batch_size": 16,
+        "total_iters": 300,
+        "lr_schedule": "cosine",
+        "warmup_iters": 50,
+        "ema_decay": 0.99,
+        "precision": "bf16",
+        "held_out": 0,
+        "print_freq": 50,
+        "test_freq": 0,
+        "save_freq": 150,
+    },
+    "world": {
+        **_SMALL,
+        "model_channels": 32,
+        # Two channels or more to each of the 32 groups: of a lone one the norm leaves no mean, and the mean is the hue.
+        "channel_mult": (2, 2, 3),
+        "attention_resolutions": (4,),
+        "num_res_blocks": 1,
+        "batch_size": 8,
+        "total_iters": 6000,
+        "lr": 8e-4,
+        "lr_schedule": "cosine",
+        "warmup_iters": 200,
+        "precision": "bf16",
+        # Its shadows fall to one side: mirrored frames are of another world.
+        "flip": False,
+        "loss": "mse",
+        "condition_noise": 0.1,
+        "held_out": 64,
+        "test_freq": 0,
+        "save_freq": 500,
+        "keep": 0,
+    },
+}

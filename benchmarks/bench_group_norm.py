@@ -1,9 +1,9 @@
 """python benchmarks/bench_group_norm.py [--repetitions 15]
 
-How much sooner is the group norm of vidm/group_norm.py than torch's kernels, where frames lie channels last on a CPU?
-Values and gradients of one norm on maps as the presets `world` and `paper128` have them, and a whole training step of
-`world` and of `paper128` at 64 x 64, with the one and with the other. Seconds are those that the processor spent on
-this process, since a norm takes about as long as a turn of another one. Prints a table and appends a row to
+How much faster is the group norm of vidm/layers.py than torch's kernels for channels-last tensors on a CPU?
+Measures values and gradients of one norm on feature maps of the presets `world` and `paper128`, and a whole training
+step of `world` and of `paper128` at 64 x 64, with either norm. Times are processor time of this process, since a norm is
+about as short as a time slice of another process. Prints a table and appends a row to
 benchmarks/results/group_norm.jsonl.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from vidm import posgn
+from vidm import layers
 from vidm.checkpoint import build_model
 from vidm.config import Config
 from vidm.ema import EMA
@@ -40,19 +40,19 @@ def norm_with_gradients(norm: Callable[..., Tensor], leaves: list[Tensor], gradi
 
 
 def step_with(norm: Callable[..., Tensor], step: Callable[[], None]) -> None:
-    posgn.group_norm = norm  # type: ignore[assignment]
+    layers.group_norm = norm  # type: ignore[assignment]
     step()
 
 
 def of_a_map(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[..., None]:
-    """A norm of a map, to be called with how it is done."""
+    """One norm of a feature map with gradients, as a function of the implementation."""
     x, gradient = (torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last) for _ in range(2))
     leaves = [leaf.requires_grad_() for leaf in (x, torch.ones(shape[1]), torch.zeros(shape[1]))]
     return partial(norm_with_gradients, leaves=leaves, gradient=gradient)
 
 
 def of_a_step(preset: str) -> Callable[..., None]:
-    """A training step in bf16, to be called with how norms are done."""
+    """A training step in bf16, as a function of the norm's implementation."""
     size, batch_size = STEPS[preset]
     model = build_model(Config.from_preset(preset))
     ema, optimizer = EMA(model, 0.999), torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
@@ -63,9 +63,9 @@ def of_a_step(preset: str) -> Callable[..., None]:
 
 
 def measure(work: Callable[..., None], repetitions: int) -> dict[str, list[float]]:
-    """Processor seconds of torch's and of our norm, by repetition, in turns."""
+    """Processor seconds with torch's and with the package's norm by repetition, alternating."""
     found: dict[str, list[float]] = {"torch": [], "package": []}
-    for _ in tqdm(range(repetitions + 1), leave=False):  # the first does not count
+    for _ in tqdm(range(repetitions + 1), leave=False):  # the first one is a warm-up
         for side, norm in (("torch", torchs), ("package", group_norm)):
             began = time.process_time()
             work(norm)

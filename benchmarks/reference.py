@@ -1,9 +1,9 @@
-"""The published motion generator in plain PyTorch: what the package's speed and memory are measured against.
+"""The published motion generator in plain PyTorch: the shortest statement of the method, and the speed baseline.
 
-What the released code computes, done the way it does it: the flow anew at every denoising step, positional group norm's
-MLP for every pixel of every sample from a stacked tensor of coordinates, attention by einsum, float32, NCHW, nothing
-fused and nothing reused. Modules are named as in the published checkpoints, so that `load_state_dict` takes the
-package's weights; tests/test_reference.py holds that both then compute the same.
+It computes what the released code computes in the same way: the flow again in every denoising step, the MLP of the
+positional group norm for every pixel of every sample from a stacked tensor of coordinates, attention by einsum, float32,
+NCHW, without fused operations or reuse. Modules have the names of the published checkpoints, so `load_state_dict`
+accepts the package's weights; tests/test_reference.py checks that both then compute the same.
 
     reference = ReferenceMotionGenerator(UNetShape())
     reference.load_state_dict(MotionGenerator().state_dict())
@@ -124,7 +124,7 @@ def input_blocks(in_channels: int, shape: UNetShape) -> tuple[nn.ModuleList, lis
 
 
 class ReferenceTrunk(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, shape: UNetShape) -> None:
+    def __init__(self, in_channels: int, shape: UNetShape) -> None:
         super().__init__()
         self.input_blocks, skips = input_blocks(in_channels, shape)
         width = skips[-1]
@@ -144,7 +144,7 @@ class ReferenceTrunk(nn.Module):
                 if level and i == shape.num_res_blocks:
                     layers.append(ReferenceResBlock(width, width, shape, "up"))
                 self.output_blocks.append(ReferenceBlocks(*layers))
-        self.out = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
+        self.out = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv2d(width, 6, 3, padding=1))
 
 
 class ReferenceEncoder(nn.Module):
@@ -213,13 +213,13 @@ class ReferenceMotionGenerator(nn.Module):
     """The published network over frames in [-1, 1], for shapes that resample inside residual blocks.
 
     Shapes: forward(x_t (B, 3, H, W), t (B,), frame_index (B,), previous (B, 3, H, W), first (B, 3, H, W)) ->
-    (B, out_channels, H, W). SPyNet sees frames in [0, 1], as the package's "unit" flow range has it.
+    (B, 6, H, W). SPyNet sees frames in [0, 1], which is the package's "unit" flow range.
     """
 
-    def __init__(self, shape: UNetShape, out_channels: int = 6) -> None:
+    def __init__(self, shape: UNetShape) -> None:
         super().__init__()
         self.encoder = ReferenceEncoder(3, shape)
-        self.unet = ReferenceTrunk(5, out_channels, shape)
+        self.unet = ReferenceTrunk(5, shape)
         self.spynet = ReferenceSPyNet()
 
     def forward(self, x_t: Tensor, t: Tensor, frame_index: Tensor, previous: Tensor, first: Tensor) -> Tensor:
@@ -238,6 +238,6 @@ class ReferenceMotionGenerator(nn.Module):
 
 @torch.no_grad()
 def update_average(shadow: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    """Move averaged weights towards a model's, one tensor after the other."""
+    """Move averaged weights towards a model's, one tensor at a time."""
     for name, tensor in model.state_dict().items():
         shadow[name].mul_(decay).add_(tensor, alpha=1 - decay)

@@ -38,5 +38,6 @@ def load_npz(name: str) -> dict[str, torch.Tensor]:
 def small_model_arguments() -> dict:
     """Keyword arguments of the small reference MotionGenerator (294 tensors, 32 x 32)."""
     config = json.loads((DATA / "motion_model_small.json").read_text())["config"]
-    config.pop("use_scale_shift_norm")
+    for name in ("use_scale_shift_norm", "in_channels", "out_channels"):
+        config.pop(name)
     return config

@@ -18,7 +18,7 @@ from vidm.generator import load_generator
 
 ROOT = Path(__file__).parent.parent
 ARGUMENTS = small_model_arguments()
-SMALL = PUBLISHED.replaced({k: v for k, v in ARGUMENTS.items() if k != "diffusion_timesteps"})
+SMALL = PUBLISHED.replaced(ARGUMENTS)
 
 
 def in_published_format(config: Config, path: Path, cached: int | None = None) -> Path:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from golden import DATA, fill_by_rule, load_npz, small_model_arguments
 
+from vidm.layers import constant_index
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.unet import AttentionBlock
+from vidm.posgn import Position
+from vidm.unet import AttentionBlock, UNetShape
 
 TOLERANCE = 1e-4
 
@@ -31,7 +33,7 @@ def test_the_small_model_meets_its_reference(small, inputs):
     reference = load_npz("motion_model_small")
     with torch.no_grad():
         flow = small.flow(inputs["first"], inputs["previous"])
-        latents = small.encoder(inputs["first"], inputs["t"], inputs["frame_index"])
+        latents = small.encoder(inputs["first"], Position(inputs["t"], inputs["frame_index"]))
         output = small(**inputs)
     assert (flow - reference["flow"]).abs().max() <= TOLERANCE
     assert (latents[-1] - reference["encoder_last"]).abs().max() <= TOLERANCE
@@ -115,7 +117,7 @@ def test_sides_need_not_be_square_but_must_halve_at_every_level(small):
 
 
 def test_widths_that_the_group_norm_cannot_split_are_refused():
-    with pytest.raises(ValueError, match="model_channels 48 is no multiple of 32"):
+    with pytest.raises(ValueError, match="model_channels 48 must be a multiple of 32"):
         MotionGenerator(model_channels=48)
 
 
@@ -140,7 +142,7 @@ def test_flow_ranges_say_what_spynet_sees(inputs):
         )
         assert torch.equal(models["published"].flow(first, previous), models["published"].spynet(first, previous))
         assert torch.equal(models["none"].flow(first, previous), torch.zeros(3, 2, 32, 32))
-    with pytest.raises(ValueError, match="'sideways' is unknown: choose from unit, published, none"):
+    with pytest.raises(ValueError, match="unknown flow_range 'sideways': choose from unit, published, none"):
         MotionGenerator(**small_model_arguments(), flow_range="sideways")
 
 
@@ -168,7 +170,7 @@ def test_the_content_generator_is_its_trunk_at_frame_index_zero():
     x_t, t = torch.randn(2, 3, 16, 24), torch.tensor([3, 999])
     with torch.no_grad():
         assert content(x_t, t).shape == (2, 6, 16, 24)
-        assert torch.equal(content(x_t, t), content.unet(x_t, t, torch.zeros_like(t)))
+        assert torch.equal(content(x_t, t), content.unet(x_t, Position(t, constant_index(0, x_t))))
         assert not torch.allclose(content(x_t, t), content(x_t, t.flip(0)))
     with pytest.raises(ValueError, match="16x23"):
         content(x_t[..., 1:], t)
@@ -181,7 +183,7 @@ def test_with_the_plain_norm_t_and_frame_index_still_reach_the_output(inputs):
         for name in ("t", "frame_index"):
             changed = inputs | {name: (inputs[name] + 1).clamp(max=15)}
             assert (model(**changed) - output).abs().max() > 1e-4
-    with pytest.raises(ValueError, match="norm 'batch' is unknown: choose from posgn, timestep"):
+    with pytest.raises(ValueError, match="unknown norm 'batch': choose from posgn, timestep"):
         MotionGenerator(**small_model_arguments(), norm="batch")
 
 
@@ -196,7 +198,7 @@ def test_without_the_encoder_the_first_frame_still_reaches_the_output(inputs):
 
 def test_the_softmax_of_attention_is_float32_where_weights_are_bfloat16():
     torch.manual_seed(0)
-    attention = AttentionBlock(64, num_heads=1, num_head_channels=64)
+    attention = AttentionBlock(64, UNetShape(num_head_channels=64))
     with torch.no_grad():
         attention.qkv.bias[[0, 64]] = 46.0  # of q and of k: logits near 264, where bfloat16 knows steps of two
         attention.proj_out.weight.copy_(torch.eye(64)[:, :, None])

@@ -1,11 +1,11 @@
-"""Claims about positional group normalisation."""
+"""PosGN and its baseline: coordinates, scale and shift in closed form, and positions shared by a batch."""
 
 import pytest
 import torch
 from golden import fill_by_rule
 
-from vidm.layers import GroupNorm32, constant_index, per_pixel, silu_modulated, unit_coordinate
-from vidm.posgn import PositionalGroupNorm, TimestepGroupNorm, sinusoidal_embedding
+from vidm.layers import GroupNorm32, constant_index, conv1x1, modulated_silu, sinusoidal_embedding, unit_coordinate
+from vidm.posgn import Position, PositionalGroupNorm, TimestepGroupNorm
 from vidm.unet import ResBlock, UNetShape
 
 
@@ -29,31 +29,31 @@ def test_split_coordinates_equal_the_linear_layer_over_stacked_ones():
         dim=3,
     )
     stacked = norm.linear_1(torch.sin(norm.linear_0(coordinates))).permute(0, 3, 1, 2)
-    assert torch.allclose(torch.cat(norm.scale_shift(t, n, height, width), 1), stacked, atol=1e-5)
+    assert torch.allclose(torch.cat(norm.scale_shift(Position(t, n), height, width), 1), stacked, atol=1e-5)
 
 
 def test_scale_and_shift_act_after_the_group_norm():
     norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
     t = n = torch.tensor([5])
     h = torch.randn(1, 32, 4, 4)
-    scale, shift = norm.scale_shift(t, n, 4, 4)
+    scale, shift = norm.scale_shift(Position(t, n), 4, 4)
     groups = torch.nn.functional.group_norm(h, 32, norm.out_norm.weight, norm.out_norm.bias, 1e-5)
-    assert torch.allclose(norm(h, t, n), norm.out_rest(groups * (1 + scale) + shift), atol=1e-6)
+    assert torch.allclose(norm(h, Position(t, n)), norm.out_rest(groups * (1 + scale) + shift), atol=1e-6)
 
 
-def test_neighbouring_steps_stay_apart_under_bfloat16():
+def test_neighbouring_steps_differ_under_bfloat16_autocast():
     norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
     t = torch.arange(1000)
     with torch.autocast("cpu", torch.bfloat16):
-        angles = norm.angles(t, torch.zeros_like(t), 1, 1).flatten(1)
+        angles = norm.angles(Position(t, torch.zeros_like(t)), 1, 1).flatten(1)
     assert angles.dtype == torch.float32
     assert angles.unique(dim=0).shape[0] == 1000
 
 
-def test_neighbouring_steps_rows_and_columns_stay_apart_with_bfloat16_weights():
+def test_neighbouring_steps_rows_and_columns_differ_with_bfloat16_weights():
     norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p").to(torch.bfloat16)
     t = torch.arange(1000)
-    angles = norm.angles(t, torch.zeros_like(t), 1, 1).flatten(1)
+    angles = norm.angles(Position(t, torch.zeros_like(t)), 1, 1).flatten(1)
     assert angles.dtype == torch.float32
     assert angles.unique(dim=0).shape[0] == 1000
     exact = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
@@ -61,35 +61,35 @@ def test_neighbouring_steps_rows_and_columns_stay_apart_with_bfloat16_weights():
         for weight, rounded in zip(exact.parameters(), norm.parameters(), strict=True):
             weight.copy_(rounded.float())
     t = torch.tensor([501])
-    wanted = exact.angles(t, torch.tensor([5]), 128, 128)
-    # Coordinates, products and sums: any of them in bfloat16 would be off by 1e-3 and more.
-    assert (norm.angles(t, torch.tensor([5]), 128, 128) - wanted).abs().max() <= 1e-6
+    wanted = exact.angles(Position(t, torch.tensor([5])), 128, 128)
+    # An error of 1e-3 or more would show that coordinates, products or sums were computed in bfloat16.
+    assert (norm.angles(Position(t, torch.tensor([5])), 128, 128) - wanted).abs().max() <= 1e-6
 
 
-def test_a_step_and_frame_that_all_samples_share_make_one_row_of_scale_and_shift():
+def test_a_position_shared_by_all_samples_gives_one_scale_and_shift():
     norm = fill_by_rule(PositionalGroupNorm(32, 1000, 16), "p")
     h = torch.randn(3, 32, 4, 6)
     t, n = constant_index(500, h), constant_index(7, h)
     assert torch.equal(t, torch.full((3,), 500))
-    assert norm.scale_shift(t, n, 4, 6)[0].shape == (1, 32, 4, 6)
-    assert norm.scale_shift(t.clone(), n, 4, 6)[0].shape == (3, 32, 4, 6)
-    assert norm.scale_shift(t, torch.tensor([7, 7, 8]), 4, 6)[0].shape == (3, 32, 4, 6)
-    assert torch.allclose(norm(h, t, n), norm(h, t.clone(), n.clone()), atol=1e-6)
-    apart = torch.cat([norm(h, t, torch.tensor([7, 7, 8]))[:2], norm(h, t, n)[2:]])
-    assert torch.allclose(apart, norm(h, t, n), atol=1e-6)
+    assert norm.scale_shift(Position(t, n), 4, 6)[0].shape == (1, 32, 4, 6)
+    assert norm.scale_shift(Position(t.clone(), n), 4, 6)[0].shape == (3, 32, 4, 6)
+    assert norm.scale_shift(Position(t, torch.tensor([7, 7, 8])), 4, 6)[0].shape == (3, 32, 4, 6)
+    assert torch.allclose(norm(h, Position(t, n)), norm(h, Position(t.clone(), n.clone())), atol=1e-6)
+    apart = torch.cat([norm(h, Position(t, torch.tensor([7, 7, 8])))[:2], norm(h, Position(t, n))[2:]])
+    assert torch.allclose(apart, norm(h, Position(t, n)), atol=1e-6)
 
 
-def test_a_linear_layer_per_pixel_is_the_linear_layer():
+def test_a_1x1_convolution_with_the_weights_of_a_linear_layer_is_the_linear_layer():
     linear, x = torch.nn.Linear(8, 5), torch.randn(2, 4, 6, 8)
-    assert torch.allclose(per_pixel(linear, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), linear(x), atol=1e-6)
+    assert torch.allclose(conv1x1(linear, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), linear(x), atol=1e-6)
 
 
 def test_modulating_in_place_without_gradients_is_the_same_arithmetic():
     x, scale, shift = torch.randn(3, 2, 32, 4, 6)
     expected = torch.nn.functional.silu(x * (1 + scale) + shift)
-    with_gradients = silu_modulated(x, scale, shift)
+    with_gradients = modulated_silu(x, scale, shift)
     with torch.no_grad():
-        without = silu_modulated(x.clone(), scale, shift)
+        without = modulated_silu(x.clone(), scale, shift)
     assert torch.allclose(with_gradients, expected, atol=1e-6)
     assert torch.allclose(without, expected, atol=1e-6)
 
@@ -108,24 +108,24 @@ def test_no_coordinate_is_stored():
     assert not list(PositionalGroupNorm(32, 1000, 16).buffers())
 
 
-def test_embeddings_are_cosines_and_sines_of_which_no_two_steps_share_one():
-    embedding = sinusoidal_embedding(torch.arange(1000))
+def test_sinusoidal_embeddings_differ_between_all_steps():
+    embedding = sinusoidal_embedding(torch.arange(1000), 64)
     assert embedding.shape == (1000, 64)
     assert torch.allclose(embedding[:, :32] ** 2 + embedding[:, 32:] ** 2, torch.ones(1000, 32), atol=1e-5)
     assert embedding.unique(dim=0).shape[0] == 1000
 
 
-def test_the_modulation_is_the_same_at_every_pixel_and_differs_in_t_and_n():
+def test_the_baseline_modulates_all_pixels_alike_and_differs_in_t_and_n():
     norm = fill_by_rule(TimestepGroupNorm(32, 1000, 16), "p")
     norm.out_rest[1] = torch.nn.Identity()
     norm.out_norm = torch.nn.Identity()
     h = torch.ones(3, 32, 4, 4)
-    out = norm(h, torch.tensor([5, 6, 5]), torch.tensor([2, 2, 3]))
+    out = norm(h, Position(torch.tensor([5, 6, 5]), torch.tensor([2, 2, 3])))
     assert torch.equal(out, out[:, :, :1, :1].expand_as(out))
     assert not torch.allclose(out[0], out[1])
     assert not torch.allclose(out[0], out[2])
 
 
-def test_it_takes_the_place_of_posgn_in_a_block():
+def test_the_baseline_replaces_posgn_in_a_residual_block():
     block = ResBlock(32, 32, UNetShape(model_channels=32, norm="timestep"))
     assert isinstance(block.emb_layers, TimestepGroupNorm)

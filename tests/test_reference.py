@@ -1,4 +1,4 @@
-"""The yardstick of the benchmarks and the package compute the same; see benchmarks/reference.py."""
+"""The plain reference implementation and the package compute the same; see benchmarks/reference.py."""
 
 import importlib.util
 import sys
@@ -48,7 +48,7 @@ def test_the_reference_meets_the_published_numbers():
     assert (output - arrays["output"]).abs().max() <= 1e-4
 
 
-def test_with_and_without_gradients_both_put_out_the_same(small, inputs):
+def test_with_and_without_gradients_both_output_the_same(small, inputs):
     ours, reference = small
     expected = reference(**inputs)
     assert expected.abs().max() > 0.1
@@ -57,7 +57,7 @@ def test_with_and_without_gradients_both_put_out_the_same(small, inputs):
         assert (ours(**inputs) - expected).abs().max() <= 1e-4
 
 
-def test_with_a_given_flow_and_a_shared_step_both_put_out_the_same(small, inputs):
+def test_with_a_given_flow_and_a_shared_step_both_output_the_same(small, inputs):
     ours, reference = small
     x_t = inputs["x_t"]
     one_step = inputs | {"t": torch.full((3,), 500), "frame_index": torch.full((3,), 5)}
@@ -95,7 +95,7 @@ def test_an_optimizer_step_and_the_average_of_weights_are_the_same(inputs):
 
 
 @pytest.mark.slow
-def test_at_the_papers_size_both_put_out_the_same():
+def test_at_the_papers_size_both_output_the_same():
     ours, reference = filled()
     first, previous, x_t = torch.randn(3, 1, 3, 64, 64).clamp(-1, 1)
     with torch.no_grad():

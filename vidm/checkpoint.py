@@ -70,7 +70,7 @@ def build_model(config: Config) -> MotionGenerator | ContentGenerator:
 
     Weights are laid out channels last, in which PosGN's per-pixel scale and shift come: no transposition between.
     """
-    arguments = config.to_dict()["model"] | {"diffusion_timesteps": config.diffusion.diffusion_timesteps}
+    arguments = config.to_dict()["model"]
     kind = MotionGenerator if arguments.pop("generator") == "motion" else ContentGenerator
     if kind is ContentGenerator:
         for name in MOTION_ONLY:
@@ -80,7 +80,7 @@ def build_model(config: Config) -> MotionGenerator | ContentGenerator:
 
 def build_diffusion(config: Config, respacing: str = "") -> GaussianDiffusion:
     """The process that a configuration describes, perhaps shortened."""
-    return GaussianDiffusion(**config.to_dict()["diffusion"], respacing=respacing)
+    return GaussianDiffusion(config.model.diffusion_timesteps, respacing=respacing, **config.to_dict()["diffusion"])
 
 
 def checkpoint_path(folder: str | Path, step: int) -> Path:

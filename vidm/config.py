@@ -17,8 +17,11 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from vidm.presets import PRESETS
+from vidm.unet import UNetShape
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# Settings in the files of earlier versions that are constants now.
+FIXED = {"in_channels": 3, "out_channels": 6}
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 
 
@@ -37,22 +40,13 @@ def at_least(wanted: str, least: float, section: Any, names: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The networks. Arguments of the generators; defaults are the published 128 x 128 motion generator's."""
+class ModelConfig(UNetShape):
+    """The networks: arguments of the generators, those of UNetShape included."""
 
     generator: str = knob(
         "motion", "what is trained: motion, or content, which draws first frames", "--generator", ("motion", "content")
     )
     image_size: int = knob(128, "side of the square frames, pixels", "--resolution")
-    in_channels: int = knob(3, "channels of a frame")
-    model_channels: int = knob(128, "channels of the first level")
-    out_channels: int = knob(6, "prediction and variance, three channels each")
-    num_res_blocks: int = knob(2, "residual blocks per level")
-    attention_resolutions: tuple[int, ...] = knob((16,), "down-sampling factors at which attention acts")
-    channel_mult: tuple[int, ...] = knob((1, 1, 2, 2, 4, 4), "channels of each level over model_channels")
-    num_heads: int = knob(4, "attention heads where num_head_channels is -1")
-    num_head_channels: int = knob(64, "channels per attention head")
-    resblock_updown: bool = knob(True, "resample inside residual blocks")
     video_timesteps: int = knob(128, "frames per video; frames 1 to N - 1 are learned", "--num-frames")
     flow_range: str = knob(
         "unit",
@@ -75,7 +69,6 @@ class ModelConfig:
 class DiffusionConfig:
     """The process and its loss. Arguments of GaussianDiffusion."""
 
-    diffusion_timesteps: int = knob(1000, "steps of the full process")
     schedule: str = knob("linear", "noise schedule")
     prediction: str = knob(
         "eps", "what the network predicts: the noise (published) or v, for small budgets", "--prediction", ("eps", "v")
@@ -194,6 +187,9 @@ class Config:
         if not isinstance(sections, Mapping) or not all(isinstance(part, Mapping) for part in sections.values()):
             raise ValueError("its settings are not sections of named values")
         values = {name: value for section in sections.values() for name, value in section.items()}
+        for name, value in FIXED.items():
+            if values.pop(name, value) != value:
+                raise ValueError(f"setting {name} is not {value}, which every network has")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for knob in (f for section in Config().sections() for f in fields(section)):
             value = values.get(knob.name, knob.default)
@@ -255,7 +251,7 @@ class Config:
 
 def knobs(section: Any) -> Iterator[Field[Any]]:
     """The fields of a configuration dataclass that have a flag."""
-    return (f for f in fields(section) if f.metadata["flags"])
+    return (f for f in fields(section) if f.metadata.get("flags"))
 
 
 # What a video's name ends in; frames are images in a folder.

@@ -1,25 +1,14 @@
-"""q, p and the training loss, for any denoiser `model(x_t, t, **model_kwargs)`.
+"""The diffusion process and its training loss, for any denoiser `model(x_t, t, **model_kwargs)`.
 
-The process is guided-diffusion's: linear schedule, learned variance range, hybrid loss with the variational term
-on a detached mean, P2 weighting (Ho et al. 2020; Nichol and Dhariwal 2021; Choi et al. 2022).
+The process is guided-diffusion's: a learned variance between two bounds, and a hybrid loss of a weighted penalty on the
+noise and the variational bound (Ho et al. 2020; Nichol and Dhariwal 2021; Choi et al. 2022).
 
     diffusion = GaussianDiffusion(respacing="100")
     losses = diffusion.training_losses(model, x_start, t, model_kwargs=condition)
-
-float64 tables of a noise schedule, and shorter ones by respacing.
-
-betas = linear_betas(1000)
-kept = space_timesteps(1000, "ddim100")
-short = respace(betas, kept)  # 100 betas whose alphas_cumprod are those of the kept steps
-
-Small pure penalties.
-
-charbonnier(error).mean() is the paper's robustness penalty; normal_kl and discretized_gaussian_log_likelihood
-are the two terms of the variational bound (Ho et al. 2020; Nichol and Dhariwal 2021), in nats.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +16,8 @@ import torch
 from torch import Tensor
 
 from vidm.layers import collapsed
+
+# Noise schedules: float64 tables, and shorter ones by respacing
 
 
 def linear_betas(num_timesteps: int) -> np.ndarray:
@@ -39,7 +30,7 @@ def linear_betas(num_timesteps: int) -> np.ndarray:
 
 
 def _fractional_stride(start: int, size: int, count: int) -> list[int]:
-    """`count` steps of start .. start + size - 1, first and last kept; a lone one is the last (ours)."""
+    """`count` of the steps start .. start + size - 1, the first and the last included; a single one is the last."""
     if count == 1:
         return [start + size - 1]
     return [start + round(i * (size - 1) / (count - 1)) for i in range(count)]
@@ -56,10 +47,10 @@ def _integer_stride(num_timesteps: int, count: int) -> list[int]:
 def space_timesteps(num_timesteps: int, respacing: str) -> list[int]:
     """The original steps that a shorter chain keeps, ascending.
 
-    `respacing` is "" (all), "N", "a,b,c" (so many in each of as many equal sections, strided fractionally) or
-    "ddimN" (the one integer stride that gives exactly N). Raises ValueError for anything else or more than there
-    are. Source: guided-diffusion's convention; a section of one keeps its last step rather than its first, so that
-    a one-step chain starts where noise is.
+    `respacing` is "" (all steps), "N", "a,b,c" (the number of steps in each of as many equal sections, at a fractional
+    stride) or "ddimN" (the integer stride that gives exactly N steps). Raises ValueError for anything else and for more
+    steps than there are. Source: guided-diffusion; ours in that a section of one step keeps its last step instead of
+    its first, so that a chain of one step starts at full noise.
     """
     if not respacing:
         return list(range(num_timesteps))
@@ -67,7 +58,7 @@ def space_timesteps(num_timesteps: int, respacing: str) -> list[int]:
     if not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers) or (
         respacing.startswith("ddim") and len(numbers) > 1
     ):
-        raise ValueError(f"respacing {respacing!r} is none: give steps as 100, ddim100 or 10,15,20")
+        raise ValueError(f"unknown respacing {respacing!r}: give steps as 100, ddim100 or 10,15,20")
     counts = [int(n) for n in numbers]
     if respacing.startswith("ddim"):
         return _integer_stride(num_timesteps, counts[0])
@@ -89,17 +80,23 @@ def respace(betas: np.ndarray, kept: Sequence[int]) -> np.ndarray:
     return 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
 
 
-def charbonnier(error: Tensor, eps: float = 1e-8) -> Tensor:
-    """Robust penalty sqrt(error^2 + eps^2), elementwise in float32: |error| with a round foot.
+# Terms of the loss
 
-    Value and gradient are finite everywhere, at 0 included, for eps from 1e-8 up. Source: the paper's robustness
-    penalty (Charbonnier et al. 1994).
+
+def charbonnier(error: Tensor, eps: float = 1e-8) -> Tensor:
+    """Charbonnier penalty sqrt(error^2 + eps^2), elementwise in float32: |error|, but smooth within eps of 0.
+
+    Value and gradient are finite everywhere, at 0 included, for eps >= 1e-8. Source: the paper's robustness penalty
+    (Charbonnier et al. 1994).
     """
     return torch.sqrt(error.float() ** 2 + eps**2)
 
 
 def p2_weight(alphas_cumprod: np.ndarray, gamma: float, k: float) -> np.ndarray:
-    """Weight 1 / (k + SNR_t)^gamma per step, same shape as `alphas_cumprod` (Choi et al. 2022); 1 for gamma = 0."""
+    """P2 weight 1 / (k + SNR_t)^gamma of each step, of the shape of `alphas_cumprod`; 1 for gamma = 0.
+
+    Source: Choi et al. 2022.
+    """
     snr = alphas_cumprod / (1 - alphas_cumprod)
     return 1 / (k + snr) ** gamma
 
@@ -116,14 +113,14 @@ def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2
 
 
 def _standard_normal_cdf(x: Tensor) -> Tensor:
-    # The tanh approximation, which the published numbers were computed with.
+    # The tanh approximation is guided-diffusion's.
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability, elementwise in nats, of x in [-1, 1] in its bin of 2 / 255 under N(mean, exp(log_scale)^2).
+    """Log probability, elementwise in nats, of the bin of width 2 / 255 around x under N(mean, exp(log_scale)^2).
 
-    The outermost bins reach to infinity (Ho et al. 2020, equation 13).
+    x is in [-1, 1]; the outermost bins extend to infinity. Source: Ho et al. 2020, equation 13.
     """
     inverse_scale = torch.exp(-log_scale)
     upper = _standard_normal_cdf(inverse_scale * (x - mean + 1 / 255))
@@ -132,16 +129,18 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
     return torch.log(probability.clamp(min=1e-12))
 
 
+# The process
+
 Denoiser = Callable[..., Tensor]
 Condition = Mapping[str, Any]
 
-SCHEDULES = ("linear",)
+SCHEDULES = {"linear": linear_betas}
 PREDICTIONS = ("eps", "v")
 LOSSES = ("charbonnier", "mse")
 
 
 class PMeanVariance(NamedTuple):
-    """The reverse step's Gaussian and the clean frame it implies; all of x_t's shape."""
+    """The Gaussian of a reverse step and the predicted clean frame, all of x_t's shape."""
 
     mean: Tensor
     variance: Tensor
@@ -149,20 +148,20 @@ class PMeanVariance(NamedTuple):
     pred_xstart: Tensor
 
 
-def _choose(name: str, value: str, choices: tuple[str, ...]) -> str:
+def _choose(name: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
-        raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
+        raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choices)}")
     return value
 
 
 class GaussianDiffusion:
     """Forward process, reverse process and loss over frames of any shape (B, C, ...).
 
-    The denoiser puts out 2 C channels: the prediction ("eps", the noise, as published; or "v" of Salimans and Ho
-    2022), then the variance's interpolation. Steps t are indices 0 .. num_timesteps - 1 of this, perhaps respaced,
-    process; the denoiser always sees the original step timestep_map[t]. `loss` is "charbonnier" (the paper's
-    robustness penalty) or "mse" (the released code); the P2 weight 1 / (p2_k + SNR)^p2_gamma belongs to "eps".
-    Tables `betas` and `alphas_cumprod` are numpy float64. Raises ValueError for unknown names.
+    The denoiser outputs 2 C channels: the prediction ("eps", the noise, as published, or "v" of Salimans and Ho 2022),
+    then the variance's interpolation. Steps t are indices 0 .. num_timesteps - 1 of this process, which may be
+    respaced; the denoiser receives the original step timestep_map[t]. `loss` is "charbonnier" (the paper's robustness
+    penalty) or "mse" (the released code). The P2 weight 1 / (p2_k + SNR)^p2_gamma applies to "eps" only. The tables
+    `betas` and `alphas_cumprod` are numpy float64. Raises ValueError for unknown names.
     """
 
     def __init__(
@@ -182,14 +181,14 @@ class GaussianDiffusion:
         self.penalty_eps = penalty_eps
         kept = space_timesteps(diffusion_timesteps, respacing)
         self.timestep_map = np.array(kept, dtype=np.int64)
-        self.betas = respace(linear_betas(diffusion_timesteps), kept)
+        self.betas = respace(SCHEDULES[schedule](diffusion_timesteps), kept)
         self.num_timesteps = len(kept)
         alphas = 1 - self.betas
         self.alphas_cumprod = np.cumprod(alphas)
         self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])
-        # Posterior q(x_{t-1} | x_t, x_0): Ho et al. 2020, equations 6 and 7.
+        # The posterior q(x_{t-1} | x_t, x_0): Ho et al. 2020, equations 6 and 7.
         self.posterior_variance = self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
-        # Its first entry is 0; the second stands in for it, or beta where there is only one step.
+        # Its first entry is 0 and has no logarithm. The second replaces it, or beta if there is only one step (ours).
         second = self.posterior_variance[1] if self.num_timesteps > 1 else self.betas[0]
         self.posterior_log_variance = np.log(np.append(second, self.posterior_variance[1:]))
         self.posterior_x_start = self.betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
@@ -199,7 +198,7 @@ class GaussianDiffusion:
         self._device_tables: dict[torch.device, dict[str, Tensor]] = {}
 
     def _tables(self, device: torch.device) -> dict[str, Tensor]:
-        """The process's tables on a device, once: float32 (num_timesteps,), and the int64 map of steps."""
+        """The process's tables on a device, made once: float32 (num_timesteps,), and the int64 timestep_map."""
         if device not in self._device_tables:
             a = self.alphas_cumprod
             tables = {
@@ -213,7 +212,7 @@ class GaussianDiffusion:
                 "log_beta": np.log(self.betas),
                 "loss_weight": self.loss_weight,
             }
-            # Not in inference mode, whose tensors no later training could use.
+            # Tensors made in inference mode could not be used in training later.
             with torch.inference_mode(False):
                 found = {k: torch.tensor(table, dtype=torch.float32, device=device) for k, table in tables.items()}
                 found["timestep_map"] = torch.tensor(self.timestep_map, device=device)
@@ -234,13 +233,13 @@ class GaussianDiffusion:
         return self._at("posterior_x_start", t, x_t) * x_start + self._at("posterior_x_t", t, x_t) * x_t
 
     def predict_xstart(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """The clean frame that a predicted eps or v (of x_t's shape) implies; not clamped."""
+        """The clean frame that follows from a predicted eps or v of x_t's shape, not clamped."""
         if self.prediction == "v":
             return self._at("signal", t, x_t) * x_t - self._at("noise", t, x_t) * prediction
         return self._at("x_t_to_x_start", t, x_t) * x_t - self._at("eps_to_x_start", t, x_t) * prediction
 
     def predict_eps(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
-        """The noise between x_start and x_t, of their shape."""
+        """The noise that leads from x_start to x_t, of their shape."""
         return (self._at("x_t_to_x_start", t, x_t) * x_t - x_start) / self._at("eps_to_x_start", t, x_t)
 
     def _call(self, model: Denoiser, x_t: Tensor, t: Tensor, model_kwargs: Condition | None) -> Tensor:
@@ -248,7 +247,7 @@ class GaussianDiffusion:
         return model(x_t, original, **(model_kwargs or {})).float()
 
     def _reverse(self, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool) -> PMeanVariance:
-        """The reverse step's Gaussian from the denoiser's output (B, 2 C, ...)."""
+        """The Gaussian of a reverse step from the denoiser's output (B, 2 C, ...)."""
         prediction, v = output.chunk(2, dim=1)
         f = (v + 1) / 2
         log_beta = self._at("log_beta", t, x_t)
@@ -267,7 +266,7 @@ class GaussianDiffusion:
         model_kwargs: Condition | None = None,
         clip_denoised: bool = True,
     ) -> PMeanVariance:
-        """p(x_{t-1} | x_t) as the denoiser sees it, from x_t (B, C, ...) and t (B,).
+        """The denoiser's p(x_{t-1} | x_t) for x_t (B, C, ...) and t (B,).
 
         log variance = f log beta_t + (1 - f) log posterior variance, with f = (v + 1) / 2 from the denoiser's second
         half (Nichol and Dhariwal 2021, equation 15). pred_xstart is clamped to [-1, 1] when clip_denoised.
@@ -275,7 +274,7 @@ class GaussianDiffusion:
         return self._reverse(self._call(model, x_t, t, model_kwargs), x_t, t, clip_denoised)
 
     def _variational_bound(self, output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """This step's term of the bound, (B,) in bits per dimension; at t = 0 the likelihood of x_start itself."""
+        """The step's term of the variational bound, (B,) in bits per dimension; at t = 0 the likelihood of x_start."""
         p = self._reverse(output, x_t, t, clip_denoised=False)
         true_mean = self.q_posterior_mean(x_start, x_t, t)
         true_log_variance = self._at("posterior_log_variance", t, x_t)
@@ -293,8 +292,8 @@ class GaussianDiffusion:
     ) -> dict[str, Tensor]:
         """The hybrid loss per sample: a dict of (B,) tensors `loss` = `penalty` (after its P2 weight) + `vb`.
 
-        x_start (B, C, ...) in [-1, 1], t (B,), noise of x_start's shape (drawn when None). The bound's gradient
-        reaches the variance only: its mean is detached.
+        x_start (B, C, ...) in [-1, 1], t (B,), noise of x_start's shape (drawn if None). The bound trains the variance
+        only, since its mean is detached.
         """
         if noise is None:
             noise = torch.randn_like(x_start)

@@ -1,4 +1,4 @@
-"""A decayed copy of the weights, which is what one samples from.
+"""Exponential moving average of the weights, which sampling uses.
 
 ema = EMA(model, decay=0.999)
 ema.update(model)  # after every optimizer step
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Exponential moving average of a model's parameters in float32, by its own state-dict keys.
+    """Exponential moving average of a model's parameters and buffers in float32, under its state-dict keys.
 
-    The n-th update decays by min(decay, n / (n + 9)), so that a short run is not an average with its random
-    start. Buffers are copied. Raises ValueError for a decay outside [0, 1).
+    The n-th update decays by min(decay, n / (n + 9)), so that the random initial weights do not dominate a short run.
+    Raises ValueError for a decay outside [0, 1). The warm-up is ours.
     """
 
     def __init__(self, model: nn.Module, decay: float, num_updates: int = 0) -> None:
@@ -28,7 +28,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the copy towards the model's present weights."""
+        """Move the average towards the model's current weights."""
         self.num_updates += 1
         decay = min(self.decay, self.num_updates / (self.num_updates + 9))
         current = list(model.state_dict().values())
@@ -36,7 +36,7 @@ class EMA:
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """While open, the model has the averaged weights; then its own again, bit for bit."""
+        """A context in which the model has the averaged weights; afterwards its own are restored bit for bit."""
         self._swap(model)
         try:
             yield
@@ -51,10 +51,10 @@ class EMA:
             self.shadow[name].copy_(own)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights, keyed as the model's."""
+        """The averaged weights under the model's keys."""
         return self.shadow
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over averaged weights of the same keys and shapes."""
+        """Copy averaged weights of the same keys and shapes."""
         for name, tensor in self.shadow.items():
             tensor.copy_(state[name])

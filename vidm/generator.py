@@ -131,7 +131,7 @@ class Generator:
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
                 build_diffusion(self.content_config, respacing=settings.content_steps or settings.steps),
-                (self.content_config.model.in_channels, size, size),
+                (3, size, size),
                 video_noise(settings.seed, indices, self.device),
                 sampler=_chain_of(settings),
             )

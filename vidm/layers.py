@@ -1,23 +1,11 @@
-"""An index that all samples of a batch share: made as one value expanded, and known again by its stride.
+"""Building blocks of the networks that are not the method: embeddings, a group norm, and ways to save time and memory.
 
-Sampling has a whole batch at one step t of one frame; what depends on these alone is then computed once. Nobody need
-look at the values for that, which on a GPU would wait for all that is queued.
-
-    t = constant_index(999, x_t)  # (B,)
-    collapsed(t).shape  # (1,)
-
-Group norm of frames that lie channels last on a CPU: what F.group_norm computes, sooner.
-
-torch's kernels for that layout go through the channels of one group at a time: with few channels to a group, and always
-in the backward pass, they take up to eight times as long as a few sums over pixels do.
-
-    y = group_norm(x, num_groups=32, weight=weight, bias=bias, eps=1e-5)
-
-Memory for time: what a module keeps for its backward pass is its input alone, and the rest is computed again.
-
-h = checkpointed(self.recompute, self.modulated, h, t, frame_index)
+t = constant_index(999, x_t)  # int64 (B,), which PosGN recognizes as one step for the whole batch
+h = GroupNorm32(64)(h)
+h = checkpointed(True, block, h)  # activation checkpointing
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,20 +14,86 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+NUM_GROUPS = 32
+LONGEST_PERIOD = 10_000
+# torch's forward kernel for channels last is the slower one for maps of fewer pixels with fewer channels per group.
+FEW_PIXELS = 1024
+FEW_CHANNELS = 16
 
-def constant_index(index: int, batch: Tensor) -> Tensor:
-    """The index for every sample of `batch` (B, ...): int64 (B,) on its device, one value in memory."""
-    return torch.full((1,), index, dtype=torch.int64, device=batch.device).expand(batch.shape[0])
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set all parameters of `module` to zero and return it: its residual branch then starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def weight_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's weights, which its input must have."""
+    return next(module.parameters()).dtype
+
+
+# Coordinates and embeddings
+
+
+def unit_coordinate(index: Tensor, count: int) -> Tensor:
+    """Map integers 0 .. count - 1 to [-1, 1] in float32, as linspace(-1, 1, count)[index] does."""
+    return index.float() * (2 / max(count - 1, 1)) - 1
+
+
+def sinusoidal_embedding(index: Tensor, channels: int) -> Tensor:
+    """Cosines, then sines, of integers (B,) at geometrically spaced frequencies: float32 (B, channels).
+
+    Source: guided-diffusion's timestep embedding (Dhariwal and Nichol 2021), after Vaswani et al. 2017.
+    """
+    half = channels // 2
+    frequencies = torch.exp(-math.log(LONGEST_PERIOD) / half * torch.arange(half, device=index.device))
+    angles = index.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+# An index shared by a whole batch. In sampling all videos are at one (t, frame_index), and PosGN's scale and shift, a
+# fifth of a step's arithmetic, are then computed once. The index is one value expanded over the batch. Its stride of 0
+# identifies it, so no value is read: reading one would make the CPU wait for the GPU.
+
+
+def constant_index(value: int, batch: Tensor) -> Tensor:
+    """`value` for every sample of `batch` (B, ...): int64 (B,) on its device, stored once."""
+    return torch.full((1,), value, dtype=torch.int64, device=batch.device).expand(batch.shape[0])
 
 
 def collapsed(index: Tensor) -> Tensor:
-    """(1,) of an index (B,) that all samples share, else the index itself; both broadcast over the batch."""
+    """(1,) for an index (B,) made by constant_index, any other index unchanged; both broadcast over the batch."""
     return index[:1] if index.stride(0) == 0 else index
 
 
-# Where torch's forward kernel is the slower one: on maps of fewer pixels, with fewer channels to a group.
-FEW_PIXELS = 1024
-FEW_CHANNELS = 16
+def checkpointed(enabled: bool, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """function(*inputs) with activation checkpointing if `enabled`: the backward pass computes activations again.
+
+    The result and the gradients are the same bit for bit. The function must not draw random numbers.
+    """
+    if not (enabled and torch.is_grad_enabled()):
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+# Faster arithmetic for channels-last tensors
+
+
+def conv1x1(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a linear layer to the channels of x (B, C, H, W) -> (B, D, H, W), both channels last in memory."""
+    if x.is_cuda:
+        return linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    # On a CPU, oneDNN's convolution is up to 2.4 times as fast as its linear layer in float32.
+    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+
+
+def modulated_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """SiLU(x * (1 + scale) + shift), scale and shift broadcast over x (B, C, H, W); x is overwritten in inference."""
+    if torch.is_grad_enabled():
+        return F.silu(torch.addcmul(shift, x, 1 + scale))
+    # In place, since allocating a large tensor costs several times as much as this arithmetic.
+    return F.silu(x.mul_(1 + scale).add_(shift), inplace=True)
 
 
 def _per_channel(values: Tensor, channels: int) -> Tensor:
@@ -47,8 +101,8 @@ def _per_channel(values: Tensor, channels: int) -> Tensor:
     return values.repeat_interleave(channels // values.shape[1], dim=1)[:, :, None, None]
 
 
-def _normalised(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The result in x's dtype, and mean and 1 / deviation of the groups (B, G), at least in float32."""
+def _normalized(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The group norm in x's dtype, with mean and 1 / deviation of the groups (B, G) in float32 or better."""
     b, c, height, width = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
     if height * width >= FEW_PIXELS or c // num_groups >= FEW_CHANNELS:
@@ -62,13 +116,13 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: f
     return torch.addcmul(bias.to(dtype)[:, None, None], centred, scale).to(x.dtype), mean, rstd
 
 
-class _GroupNorm(torch.autograd.Function):
-    """With x^ = (x - mean) rstd, S the mean over a group and g the gradient times the weight:
-    dx = rstd (g - S[g] - x^ S[g x^]), which is a sum of g, x and 1 with factors by channel and by group."""
+class _GroupNormChannelsLast(torch.autograd.Function):
+    """With x^ = (x - mean) rstd, S the mean over a group and g the gradient times the weight, the gradient is
+    dx = rstd (g - S[g] - x^ S[g x^]): a weighted sum of g, x and 1 with one weight per group or channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> Tensor:
-        y, mean, rstd = _normalised(x, weight, bias, num_groups, eps)
+        y, mean, rstd = _normalized(x, weight, bias, num_groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
@@ -80,85 +134,42 @@ class _GroupNorm(torch.autograd.Function):
         num_groups = mean.shape[1]
         dtype = torch.promote_types(x.dtype, torch.float32)
         mean, rstd, w = mean.to(dtype), rstd.to(dtype), weight.to(dtype)
-        by_one = gradient.sum((2, 3), dtype=dtype)
-        by_x = (gradient * x).sum((2, 3), dtype=dtype)
-        by_centred = by_x - by_one * _per_channel(mean, c)[:, :, 0, 0]
+        # Products of x itself would lose the digits that its mean takes in bfloat16. x is therefore centred at the
+        # mean rounded to its dtype, and the rest of the mean is subtracted from the float32 sums.
+        rounded = mean.to(x.dtype)
+        rest = (mean - rounded.to(dtype)).repeat_interleave(c // num_groups, dim=1)
+        centred = x - _per_channel(rounded, c)
+        sum_g = gradient.sum((2, 3), dtype=dtype)
+        sum_g_centred = (gradient * centred).sum((2, 3), dtype=dtype) - sum_g * rest
         count = c // num_groups * height * width
-        of_x = -(by_centred * w).view(b, num_groups, -1).sum(2) * rstd**3 / count
-        of_one = -of_x * mean - (by_one * w).view(b, num_groups, -1).sum(2) * rstd / count
+        of_x = -(sum_g_centred * w).view(b, num_groups, -1).sum(2) * rstd**3 / count
+        of_one = -of_x * (mean - rounded.to(dtype)) - (sum_g * w).view(b, num_groups, -1).sum(2) * rstd / count
         of_gradient = _per_channel(rstd, c) * w[:, None, None]
         factors = (factor.to(x.dtype) for factor in (_per_channel(of_one, c), _per_channel(of_x, c), of_gradient))
         one, per_x, per_gradient = factors
-        dx = torch.addcmul(one, x, per_x).addcmul_(gradient, per_gradient)
-        d_weight = (by_centred * _per_channel(rstd, c)[:, :, 0, 0]).sum(0)
-        return dx, d_weight.to(weight.dtype), by_one.sum(0).to(weight.dtype), None, None
+        dx = torch.addcmul(one, centred, per_x).addcmul_(gradient, per_gradient)
+        d_weight = (sum_g_centred * rstd.repeat_interleave(c // num_groups, dim=1)).sum(0)
+        return dx, d_weight.to(weight.dtype), sum_g.sum(0).to(weight.dtype), None, None
 
 
 def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """F.group_norm of x (B, C, H, W), its sums in float32 whatever x is; shape, dtype and layout are x's.
+    """F.group_norm of x (B, C, H, W) with sums in float32; shape, dtype and memory format are x's.
 
-    In bfloat16 the products that the weight's gradient sums are rounded first: where a mean is ten deviations from 0,
-    that gradient errs by two percent.
-
-    Elsewhere than channels last on a CPU, and where the compiler makes kernels of its own, it is F.group_norm. Ours.
+    For channels last on a CPU, torch's kernels walk through the channels of one group at a time, in the forward pass
+    for few channels per group and in the backward pass always, which takes up to eight times as long as a few sums
+    over pixels. There this function uses its own kernel, elsewhere and under torch.compile F.group_norm. Ours.
     """
     ours = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     if not ours or torch.compiler.is_compiling():
         return F.group_norm(x, num_groups, weight, bias, eps).type(x.dtype)
-    return _GroupNorm.apply(x, weight, bias, num_groups, eps)
-
-
-def checkpointed(recompute: bool, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs); with `recompute`, what its backward pass needs is computed again then, bit for bit.
-
-    The function draws no random numbers. Where no gradient is wanted nothing is kept anyway.
-    """
-    if not (recompute and torch.is_grad_enabled()):
-        return function(*inputs)
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-
-
-NUM_GROUPS = 32
+    return _GroupNormChannelsLast.apply(x, weight, bias, num_groups, eps)
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group norm of 32 groups computed in float32 whatever the precision around it; shape and dtype are kept."""
+    """Group norm of 32 groups with float32 sums under any precision: (B, C, H, W) -> same shape and dtype."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(NUM_GROUPS, channels, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-
-def zero_init(module: nn.Module) -> nn.Module:
-    """Set all parameters of `module` to zero and return it, so that its branch starts as a no-op."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
-
-
-def unit_coordinate(index: Tensor, count: int) -> Tensor:
-    """Map integers 0 .. count - 1 onto [-1, 1] in float32, as linspace(-1, 1, count)[index] does."""
-    return index.float() * (2 / max(count - 1, 1)) - 1
-
-
-def weight_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype of a module's weights, which its input must have."""
-    return next(module.parameters()).dtype
-
-
-def per_pixel(linear: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer over the channels of x (B, C, H, W) -> (B, D, H, W), both channels last in memory."""
-    if x.is_cuda:
-        return linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    # The same products; on a CPU convolutions come from oneDNN, whose float32 is up to 2.4 times that of linear's.
-    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
-
-
-def silu_modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """SiLU(x * (1 + scale) + shift) for a fresh x (B, C, H, W); scale and shift broadcast over it. Ours."""
-    if torch.is_grad_enabled():
-        return F.silu(torch.addcmul(shift, x, 1 + scale))
-    # Large memory comes page by page from the system, which takes several times as long as the arithmetic.
-    return F.silu(x.mul_(1 + scale).add_(shift), inplace=True)

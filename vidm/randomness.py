@@ -1,7 +1,7 @@
 """Random numbers as a function of a key.
 
-What is drawn for (seed, step, place) or (seed, video, frame, step) never depends on how many processes draw,
-in which order, or what was drawn before: this makes runs resumable and splits of the work invisible.
+What is drawn for (seed, step, place) or (seed, video, frame, step) does not depend on the number of processes, their
+order or earlier draws. A resumed run therefore equals an uninterrupted one, and so does a run split over processes.
 
     noise = keyed_normal((0, step, place), (3, 64, 64))
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 def keyed_generator(key: Sequence[int]) -> torch.Generator:
     """A CPU generator seeded by a sequence of integers >= 0; different keys give independent streams. Ours."""
-    # The length leads, for a seed sequence does not tell (1, 2) from (1, 2, 0).
+    # The length is part of the key, since a seed sequence does not distinguish (1, 2) from (1, 2, 0).
     state = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
@@ -26,7 +26,7 @@ def keyed_normal(key: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_timesteps: int) -> tuple[Tensor, Tensor]:
-    """Diffusion steps t (B,) and noise like `frame` (B, 3, H, W) for the given places of a step's global batch."""
+    """Diffusion steps t (B,) and noise like `frame` (B, 3, H, W) for the given places in a step's global batch."""
     t, noise = [], []
     for place in places:
         generator = keyed_generator((seed, step, place))
@@ -36,7 +36,7 @@ def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_t
 
 
 def draw_condition_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, level: float) -> Tensor:
-    """Noise like `frame` (B, 3, H, W) for the previous frames of a step: each of a level drawn in [0, level]. Ours."""
+    """Noise like `frame` (B, 3, H, W) for a step's previous frames, each scaled by a draw from [0, level]. Ours."""
     noise = []
     for place in places:
         generator = keyed_generator((seed, step, place, 1))

@@ -1,4 +1,4 @@
-"""DDPM, DDIM and DPM-Solver++: the reverse chain from x_T to a clean frame, with one signature, for any denoiser.
+"""Samplers DDPM, DDIM and DPM-Solver++: the reverse chain from x_T to a clean frame, for any denoiser.
 
 x = sample_ddim(GaussianDiffusion(respacing="50"), model, torch.randn(4, 3, 64, 64))
 """
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from vidm.diffusion import Condition, Denoiser, GaussianDiffusion
 from vidm.layers import constant_index
 
-# noise(step, like) -> standard normal of like's shape; step counts 0, 1, ... in sampling order.
+# noise(step, like) -> standard normals of like's shape; step counts 0, 1, ... in sampling order.
 Noise = Callable[[int, Tensor], Tensor]
 
 
@@ -22,7 +22,7 @@ def _randn(step: int, like: Tensor) -> Tensor:
 
 
 def _descend(diffusion: GaussianDiffusion, batch: Tensor, progress: bool) -> Iterator[tuple[int, int, Tensor]]:
-    """Sampling order: (step, its index in the process's tables, t (B,) of that index)."""
+    """In sampling order: (step, its index in the process's tables, t (B,) of that index)."""
     num_timesteps = diffusion.num_timesteps
     for step in tqdm(range(num_timesteps), disable=not progress, leave=False, desc="denoise"):
         index = num_timesteps - 1 - step
@@ -41,7 +41,7 @@ def sample_ddpm(
 ) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2): x_T (B, C, ...) of standard normals -> x_0, same shape.
 
-    `noise(step, like)` gives each step's noise, by default fresh; the last step adds none.
+    `noise(step, like)` returns the noise of a step, by default from torch's generator; the last step adds none.
     """
     noise = noise or _randn
     x = x_T
@@ -64,8 +64,8 @@ def sample_ddim(
 ) -> Tensor:
     """DDIM (Song et al. 2021, equations 12 and 16): x_T (B, C, ...) -> x_0, same shape.
 
-    eta = 0 is deterministic and never calls `noise`; eta = 1 has DDPM's posterior variance. eps is re-derived from
-    the clamped pred_xstart.
+    eta = 0 is deterministic and does not call `noise`; eta = 1 has DDPM's posterior variance. eps is computed again
+    from the clamped pred_xstart.
     """
     noise = noise or _randn
     a, a_prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
@@ -93,13 +93,13 @@ def sample_dpm_solver(
 ) -> Tensor:
     """DPM-Solver++ multistep (Lu et al. 2022, algorithm 2, 2M): x_T (B, C, ...) -> x_0, same shape.
 
-    Deterministic: `noise` is never called. order=1 is DDIM at eta = 0. The last two steps are of first order: the one
-    to no noise at all, where the half log SNR is infinite, and the one to the least noise, over which the half log SNR
-    of evenly spaced steps changes several times as much as over the one before (ours: at 20 steps, on a Gaussian of
-    deviation 0.5, the error is 0.05 and was 0.24). Raises ValueError for another order.
+    Deterministic: `noise` is not called. order=1 is DDIM at eta = 0. The last two steps are of first order: the last
+    one because the half log SNR is infinite at its end, and the one before because there the half log SNR of evenly
+    spaced steps changes several times as much as in the step before it (ours; on a Gaussian of deviation 0.5 with 20
+    steps, the error is 0.05 instead of 0.24). Raises ValueError for another order.
     """
     if order not in (1, 2):
-        raise ValueError(f"order {order}: DPM-Solver++ is built in orders 1 and 2")
+        raise ValueError(f"unknown order {order}: DPM-Solver++ has orders 1 and 2")
     a, a_prev = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
     half_log_snr = 0.5 * np.log(a / (1 - a))
     x = x_T

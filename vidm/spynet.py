@@ -1,9 +1,9 @@
 """SPyNet: optical flow between two frames by a pyramid of small convolutional networks.
 
-Ranjan and Black 2017, "Optical flow estimation using a spatial pyramid network"; parameter names and details
-are those of the weights that video restoration work passes around and that VIDM's checkpoints contain.
+Source: Ranjan and Black 2017, "Optical flow estimation using a spatial pyramid network". Parameter names and details
+are those of the weights used in video restoration, which VIDM's checkpoints contain.
 
-    flow = SPyNet()(reference, support)  # (B, 2, H, W): where each pixel of reference lies in support
+    flow = SPyNet()(reference, support)  # (B, 2, H, W): the offset of each pixel of reference in support
 """
 
 import torch
@@ -22,21 +22,21 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def warp(frame: Tensor, flow: Tensor) -> Tensor:
     """Sample `frame` where `flow` points: out[y, x] = frame[y + flow_y, x + flow_x].
 
-    Shapes: frame (B, C, H, W), flow (B, 2, H, W) in pixels, x then y -> (B, C, H, W). Bilinear; positions beyond
-    the border take the border's value.
+    Shapes: frame (B, C, H, W), flow (B, 2, H, W) in pixels, x then y -> (B, C, H, W). Bilinear; positions outside the
+    frame take the value at the border.
     """
     height, width = frame.shape[2:]
     y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
     x = torch.arange(width, device=flow.device, dtype=flow.dtype)
     grid_x = 2 * (x + flow[:, 0]) / max(width - 1, 1) - 1
     grid_y = 2 * (y + flow[:, 1]) / max(height - 1, 1) - 1
-    # A position that is no number would be read as an address.
+    # grid_sample would convert NaN to an invalid memory address.
     grid = torch.stack([grid_x, grid_y], dim=3).nan_to_num()
     return F.grid_sample(frame, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 class ConvLayer(nn.Module):
-    """A 7x7 convolution, with ReLU unless it is a level's last."""
+    """A 7x7 convolution, followed by ReLU except in the last layer of a level."""
 
     def __init__(self, in_channels: int, out_channels: int, relu: bool) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class ConvLayer(nn.Module):
 
 
 class PyramidLevel(nn.Module):
-    """The flow's correction at one level: (B, 8, H, W) of reference, warped support and flow -> (B, 2, H, W).
+    """The correction of the flow at one level: (B, 8, H, W) of reference, warped support and flow -> (B, 2, H, W).
 
-    The last convolution starts at zero: a fresh SPyNet sees no motion, where random weights would see tens of
-    pixels of it everywhere.
+    The last convolution is zero-initialized, so that a new SPyNet outputs zero flow; random weights would output tens
+    of pixels everywhere (ours).
     """
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ class SPyNet(nn.Module):
     """Six-level optical flow.
 
     Shapes: forward(reference (B, 3, H, W), support (B, 3, H, W)) -> flow (B, 2, H, W) in pixels, x then y, such that
-    warp(support, flow) resembles reference. The normalisation expects frames in [0, 1]. Any size: frames are
-    resized up to multiples of 32 inside, and the flow is resized and scaled back. Always float32.
+    warp(support, flow) resembles reference. The normalization expects frames in [0, 1]. Frames of any size are resized
+    up to multiples of 32, and the flow is resized and scaled back. Computed in float32 under any autocast.
     """
 
     mean: Tensor
@@ -84,7 +84,7 @@ class SPyNet(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def _pyramid(self, frame: Tensor) -> list[Tensor]:
-        """The normalised frame at every level, coarsest first."""
+        """The normalized frame at every level, coarsest first."""
         levels = [(frame - self.mean) / self.std]
         for _ in range(NUM_LEVELS - 1):
             levels.append(F.avg_pool2d(levels[-1], 2))
@@ -93,7 +93,7 @@ class SPyNet(nn.Module):
     def pyramid_flows(self, reference: Tensor, support: Tensor) -> list[Tensor]:
         """The flow at every level, (B, 2, H / 2^k, W / 2^k) in pixels of that level, coarsest first.
 
-        Both sides of the frames are multiples of 32; the last flow is the answer, the others are for training.
+        Both sides of the frames must be multiples of 32. The last flow is the result, the others serve training.
         """
         b, _, height, width = reference.shape
         flow = reference.new_zeros(b, 2, height // SIDE_MULTIPLE, width // SIDE_MULTIPLE)
@@ -109,7 +109,7 @@ class SPyNet(nn.Module):
     def forward(self, reference: Tensor, support: Tensor) -> Tensor:
         height, width = reference.shape[2:]
         padded = [-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (height, width)]
-        # Flow is a coordinate: half precision would round it to a quarter pixel and more.
+        # Flow is a coordinate, which half precision would round to a quarter of a pixel or worse.
         with torch.autocast(reference.device.type, enabled=False):
             reference, support = (
                 F.interpolate(frame.float(), padded, mode="bilinear", align_corners=False)

@@ -1,24 +1,11 @@
-"""The U-Net trunk: noise and variance from a noisy frame plus flow, joined with the motion encoder's latents.
+"""The conditional U-Net: residual and attention blocks, the motion latent encoder, and the trunk that joins both.
 
-Its input blocks take the encoder's latents in, one by one; without latents it is guided-diffusion's plain U-Net.
+The blocks are guided-diffusion's (Dhariwal and Nichol 2021) with positional group normalization in place of the
+timestep embedding. Module and parameter names are those of the published checkpoints.
 
-    unet = UNet(in_channels=5, out_channels=6, shape=UNetShape())
-    out = unet(torch.cat([x_t, flow], 1), t, frame_index, latents)
-
-Residual, attention and resampling blocks, and the down path that the U-Net and the motion encoder share.
-
-The blocks are guided-diffusion's (Dhariwal and Nichol 2021) with positional group normalisation in place of
-the timestep embedding. Module and parameter names are those of the published checkpoints.
-
-    blocks, channels = down_blocks(3, UNetShape())
-    h = blocks[0](frame, t, frame_index)
-
-The motion latent encoder: the first frame -> one latent per level of the U-Net's down path.
-
-The encoder sees the first frame alone; what of it matters at step t of frame n, PosGN's coordinates tell it.
-
-    encoder = MotionEncoder(3, UNetShape())
-    latents = encoder(first, t, frame_index)
+    shape = UNetShape()
+    latents = MotionEncoder(shape)(first, Position(t, frame_index))
+    out = UNet(in_channels=5, shape=shape)(torch.cat([x_t, flow], 1), Position(t, frame_index), latents)
 """
 
 from collections.abc import Sequence
@@ -29,20 +16,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidm.layers import NUM_GROUPS, GroupNorm32, checkpointed, weight_dtype, zero_init
-from vidm.posgn import PositionalGroupNorm, TimestepGroupNorm
+from vidm.posgn import Position, PositionalGroupNorm, TimestepGroupNorm
 
+RGB = 3
+# Three channels of the prediction (noise or v), then three of the variance's interpolation.
+OUT_CHANNELS = 2 * RGB
+# Weight of the U-Net's own features where the encoder's latents are added (published code).
+UNET_WEIGHT = 0.2
+
+# A norm is a module norm(channels, diffusion_timesteps, video_timesteps) with forward(h, position), h (B, C, H, W) and
+# a Position of (B,) -> (B, C, H, W). It is the second half of a residual block: group norm, scale and shift from the
+# position, SiLU, and a zero-initialized 3x3 convolution. It does not modify h and draws no random numbers, so that
+# set_activation_checkpointing can compute it again.
 NORMS = {"posgn": PositionalGroupNorm, "timestep": TimestepGroupNorm}
 
 
 @dataclass(frozen=True)
 class UNetShape:
-    """What fixes the shape of a trunk; the defaults are the published 128 x 128 model's.
+    """The settings that determine a network's parameters; the defaults are the published 128 x 128 model's.
 
-    Where a level has but 32 channels, each is a group of the norm by itself, which leaves nothing of its mean: the
-    network then cannot tell the brightness of a picture. `attention_resolutions` are down-sampling factors, not sizes.
-    Heads have `num_head_channels` channels each; with -1 there are `num_heads` of them. `norm` is "posgn", the
-    method's, or "timestep", the plain one it is measured against. Raises ValueError for widths that the group norm
-    cannot split and for an unknown norm.
+    `attention_resolutions` are down-sampling factors, not sizes. Attention has heads of `num_head_channels` channels,
+    or `num_heads` heads if that is -1. `resblock_updown` resamples inside residual blocks. t is in
+    [0, diffusion_timesteps) and frame_index in [0, video_timesteps). `norm` is a key of NORMS. The group norm has 32
+    groups: in a level of only 32 channels each channel is a group, which removes its mean, so that the network cannot
+    represent the brightness of a picture. Raises ValueError for a width that the groups do not divide and for an
+    unknown norm.
     """
 
     model_channels: int = 128
@@ -58,28 +56,28 @@ class UNetShape:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise ValueError(f"norm {self.norm!r} is unknown: choose from {', '.join(NORMS)}")
+            raise ValueError(f"unknown norm {self.norm!r}: choose from {', '.join(NORMS)}")
         if self.model_channels % NUM_GROUPS:
             raise ValueError(
-                f"model_channels {self.model_channels} is no multiple of {NUM_GROUPS}, the groups of the group norm"
+                f"model_channels {self.model_channels} must be a multiple of {NUM_GROUPS}, the norm's groups"
             )
 
     @property
     def side_multiple(self) -> int:
-        """Both sides of a frame must be multiples of this: one halving after every level but the last."""
+        """Both sides of a frame must be multiples of this, since every level but the last halves them."""
         return 2 ** (len(self.channel_mult) - 1)
 
     def check_sides(self, height: int, width: int) -> None:
-        """Raise ValueError unless a frame of height x width pixels can be halved at every level."""
+        """Raise ValueError unless frames of height x width pixels can be halved at every level but the last."""
         if height % self.side_multiple or width % self.side_multiple or not height or not width:
             raise ValueError(
-                f"frames of {height}x{width} pixels do not fit: with {len(self.channel_mult)} levels both sides "
-                f"must be multiples of {self.side_multiple}"
+                f"frames of {height}x{width} pixels do not fit this network: with {len(self.channel_mult)} levels both "
+                f"sides must be multiples of {self.side_multiple}"
             )
 
 
 class Upsample(nn.Module):
-    """Double the size by nearest neighbour, then a 3x3 convolution: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    """Nearest-neighbour doubling, then a 3x3 convolution: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,7 +88,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the size by a 3x3 convolution of stride 2: (B, C, H, W) -> (B, C, H/2, W/2)."""
+    """A 3x3 convolution of stride 2: (B, C, H, W) -> (B, C, H/2, W/2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -101,20 +99,14 @@ class Downsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block modulated by (t, frame_index, y, x).
+    """Residual block: group norm, SiLU, 3x3 convolution, then the norm of NORMS, plus the skip connection.
 
-    Shapes: forward(x (B, in_channels, H, W), t (B,), frame_index (B,)) -> (B, out_channels, H', W'), where the
-    size is halved by `resample="down"` (2x2 average), doubled by "up" (nearest) and kept by None. With `recompute` set,
-    a backward pass keeps x alone.
+    Shapes: forward(x (B, in_channels, H, W), Position of (B,)) -> (B, out_channels, H', W'). `resample="down"` halves
+    the size by 2x2 averages, "up" doubles it by nearest neighbour. `checkpointing` is set by
+    set_activation_checkpointing.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        shape: UNetShape,
-        resample: str | None = None,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, shape: UNetShape, resample: str | None = None) -> None:
         super().__init__()
         self.resample = resample
         self.in_layers = nn.Sequential(
@@ -122,7 +114,17 @@ class ResBlock(nn.Module):
         )
         self.emb_layers = NORMS[shape.norm](out_channels, shape.diffusion_timesteps, shape.video_timesteps)
         self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-        self.recompute = False
+        self.checkpointing = "none"
+
+    def forward(self, x: Tensor, position: Position) -> Tensor:
+        return checkpointed(self.checkpointing == "full", self._forward, x, position)
+
+    def _forward(self, x: Tensor, position: Position) -> Tensor:
+        norm, _, conv = self.in_layers
+        h = F.silu(norm(x), inplace=not torch.is_grad_enabled())
+        h = conv(self._resample(h))
+        h = checkpointed(self.checkpointing == "posgn", self.emb_layers, h, position)
+        return h.add_(self.skip_connection(self._resample(x)))
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "down":
@@ -131,35 +133,25 @@ class ResBlock(nn.Module):
             return F.interpolate(x, scale_factor=2, mode="nearest")
         return x
 
-    def forward(self, x: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
-        return checkpointed(self.recompute, self._residual, x, t, frame_index)
 
-    def _residual(self, x: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
-        norm, _, conv = self.in_layers
-        h = F.silu(norm(x), inplace=not torch.is_grad_enabled())
-        h = self.emb_layers(conv(self._resample(h)), t, frame_index)
-        return h.add_(self.skip_connection(self._resample(x)))
+def set_activation_checkpointing(model: nn.Module, mode: str) -> None:
+    """Choose which activations a network's backward pass computes again instead of keeping them.
 
-
-def set_activation_checkpointing(model: nn.Module, what: str) -> None:
-    """Let a network's backward pass compute again what it would else have kept.
-
-    `what` is "none"; "posgn", the modulated group norms, whose per-pixel MLP holds most and costs little; or "full",
-    whole residual blocks. Gradients stay the same. Ours.
+    `mode` is "none"; "posgn", the norms of all residual blocks, whose per-pixel MLP takes most of the memory and little
+    of the time; or "full", whole residual blocks. Gradients do not change. Ours.
     """
     for module in model.modules():
         if isinstance(module, ResBlock):
-            module.recompute = what == "full"
-        elif isinstance(module, (PositionalGroupNorm, TimestepGroupNorm)):
-            module.recompute = what == "posgn"
+            module.checkpointing = mode
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over the pixels of a feature map, with a zero-initialised residual: (B, C, H, W) -> same."""
+    """Self-attention over the pixels of a feature map with a zero-initialized residual: (B, C, H, W) -> same shape."""
 
-    def __init__(self, channels: int, num_heads: int, num_head_channels: int) -> None:
+    def __init__(self, channels: int, shape: UNetShape) -> None:
         super().__init__()
-        self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
+        per_head = shape.num_head_channels
+        self.num_heads = shape.num_heads if per_head == -1 else channels // per_head
         self.norm = GroupNorm32(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
@@ -167,33 +159,30 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x).reshape(b, c, height * width))
-        # Heads are split before q, k and v are: (B, heads, 3 * ch, HW).
+        # The published layout splits heads first, then q, k and v: (B, heads, 3 * ch, HW).
         q, k, v = qkv.reshape(b, self.num_heads, -1, height * width).transpose(2, 3).chunk(3, dim=3)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, height * width)
         return x + self.proj_out(attended).reshape(b, c, height, width)
 
 
 class BlockSequence(nn.Sequential):
-    """Blocks in a row, of which the residual ones also see t (B,) and frame_index (B,)."""
+    """Blocks in sequence, of which only the residual ones receive the position."""
 
-    def forward(self, x: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, position: Position) -> Tensor:  # type: ignore[override]
         for block in self:
-            x = block(x, t, frame_index) if isinstance(block, ResBlock) else block(x)
+            x = block(x, position) if isinstance(block, ResBlock) else block(x)
         return x
 
 
-def attention_if_wanted(channels: int, factor: int, shape: UNetShape) -> list[nn.Module]:
-    """An attention block when the down-sampling factor so far is one that attends, else nothing."""
-    if factor not in shape.attention_resolutions:
-        return []
-    return [AttentionBlock(channels, shape.num_heads, shape.num_head_channels)]
+def _attention(channels: int, factor: int, shape: UNetShape) -> list[nn.Module]:
+    """The attention block of a level, if its down-sampling factor is one of shape.attention_resolutions."""
+    return [AttentionBlock(channels, shape)] if factor in shape.attention_resolutions else []
 
 
 def down_blocks(in_channels: int, shape: UNetShape) -> tuple[nn.ModuleList, list[int]]:
-    """Build the down path of a trunk over inputs (B, in_channels, H, W).
+    """The down path over inputs (B, in_channels, H, W): its blocks, and the number of channels each of them outputs.
 
-    Returns its blocks, to be called in order as block(h, t, frame_index), and the channels each puts out.
-    Source: the published code; U-Net and motion latent encoder have one each.
+    U-Net and motion latent encoder have one each. Source: the published code.
     """
     width = shape.model_channels * shape.channel_mult[0]
     blocks = [BlockSequence(nn.Conv2d(in_channels, width, 3, padding=1))]
@@ -202,7 +191,7 @@ def down_blocks(in_channels: int, shape: UNetShape) -> tuple[nn.ModuleList, list
         for _ in range(shape.num_res_blocks):
             res_block = ResBlock(width, shape.model_channels * mult, shape)
             width = shape.model_channels * mult
-            blocks.append(BlockSequence(res_block, *attention_if_wanted(width, 2**level, shape)))
+            blocks.append(BlockSequence(res_block, *_attention(width, 2**level, shape)))
             channels.append(width)
         if level < len(shape.channel_mult) - 1:
             down = ResBlock(width, width, shape, resample="down") if shape.resblock_updown else Downsample(width)
@@ -212,74 +201,61 @@ def down_blocks(in_channels: int, shape: UNetShape) -> tuple[nn.ModuleList, list
 
 
 class MotionEncoder(nn.Module):
-    """The down path of a U-Net over the first frame, with weights of its own.
+    """The motion latent encoder: the down path of a U-Net over the first frame, with its own weights.
 
-    Shapes: forward(first (B, in_channels, H, W) in [-1, 1], t (B,), frame_index (B,)) -> a list of features, one
-    per input block of the U-Net and of the same shapes. Source: the published code.
+    Shapes: forward(first (B, 3, H, W) in [-1, 1], Position of (B,)) -> a list of latents, one for each input block of
+    the U-Net and of its shape. Source: the published code.
     """
 
-    def __init__(self, in_channels: int, shape: UNetShape) -> None:
+    def __init__(self, shape: UNetShape) -> None:
         super().__init__()
-        blocks, _ = down_blocks(in_channels, shape)
-        self.input_blocks: nn.ModuleList = blocks
+        self.input_blocks, _ = down_blocks(RGB, shape)
 
-    def forward(self, first: Tensor, t: Tensor, frame_index: Tensor) -> list[Tensor]:
+    def forward(self, first: Tensor, position: Position) -> list[Tensor]:
         latents = []
         h = first.type(weight_dtype(self))
         for block in self.input_blocks:
-            h = block(h, t, frame_index)
+            h = block(h, position)
             latents.append(h)
         return latents
 
 
-# Weight of the U-Net's own features where the encoder's latents join in (published code).
-UNET_WEIGHT = 0.2
-
-
 class UNet(nn.Module):
-    """U-Net of residual blocks with positional group normalisation.
+    """The trunk: prediction and variance of a frame from a noisy frame and its conditions.
 
-    Shapes: forward(x (B, in_channels, H, W), t (B,), frame_index (B,), latents) -> (B, out_channels, H, W).
-    `latents` holds one tensor per input block, as MotionEncoder gives them; None leaves the joining out.
-    A fresh network puts out zeros, since its last convolution starts at zero.
+    Shapes: forward(x (B, in_channels, H, W), Position of (B,), latents) -> (B, 6, H, W). `latents` are MotionEncoder's,
+    one per input block; without them it is guided-diffusion's U-Net. The last convolution is zero-initialized, so a new
+    network outputs zeros. Source: the published code.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        shape: UNetShape,
-    ) -> None:
+    def __init__(self, in_channels: int, shape: UNetShape) -> None:
         super().__init__()
         self.input_blocks, skip_channels = down_blocks(in_channels, shape)
         width = skip_channels[-1]
         self.middle_block = BlockSequence(
-            ResBlock(width, width, shape),
-            AttentionBlock(width, shape.num_heads, shape.num_head_channels),
-            ResBlock(width, width, shape),
+            ResBlock(width, width, shape), AttentionBlock(width, shape), ResBlock(width, width, shape)
         )
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(shape.channel_mult))):
             for i in range(shape.num_res_blocks + 1):
                 layers: list[nn.Module] = [ResBlock(width + skip_channels.pop(), shape.model_channels * mult, shape)]
                 width = shape.model_channels * mult
-                layers += attention_if_wanted(width, 2**level, shape)
+                layers += _attention(width, 2**level, shape)
                 if level and i == shape.num_res_blocks:
-                    layers.append(
-                        ResBlock(width, width, shape, resample="up") if shape.resblock_updown else Upsample(width)
-                    )
+                    up = ResBlock(width, width, shape, resample="up") if shape.resblock_updown else Upsample(width)
+                    layers.append(up)
                 self.output_blocks.append(BlockSequence(*layers))
-        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, out_channels, 3, padding=1)))
+        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, OUT_CHANNELS, 3, padding=1)))
 
-    def forward(self, x: Tensor, t: Tensor, frame_index: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, position: Position, latents: Sequence[Tensor] | None = None) -> Tensor:
         h = x.type(weight_dtype(self))
         skips = []
         for i, block in enumerate(self.input_blocks):
-            h = block(h, t, frame_index)
+            h = block(h, position)
             if latents is not None:
                 h = torch.add(latents[i], h, alpha=UNET_WEIGHT)
             skips.append(h)
-        h = self.middle_block(h, t, frame_index)
+        h = self.middle_block(h, position)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), t, frame_index)
+            h = block(torch.cat([h, skips.pop()], dim=1), position)
         return self.out(h)

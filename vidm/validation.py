@@ -92,7 +92,7 @@ class HeldOut:
         else:
             size = self.config.model.image_size
             noise = video_noise(self.config.train.seed, range(NUM_SHOWN), self.device)
-            shape = (self.config.model.in_channels, size, size)
+            shape = (3, size, size)
             with autocast(self.device, self.config.train.precision):
                 frames = generate_first_frames(model, self.short_diffusion, shape, noise, sampler=sample_ddim)
             rows = [to_uint8(frames)[:, None]]

@@ -2,8 +2,8 @@
 
 How much faster is the group norm of vidm/layers.py than torch's kernels for channels-last tensors on a CPU?
 Measures values and gradients of one norm on feature maps of the presets `world` and `paper128`, and a whole training
-step of `world` and of `paper128` at 64 x 64, with either norm. Times are processor time of this process, since a norm is
-about as short as a time slice of another process. Prints a table and appends a row to
+step of `world` and of `paper128` at 64 x 64, with either norm. Times are processor time of this process, since a norm
+is about as short as a time slice of another process. Prints a table and appends a row to
 benchmarks/results/group_norm.jsonl.
 """
 

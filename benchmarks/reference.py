@@ -1,9 +1,9 @@
 """The published motion generator in plain PyTorch: the shortest statement of the method, and the speed baseline.
 
 It computes what the released code computes in the same way: the flow again in every denoising step, the MLP of the
-positional group norm for every pixel of every sample from a stacked tensor of coordinates, attention by einsum, float32,
-NCHW, without fused operations or reuse. Modules have the names of the published checkpoints, so `load_state_dict`
-accepts the package's weights; tests/test_reference.py checks that both then compute the same.
+positional group norm for every pixel of every sample from a stacked tensor of coordinates, attention by einsum,
+float32, NCHW, without fused operations or reuse. Modules have the names of the published checkpoints, so
+`load_state_dict` accepts the package's weights; tests/test_reference.py checks that both then compute the same.
 
     reference = ReferenceMotionGenerator(UNetShape())
     reference.load_state_dict(MotionGenerator().state_dict())

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,7 +28,7 @@ from vidm.checkpoint import build_model
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.model import MotionGenerator
-from vidm.runtime import autocast
+from vidm.runtime import autocast, provenance
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -53,14 +52,12 @@ def cpu_name() -> str:
 def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) -> None:
     """Add a row to results/NAME.jsonl: when, of which commit, on what, and what was found."""
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
-    cuda = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if device.type == "cuda" else {}
+    libraries = ["python", "torch", *(["cuda", "cudnn"] if device.type == "cuda" else [])]
     circumstances = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **provenance(libraries, device),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **cuda},
     }
     (HERE / "results").mkdir(exist_ok=True)
     with (HERE / "results" / f"{name}.jsonl").open("a") as results:

@@ -11,7 +11,6 @@ checksum, which reading compares.
     load_weights(model, checkpoint.ema_state_dict, "checkpoint")
 """
 
-import platform
 import re
 import warnings
 import zipfile
@@ -27,6 +26,7 @@ from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.files import atomic_write
 from vidm.model import ContentGenerator, MotionGenerator
+from vidm.runtime import versions_of
 
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 _LISTED = 10
@@ -101,7 +101,7 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
 
 def present_versions() -> dict[str, str]:
     """Versions of what decides a run's numbers besides its settings."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "cuda": torch.version.cuda or "none"}
+    return versions_of(("python", "torch", "cuda"), missing="none")
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -1,18 +1,13 @@
-"""Networks that turn videos into features or class probabilities, and how they are asked.
+"""Networks that turn videos into features or class probabilities, and the protocols by which they are called.
 
-The I3D that published FVD numbers are made with and the C3D of the video inception score (TorchScript files of
-StyleGAN-V, Skorokhodov et al. 2022), a small random network of our own that needs no file, or any module from Python.
+A protocol is the set of choices that makes published FVDs differ: what the detector is fed, which clips are taken and
+what the covariance is divided by. A detector is the I3D of published FVD numbers or the C3D of the video inception
+score (TorchScript files of StyleGAN-V, Skorokhodov et al. 2022), a small random network of ours that needs no file, or
+any Python callable with the I3D's signature, detector(video, rescale, resize, return_features): `rescale` maps
+0 .. 255 to [-1, 1], `resize` brings frames to 224 x 224.
 
     detector = load_detector("random", "cpu")
     features = features_of(detector, clips_u8, PROTOCOLS["stylegan-v"], "cpu")     # (B, T, H, W, 3) uint8 -> (B, 128)
-
-How a video becomes what a detector sees, and features a number: the choices that set published FVDs apart.
-
-    protocol = PROTOCOLS["stylegan-v"]
-    features = detector(protocol.prepare(clips), **protocol.switches)     # clips uint8 (B, 3, T, H, W)
-
-A detector is called as the I3D of StyleGAN-V is: detector(video, rescale, resize, return_features). Where `rescale` is
-on it brings 0 .. 255 to [-1, 1] itself, where `resize` is on it brings frames to 224 x 224 itself.
 """
 
 import hashlib
@@ -31,15 +26,26 @@ from torch import Tensor
 
 from vidm.files import sha256_of
 
+I3D_PATH = Path("pretrained_models/i3d_torchscript.pt")
+I3D_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
 I3D_SIZE = 224
+C3D_PATH = Path("pretrained_models/c3d_ucf101.pt")
+C3D_URL = "https://www.dropbox.com/s/jxpu7avzdc9n97q/c3d_ucf101.pt?dl=1"
+
+# detector(video, **switches) -> (B, d), where `video` is what a protocol prepares from (B, 3, T, H, W). It may have a
+# `name` to print with its numbers, and a `sha256` that identifies its features in a cache.
+Detector = Callable[..., Tensor]
+
+
+# Protocols
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`prepare` turns uint8 (B, 3, T, H, W) into the detector's input, `switches` are its keyword arguments.
+    """`prepare` turns uint8 (B, 3, T, H, W) into the detector's input; `switches` are its keyword arguments.
 
-    `ddof` is what is taken off n in the covariance, `random_start` says whether the clip of a real video begins at a
-    seeded random frame rather than the first, `max_videos` how many of a folder count unless a number is asked for.
+    The covariance is divided by n - `ddof`. With `random_start` the clip of a real video begins at a random frame drawn
+    by the seed, else at the first. Of each folder at most `max_videos` are measured unless a number is asked for.
     """
 
     name: str
@@ -79,38 +85,26 @@ VIDM_RELEASED = Protocol(
     "vidm-released", _unit_range, _switches(rescale=False, resize=True), ddof=1, random_start=False
 )
 VIDEOGPT = Protocol("videogpt", _i3d_frames, _switches(rescale=False, resize=False), ddof=1, random_start=False)
-# StyleGAN-V's inception score: the C3D takes uint8 frames and no switches, and gives class probabilities.
+# StyleGAN-V's inception score: the C3D takes uint8 frames and no switches, and returns class probabilities.
 C3D = Protocol("c3d", _as_stored, {}, ddof=0, random_start=False)
 
 PROTOCOLS = {protocol.name: protocol for protocol in (STYLEGAN_V, VIDM_RELEASED, VIDEOGPT)}
 
 
-I3D_PATH = Path("pretrained_models/i3d_torchscript.pt")
-I3D_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
-C3D_PATH = Path("pretrained_models/c3d_ucf101.pt")
-C3D_URL = "https://www.dropbox.com/s/jxpu7avzdc9n97q/c3d_ucf101.pt?dl=1"
-
-# detector(video, **switches) -> (B, d): video is what a protocol prepares, (B, 3, T, H, W). It may have a `name` that
-# belongs beside its numbers, and a `sha256` of what its features follow from, by which they can be kept.
-Detector = Callable[..., torch.Tensor]
-
-
-def _exact_convolutions() -> AbstractContextManager[None]:
-    """Without TF32, whose 10-bit products would set the numbers of a GPU apart from those of a CPU."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+# Detectors
 
 
 class _TorchScript:
-    """A network from a file, called as it is; `needs` says in an error what clips it takes."""
+    """A network from a file, called with the protocol's switches; `needs` says in errors what clips it takes."""
 
     def __init__(self, path: Path, url: str, name: str, needs: str, device: torch.device | str) -> None:
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is not there; download it from {url} to that place, or ask for the random detector"
+                f"no such file: {path}; download it from {url} to that path, or use the random detector"
             )
         try:
             with warnings.catch_warnings():
-                # Deprecated in recent torch, and the only way to read the files the field's numbers come from.
+                # Deprecated in recent torch, and the only way to read the files that published numbers were made with.
                 warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated", category=Warning)
                 self._network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
@@ -120,7 +114,7 @@ class _TorchScript:
         self._path, self._needs = path, needs
 
     @torch.no_grad()
-    def __call__(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
+    def __call__(self, video: Tensor, **switches: bool) -> Tensor:
         try:
             return self._network(video, **switches)
         except RuntimeError as error:
@@ -132,17 +126,17 @@ class _TorchScript:
 
 
 class _RandomNetwork:
-    """Three strided 3-D convolutions with fixed random weights, seen at 64 x 64 pixels (ours).
+    """Three strided 3-D convolutions with fixed random weights, on frames of 64 x 64 pixels (ours).
 
-    The input is each frame beside its change to the next, so a clip that stands still is far from one that
-    moves; means and deviations of every layer give texture and speed, the last one's quadrants the layout.
+    The input is each frame concatenated with its change to the next, so that static clips are far from moving ones.
+    Means and deviations of every layer measure texture and speed; the quadrants of the last layer measure the layout.
     """
 
     SIZE = 64
     WIDTHS = (6, 8, 16, 16)
     # Neighbouring frames differ far less than pixels do.
     CHANGE_GAIN = 4.0
-    # Two draws of one kind of video are then about 0.5 apart, videos and noise some hundreds.
+    # Two sets of videos of one kind are then at a distance of about 0.5, videos and noise at some hundreds.
     FEATURE_GAIN = 4.0
 
     def __init__(self, device: torch.device | str) -> None:
@@ -154,11 +148,11 @@ class _RandomNetwork:
             weight = gain * torch.randn(width, width_in, 3, 3, 3, generator=generator)
             bias = 0.1 * torch.randn(width, generator=generator)
             self._layers.append((weight.to(device), bias.to(device)))
-        drawn = [f"{self.SIZE} {self.CHANGE_GAIN} {self.FEATURE_GAIN}".encode()]
-        drawn += [tensor.cpu().numpy().tobytes() for layer in self._layers for tensor in layer]
-        self.sha256 = hashlib.sha256(b"".join(drawn)).hexdigest()
+        content = [f"{self.SIZE} {self.CHANGE_GAIN} {self.FEATURE_GAIN}".encode()]
+        content += [tensor.cpu().numpy().tobytes() for layer in self._layers for tensor in layer]
+        self.sha256 = hashlib.sha256(b"".join(content)).hexdigest()
 
-    def _features(self, clip: torch.Tensor) -> torch.Tensor:
+    def _features(self, clip: Tensor) -> Tensor:
         """float (3, T, H, W) in [-1, 1] or [0, 1] -> (128,)."""
         frames = clip.transpose(0, 1)
         frames = F.interpolate(frames, size=(self.SIZE, self.SIZE), mode="bilinear", antialias=True)
@@ -173,27 +167,25 @@ class _RandomNetwork:
 
     @torch.no_grad()
     def __call__(
-        self, video: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = True
-    ) -> torch.Tensor:
-        """As the I3D, but for `resize`: frames always come to 64 x 64. Levels 0 .. 255 are always rescaled."""
+        self, video: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = True
+    ) -> Tensor:
+        """The I3D's signature; `resize` is ignored, frames are always resized to 64 x 64, and uint8 is rescaled."""
         _, _, T, H, W = video.shape
         if T < 2 or min(H, W) < 16:
             raise ValueError(
-                f"clips have {T} frame(s) of {W} x {H} pixels; the random detector needs 2, 16 x 16 or larger"
+                f"clips have {T} frame(s) of {W} x {H} pixels; the random detector needs 2 frames of 16 x 16 or more"
             )
         rescale = rescale or video.dtype == torch.uint8
-        # One at a time: memory does not grow with the batch, and no clip's features depend on its neighbours.
+        # One at a time: memory does not grow with the batch, and no clip's features depend on the others.
         clips = (clip.float() / 127.5 - 1 if rescale else clip for clip in video)
         return torch.stack([self._features(clip) for clip in clips])
 
 
 def load_detector(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
-    """The detector from a TorchScript I3D file, or the random one, ready on the device.
+    """The detector of a TorchScript I3D file, or the random one, on the device.
 
-    path: a file; "random"; or None for pretrained_models/i3d_torchscript.pt below the working folder if it is
-    there and else the random one. It is called by features_of; its .name says which it is and belongs beside every
-    number made with it. Raises FileNotFoundError for a path that is not there and ValueError for a file that is no
-    TorchScript.
+    path: a file; "random"; or None for pretrained_models/i3d_torchscript.pt in the working folder if that file exists,
+    else the random one. Raises FileNotFoundError for a missing file and ValueError for a file that is not TorchScript.
     """
     if path is None:
         path = I3D_PATH if I3D_PATH.is_file() else "random"
@@ -204,7 +196,7 @@ def load_detector(path: Path | str | None = None, device: torch.device | str = "
 
 
 def load_classifier(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
-    """The C3D of the video inception score, or the random network, as load_detector does it: classes for features."""
+    """The C3D of the video inception score, or the random network as a stand-in; `path` is as in load_detector."""
     if path is None:
         path = C3D_PATH if C3D_PATH.is_file() else "random"
     if path == "random":
@@ -216,29 +208,40 @@ def load_classifier(path: Path | str | None = None, device: torch.device | str =
 
 
 def name_of(detector: Detector) -> str:
-    """What to show beside a detector's numbers."""
+    """What to print with a detector's numbers: its `name`, else its class's."""
     return getattr(detector, "name", type(detector).__name__)
+
+
+def identity_of(detector: Detector) -> dict[str, str | None]:
+    """What a record says of a detector: {"name": ..., "sha256": ...}; the sha256 is None if it has none."""
+    return {"name": name_of(detector), "sha256": getattr(detector, "sha256", None)}
+
+
+def _exact_convolutions() -> AbstractContextManager[None]:
+    """Convolutions without TF32, whose 10-bit products would make a GPU's numbers differ from a CPU's."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 @torch.no_grad()
 def features_of(
-    detector: Detector, clips_u8: np.ndarray | torch.Tensor, protocol: Protocol, device: torch.device | str
-) -> torch.Tensor:
-    """Features (B, d) of clips uint8 (B, T, H, W, 3), on the device, from what the protocol makes of them.
+    detector: Detector, clips_u8: np.ndarray | Tensor, protocol: Protocol, device: torch.device | str
+) -> Tensor:
+    """Features (B, d) of clips uint8 (B, T, H, W, 3), on the device.
 
-    Bytes go to the device as they are: floats would be 4 times the traffic. Raises ValueError for what is no uint8
-    clip, clips the network cannot take, or an output that is not (B, d).
+    Raises ValueError for clips of another type or shape, for clips that the network cannot take, and for an output
+    that is not (B, d).
     """
     clips = torch.as_tensor(clips_u8)
     if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
         raise ValueError(f"clips are {clips.dtype} of shape {tuple(clips.shape)}, not uint8 (B, T, H, W, 3)")
     if torch.device(device).type == "cuda":
         clips = clips.pin_memory()
+    # Bytes are copied to the device: floats would be 4 times the traffic.
     video = clips.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
     with _exact_convolutions():
         features = detector(protocol.prepare(video), **protocol.switches)
-    if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(video):
-        found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(video):
+        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(
             f"{name_of(detector)} returned {found} for {len(video)} clips, not features ({len(video)}, d); "
             f"use the I3D from {I3D_URL}, or the C3D from {C3D_URL} for the inception score"

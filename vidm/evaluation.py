@@ -1,11 +1,12 @@
-"""Measurements -> a table for the eye, a record for the archive, a page to look at.
+"""Measurements -> a table for the terminal, a JSON record and an HTML page.
 
     measured = {"FVD16": compute_fvd(real, generated, detector, 16, neighbours=True)}
+    choices = {"real": real, "generated": generated, **circumstances("cpu")}
     print(table_of(measured, None))
     write_json("fvd.json", record_of(measured, None, choices))
     write_evaluation_report("fvd.html", measured, None, choices)
 
-A number without its choices cannot be compared, so all three carry them. Ours.
+All three contain the settings behind the numbers: without them, numbers cannot be compared. Ours.
 """
 
 import json
@@ -13,8 +14,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,11 +27,12 @@ from vidm.frame_metrics import FrameMetrics
 from vidm.metrics import FVDResult
 from vidm.packs import read_frames
 from vidm.report import Distance, VideoRow, write_report
+from vidm.runtime import provenance
 from vidm.video_io import write_video
 
 SHOWN = 4
 FPS = 8
-LIBRARIES = ("vidm", "torch", "numpy", "av", "pillow")
+LIBRARIES = ("python", "vidm", "torch", "numpy", "av", "pillow")
 FLOOR = "floor: real against other real videos"
 
 Measured = Mapping[str, FVDResult]
@@ -43,21 +43,21 @@ def _number(value: float | None) -> str:
 
 
 def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> str:
-    """Lines for a terminal: every number with its deviation over repeats and its floor, then what it is of.
+    """Lines for a terminal: every number with its deviation over repeats, its floor and the clips it was measured on.
 
-    Of the frame metrics, those that `metrics` names.
+    `metrics` names the frame metrics to print.
     """
     lines = [f"{'':<14}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
     for name, result in measured.items():
         real, made = result.num_samples
         height, width = result.size
-        stride = f", every {result.frame_strides[1]}th" if result.frame_strides[1] > 1 else ""
+        stride = f" at stride {result.frame_strides[1]}" if result.frame_strides[1] > 1 else ""
         clips = f"{real} against {made} videos, {result.num_frames} frames{stride}, {width} x {height}"
         numbers = "".join(f"{_number(value):>12}" for value in (result.value, result.deviation, result.floor))
         lines.append(f"{name:<14}{numbers}   {clips}")
         if result.kernel is not None:
             kernels = "".join(f"{_number(value):>12}" for value in (result.kernel, result.kernel_deviation, None))
-            lines.append(f"{name + ' kernel':<14}{kernels}   of the same features")
+            lines.append(f"{name + ' kernel':<14}{kernels}   in the same features")
     for name, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM")):
         if frames and name in metrics:
             lines.append(
@@ -66,35 +66,21 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
     return "\n".join(lines)
 
 
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # vidm itself, run from a folder it was not installed from
-        return "not installed"
-
-
 def circumstances(device: torch.device | str) -> dict[str, Any]:
-    """When, with which versions and on what machine."""
-    cuda = torch.device(device).type == "cuda"
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
-        "machine": {
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        },
-    }
+    """What a record says of a run: date, versions of the libraries, and the machine."""
+    found = provenance(LIBRARIES, device)
+    machine = {"system": platform.platform(), "cores": os.cpu_count(), "device": found["device"]}
+    return {"date": found["date"], "versions": found["versions"], "machine": machine}
 
 
 def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as what JSON can hold: `choices` as they are, every result by its name, PSNR and SSIM if measured."""
+    """Everything as JSON values: `choices` as they are, every result by its name, PSNR and SSIM if measured."""
     results = {name: asdict(result) | {"deviation": result.deviation} for name, result in measured.items()}
     return {**choices, "results": results} | ({"frame_metrics": asdict(frames)} if frames else {})
 
 
 def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -105,7 +91,7 @@ def _clip(path: Path, start: int, result: FVDResult, stride: int) -> np.ndarray:
 
 
 def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
-    """The generated videos nearest to a real one, and the farthest, each beside it."""
+    """The generated videos that are nearest to a real one and the farthest ones, each next to that real video."""
     found = result.neighbours
     shown = dict.fromkeys([*found[:SHOWN], *found[-SHOWN:]])
     rows = []
@@ -120,7 +106,7 @@ def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
 
 
 def _distances(measured: Measured) -> list[Distance]:
-    """With several measurements every line says of which it is, and no floor stands for all of them."""
+    """Lines of the table of distances; a floor is marked only where it applies to all lines, of one measurement."""
     lines = []
     for name, result in measured.items():
         if result.floor is not None:
@@ -148,9 +134,9 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
 def write_evaluation_report(
     path: str | Path, measured: Measured, frames: FrameMetrics | None, choices: Mapping[str, Any]
 ) -> None:
-    """Write the page: numbers above their floor, best and worst videos beside the nearest real ones, curves, choices.
+    """Write the page: numbers and floors, best and worst videos next to the nearest real ones, curves, choices.
 
-    Videos are those of the first measurement, where it was asked for neighbours.
+    The videos are those of the first measurement, if it was made with neighbours=True.
     """
     first = next(iter(measured.values()), None)
     curves: dict[str, Sequence[float]] = {}
@@ -160,8 +146,8 @@ def write_evaluation_report(
         write_report(
             path,
             title="Evaluation",
-            intro="Generated videos against real ones. Where videos are shown, each stands beside the real one whose "
-            "features are nearest to its own: the nearest pairs first, then the farthest.",
+            intro="Generated videos compared with real ones. Each video that is shown is next to the real one with the "
+            "nearest features: first the nearest pairs, then the farthest.",
             columns=["generated", "nearest real video"],
             rows=_rows(first, Path(folder)) if first else [],
             distance_name=first.name if first else "",

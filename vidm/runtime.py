@@ -23,6 +23,7 @@ with exit_on_user_error():
 
 import ctypes
 import os
+import platform
 import re
 import resource
 import shlex
@@ -30,6 +31,9 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,6 +121,39 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
 def more_micro_batches(samples: int, accum_steps: int) -> int | None:
     """The next number of micro-batches above `accum_steps` into which a process's samples divide, None above all."""
     return next((n for n in range(accum_steps + 1, samples + 1) if samples % n == 0), None)
+
+
+def _version_of(name: str) -> str:
+    if name == "python":
+        return platform.python_version()
+    if name == "torch":
+        return str(torch.__version__)  # with the build's suffix (+cpu, +cu126), which the package's metadata may lack
+    if name == "cuda":
+        return torch.version.cuda or ""
+    if name == "cudnn":
+        return str(torch.backends.cudnn.version() or "")
+    try:
+        return version(name)
+    except PackageNotFoundError:  # vidm itself, when it runs from a folder and is not installed
+        return ""
+
+
+def versions_of(names: Iterable[str], missing: str = "") -> dict[str, str]:
+    """The versions of installed packages, "python", and torch's "cuda" and "cudnn", by name.
+
+    A name without a version here gets the text `missing`, or is left out if that is empty.
+    """
+    return {name: found for name in names if (found := _version_of(name) or missing)}
+
+
+def provenance(names: Iterable[str], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """When, with what and where a number was computed: {"date", "versions": versions_of(names), "device"}."""
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions_of(names, missing="not installed"),
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+    }
 
 
 @contextmanager

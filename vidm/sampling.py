@@ -16,12 +16,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,6 +29,7 @@ from vidm.files import atomic_write, sha256_of
 from vidm.generator import Generator
 from vidm.layouts import index_clips
 from vidm.packs import read_frames
+from vidm.runtime import versions_of
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_image, read_video, write_video
 
 
@@ -133,13 +132,6 @@ def _record_path(video: Path) -> Path:
     return video.with_name(f"{video.stem}.json")
 
 
-def _versions() -> dict[str, str]:
-    try:
-        return {"vidm": version("vidm"), "torch": str(torch.__version__)}
-    except PackageNotFoundError:
-        return {"torch": str(torch.__version__)}
-
-
 def _records(generator: Generator, settings: SampleConfig, num_videos: int, paths: list[Path]) -> list[dict[str, Any]]:
     """What is written beside each video: all that it follows from."""
     values = {name: value for name, value in asdict(settings).items() if name not in ELSEWHERE}
@@ -153,7 +145,7 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
             "first_frame": str(paths[i % len(paths)]) if paths else "drawn",
             "settings": values,
             "checkpoint": str(generator.path),
-            "versions": _versions(),
+            "versions": versions_of(("vidm", "torch")),
         }
         for i in range(num_videos)
     ]

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from measuring import append_row
 
-from vidm.clip_choice import choose_clips
+from vidm.clip_choice import ClipSelection, choose_clips
 from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.frechet import FeatureStats, frechet_distance
 from vidm.metrics import compute_fvd
@@ -52,7 +52,7 @@ def bare(real: Path, made: Path) -> float:
     detector = load_detector("random")
     seconds = 0.0
     for folder in (real, made):
-        clips = choose_clips(folder, NUM_FRAMES)
+        clips = choose_clips(ClipSelection(folder, NUM_FRAMES))
         began = time.perf_counter()
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for start in range(0, len(clips), BATCH):

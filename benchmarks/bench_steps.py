@@ -15,10 +15,10 @@ from statistics import mean, stdev
 import numpy as np
 from measuring import append_row
 
-from vidm.clip_choice import choose_clips
+from vidm.clip_choice import ClipSelection, choose_clips
 from vidm.config import SampleConfig
 from vidm.detectors import STYLEGAN_V, features_of, load_detector
-from vidm.frechet import FeatureStats, frechet_distance
+from vidm.frechet import FeatureStats, frechet_of
 from vidm.generator import Generator, load_generator
 from vidm.sampling import list_content, read_first_frame
 
@@ -38,10 +38,6 @@ def stats_of(clips: np.ndarray) -> FeatureStats:
     return stats
 
 
-def distance(one: FeatureStats, two: FeatureStats) -> float:
-    return frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance())
-
-
 def continued(generator: Generator, first: list[np.ndarray], sampler: str, steps: int, seed: int) -> np.ndarray:
     settings = SampleConfig(sampler=sampler, steps=str(steps), seed=seed, precision="bf16", start_noise="frame")
     return generator.animate_batch(first, range(len(first)), settings)
@@ -57,7 +53,7 @@ def main() -> None:
     generator = load_generator(checkpoint)
     num_frames, side = generator.model.video_timesteps, generator.config.model.image_size
     first = [read_first_frame(path) for path in list_content(demo / "data" / "test")]
-    reference = choose_clips(demo / "data" / "reference", num_frames, resolution=side)
+    reference = choose_clips(ClipSelection(demo / "data" / "reference", num_frames, resolution=side))
     real = stats_of(np.stack([reference[i][0] for i in range(len(reference))]))
     found: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
     seconds: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
@@ -66,7 +62,7 @@ def main() -> None:
             began = time.perf_counter()
             clips = continued(generator, first, *way, seed)
             seconds[way].append(time.perf_counter() - began)
-            found[way].append(distance(real, stats_of(clips)))
+            found[way].append(frechet_of(real, stats_of(clips)))
             print(f"seed {seed}: {way[0]} {way[1]}: {found[way][-1]:.4f}", flush=True)
     print("| sampler | steps | distance | deviation | seconds |\n|---|--:|--:|--:|--:|")
     for (sampler, steps), values in found.items():

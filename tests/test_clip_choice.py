@@ -1,13 +1,14 @@
-"""Which clips count follows from the seed and the videos' names, whatever the order in which a disk lists them."""
+"""The choice of clips follows from the seed and the videos' names, not from the order in which a disk lists them."""
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vidm.clip_choice import choose_clips, halves
+from vidm.clip_choice import ClipSelection, choose_clips, halves
 from vidm.datasets import Clips
 from vidm.video_io import write_video
 
@@ -27,13 +28,13 @@ def chosen(clips: Clips) -> dict[str, int]:
 
 
 def test_all_videos_are_taken_unless_fewer_are_asked_for(folder: Path) -> None:
-    assert len(choose_clips(folder, 4)) == NUM_VIDEOS
-    assert len(choose_clips(folder, 4, num_samples=5)) == 5
-    assert len(choose_clips(folder, 4, max_samples=7)) == 7
+    assert len(choose_clips(ClipSelection(folder, 4))) == NUM_VIDEOS
+    assert len(choose_clips(ClipSelection(folder, 4, num_samples=5))) == 5
+    assert len(choose_clips(ClipSelection(folder, 4, max_samples=7))) == 7
 
 
 def test_the_order_in_which_a_disk_lists_files_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = chosen(choose_clips(folder, 4, num_samples=5, random_start=True))
+    expected = chosen(choose_clips(ClipSelection(folder, 4, num_samples=5, random_start=True)))
     walk = os.walk
 
     def backwards(*args: object, **kwargs: object) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -42,43 +43,66 @@ def test_the_order_in_which_a_disk_lists_files_changes_nothing(folder: Path, mon
             yield root, folders, names[::-1]
 
     monkeypatch.setattr(os, "walk", backwards)
-    assert chosen(choose_clips(folder, 4, num_samples=5, random_start=True)) == expected
+    assert chosen(choose_clips(ClipSelection(folder, 4, num_samples=5, random_start=True))) == expected
 
 
 def test_another_seed_draws_other_videos_and_other_starts(folder: Path) -> None:
-    draws = [chosen(choose_clips(folder, 4, num_samples=5, seed=seed, random_start=True)) for seed in range(6)]
+    selections = [ClipSelection(folder, 4, num_samples=5, seed=seed, random_start=True) for seed in range(6)]
+    draws = [chosen(choose_clips(selection)) for selection in selections]
     assert len({tuple(draw) for draw in draws}) > 2
     starts = {start for draw in draws for start in draw.values()}
     assert starts == set(range(NUM_FRAMES - 4 + 1))
 
 
-def test_a_video_keeps_its_start_when_others_come_and_go(folder: Path) -> None:
-    few, all_of_them = (chosen(choose_clips(folder, 4, n, random_start=True)) for n in (5, None))
+def test_a_video_keeps_its_start_when_others_are_added_or_removed(folder: Path) -> None:
+    few, all_of_them = (chosen(choose_clips(ClipSelection(folder, 4, n, random_start=True))) for n in (5, None))
     assert few.items() <= all_of_them.items()
 
 
 def test_without_a_random_start_clips_begin_at_the_first_frame(folder: Path) -> None:
-    assert set(chosen(choose_clips(folder, 4)).values()) == {0}
+    assert set(chosen(choose_clips(ClipSelection(folder, 4))).values()) == {0}
+
+
+def test_a_window_is_a_part_of_the_same_clips(folder: Path) -> None:
+    selection = ClipSelection(folder, 4, num_samples=5, frame_stride=2, random_start=True)
+    whole, part = choose_clips(selection), choose_clips(replace(selection, window=range(1, 3)))
+    assert part.index.paths == whole.index.paths
+    assert part.starts == [start + 2 for start in whole.starts]
+    assert part[0][0].shape[0] == 2
+
+
+def test_generated_clips_are_those_of_another_folder_unthinned_without_a_split_from_the_first_frame() -> None:
+    real = ClipSelection("real", 4, 5, 16, frame_stride=2, real_stride=3, split="val", seed=7, random_start=True)
+    made = real.generated("made")
+    assert (real.stride, real.length, made.stride, made.length) == (6, 19, 2, 7)
+    assert made == ClipSelection("made", 4, 5, 16, frame_stride=2, seed=7)
+
+
+@pytest.mark.parametrize("name", ["num_frames", "resolution", "frame_stride", "real_stride"])
+def test_a_selection_with_a_count_below_one_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        ClipSelection(**{"folder": "real", "num_frames": 4, name: 0})
 
 
 def test_a_stride_needs_longer_videos(folder: Path) -> None:
-    clips = choose_clips(folder, 3, stride=4, random_start=True)
+    clips = choose_clips(ClipSelection(folder, 3, frame_stride=4, random_start=True))
     assert set(clips.starts) == {0}
     with pytest.raises(ValueError, match=r"no video in .* has the 13 frames"):
-        choose_clips(folder, 4, stride=4)
+        choose_clips(ClipSelection(folder, 4, frame_stride=4))
 
 
-def test_damaged_videos_make_room_for_others_and_the_rest_stay(folder: Path) -> None:
-    before = choose_clips(folder, 4, num_samples=5, random_start=True)
+def test_damaged_videos_are_replaced_by_others_and_the_rest_stay(folder: Path) -> None:
+    selection = ClipSelection(folder, 4, num_samples=5, random_start=True)
+    before = choose_clips(selection)
     bad = before.index.paths[2]
-    after = choose_clips(folder, 4, num_samples=5, random_start=True, damaged=[(bad, "cut short")])
+    after = choose_clips(selection, [(bad, "truncated")])
     assert len(after) == 5
     assert len(chosen(before).items() & chosen(after).items()) == 4
-    assert after.index.skipped == [(bad, "cut short")]
+    assert after.index.skipped == [(bad, "truncated")]
 
 
 def test_halves_are_disjoint_equal_and_drawn_by_the_seed(folder: Path) -> None:
-    clips = choose_clips(folder, 4, num_samples=11)
+    clips = choose_clips(ClipSelection(folder, 4, num_samples=11))
     one, two = halves(clips, seed=0)
     assert (len(one), len(two)) == (5, 5)
     assert not set(one) & set(two)

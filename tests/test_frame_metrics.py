@@ -1,4 +1,4 @@
-"""PSNR and SSIM of generated videos to the real ones that they continue: closed forms, pairing, drift over time."""
+"""PSNR and SSIM of generated videos to the real ones that they continue, and drift: closed forms, pairing, errors."""
 
 import builtins
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidm.frame_metrics import compute_frame_metrics
+from vidm.frame_metrics import compute_frame_metrics, drift
 from vidm.video_io import write_video
 
 NUM_FRAMES = 6
@@ -24,7 +24,7 @@ def write_folder(folder: Path, clips: np.ndarray, name: str = "{:03d}.npy") -> P
     return folder
 
 
-def test_a_constant_error_has_the_psnr_of_its_size_and_drift_shows_by_frame(tmp_path: Path) -> None:
+def test_an_error_that_grows_by_frame_has_the_psnr_of_its_size_in_every_frame(tmp_path: Path) -> None:
     real = pictures(3)
     made = real.copy()
     for frame in range(NUM_FRAMES):
@@ -39,7 +39,7 @@ def test_a_constant_error_has_the_psnr_of_its_size_and_drift_shows_by_frame(tmp_
     assert (result.num_pairs, result.pairing) == (3, "by name")
 
 
-def test_videos_pair_by_name_whatever_their_format_and_else_by_order(tmp_path: Path) -> None:
+def test_videos_are_paired_by_name_in_any_format_and_else_by_order(tmp_path: Path) -> None:
     real = pictures(4)
     one = write_folder(tmp_path / "real", real)
     named = tmp_path / "named"
@@ -50,7 +50,7 @@ def test_videos_pair_by_name_whatever_their_format_and_else_by_order(tmp_path: P
         assert (result.pairing, result.num_pairs, result.psnr) == (pairing, count, 100.0)
 
 
-def test_videos_without_a_real_one_are_an_error(tmp_path: Path) -> None:
+def test_generated_videos_without_a_real_one_are_an_error(tmp_path: Path) -> None:
     one, two = write_folder(tmp_path / "a", pictures(2)), write_folder(tmp_path / "b", pictures(3), "x{}.npy")
     with pytest.raises(ValueError, match=r"3 videos of .*b do not pair with 2 of .*a"):
         compute_frame_metrics(one, two, NUM_FRAMES)
@@ -59,7 +59,7 @@ def test_videos_without_a_real_one_are_an_error(tmp_path: Path) -> None:
         compute_frame_metrics(two, write_folder(tmp_path / "c", pictures(2)), NUM_FRAMES)
 
 
-def test_strides_and_resolution_are_those_of_the_distance(tmp_path: Path) -> None:
+def test_strides_and_resolution_are_those_of_compute_fvd(tmp_path: Path) -> None:
     real = pictures(2)
     one, two = write_folder(tmp_path / "real", real), write_folder(tmp_path / "made", real[:, ::2])
     assert compute_frame_metrics(one, two, 3, real_stride=2, resolution=12).psnr == 100.0
@@ -67,13 +67,13 @@ def test_strides_and_resolution_are_those_of_the_distance(tmp_path: Path) -> Non
     assert compute_frame_metrics(one, one, 3, frame_stride=2).psnr == 100.0
 
 
-def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
+def test_videos_of_different_sizes_are_named(tmp_path: Path) -> None:
     one, two = write_folder(tmp_path / "real", pictures(2)), write_folder(tmp_path / "made", pictures(2, size=32))
     with pytest.raises(ValueError, match=r"made/000\.npy is 32 x 32 and .*real/000\.npy is 24 x 24; give a resolution"):
         compute_frame_metrics(one, two, NUM_FRAMES)
 
 
-def test_a_damaged_video_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_video_is_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_folder(tmp_path / "real", pictures(3))
     two = write_folder(tmp_path / "made", pictures(3), "{:03d}")
     image = two / "001" / "00004.png"
@@ -83,7 +83,7 @@ def test_a_damaged_video_is_left_out_and_named(tmp_path: Path, capsys: pytest.Ca
     assert "00004.png" in capsys.readouterr().err
 
 
-def test_without_torchmetrics_the_way_to_get_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchmetrics_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
     def without(name: str, *args: object, **kwargs: object) -> object:
@@ -94,3 +94,17 @@ def test_without_torchmetrics_the_way_to_get_it_is_told(tmp_path: Path, monkeypa
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"pip install 'vidm\[metrics\]'"):
         compute_frame_metrics(tmp_path, tmp_path)
+
+
+def test_drift_grows_where_videos_move_away_and_is_zero_where_they_do_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for i in range(6):
+        clip = np.repeat(rng.integers(0, 200, (1, 16, 16, 3), dtype=np.uint8), 9, axis=0)
+        write_video(tmp_path / "real" / f"{i}.npy", clip)
+        darker = clip * np.linspace(1, 0, 9).reshape(-1, 1, 1, 1)
+        write_video(tmp_path / "made" / f"{i}.npy", darker.astype(np.uint8))
+    curve = drift(tmp_path / "real", tmp_path / "made", 9, 3, 16)
+    assert len(curve) == 3
+    assert list(curve) == sorted(curve)
+    assert curve[2] > 1.5 * curve[0]
+    assert max(drift(tmp_path / "real", tmp_path / "real", 9, 3, 16)) < 1e-9

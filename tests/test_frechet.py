@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidm.frechet import FeatureStats, frechet_distance, inception_score, kernel_distance
+from vidm.frechet import FeatureStats, frechet_distance, frechet_of, inception_score, kernel_distance
 
 GOLDEN = Path(__file__).parent / "data" / "metrics.npz"
 
@@ -16,10 +16,6 @@ def stats_of(*batches: np.ndarray | torch.Tensor) -> FeatureStats:
     for batch in batches:
         stats.update(batch)
     return stats
-
-
-def distance(one: FeatureStats, two: FeatureStats, ddof: int = 0) -> float:
-    return frechet_distance(one.mean(), one.covariance(ddof), two.mean(), two.covariance(ddof))
 
 
 def features(n: int, d: int, seed: int) -> np.ndarray:
@@ -33,7 +29,7 @@ def test_the_distance_of_the_golden_features_is_the_golden_distance(rows: str, d
     golden = np.load(GOLDEN)
     n = None if rows == "full" else int(golden["low_rank_n"])
     real, fake = stats_of(golden["features_real"][:n]), stats_of(golden["features_fake"][:n])
-    assert distance(real, fake, ddof) == pytest.approx(float(golden[f"frechet_{rows}_{kind}"]), rel=1e-6)
+    assert frechet_of(real, fake, ddof) == pytest.approx(float(golden[f"frechet_{rows}_{kind}"]), rel=1e-6)
 
 
 def test_with_equal_covariances_the_distance_is_the_squared_gap_of_the_means() -> None:
@@ -42,17 +38,17 @@ def test_with_equal_covariances_the_distance_is_the_squared_gap_of_the_means() -
     assert frechet_distance(gap, covariance, np.zeros(6), covariance) == pytest.approx(55.0, rel=1e-12)
 
 
-def test_in_one_dimension_it_is_the_gap_of_means_and_of_deviations_squared() -> None:
+def test_in_one_dimension_it_is_the_squared_gaps_of_means_and_of_deviations() -> None:
     result = frechet_distance(np.array([1.0]), np.array([[4.0]]), np.array([4.0]), np.array([[25.0]]))
     assert result == pytest.approx((4 - 1) ** 2 + (5 - 2) ** 2, rel=1e-12)
 
 
-def test_orthogonal_subspaces_share_nothing_so_the_distance_is_the_sum_of_the_traces() -> None:
+def test_in_orthogonal_subspaces_the_distance_is_the_sum_of_the_traces() -> None:
     one, two = np.diag([3.0, 0.0]), np.diag([0.0, 5.0])
     assert frechet_distance(np.zeros(2), one, np.zeros(2), two) == pytest.approx(8)
 
 
-def test_rounding_in_a_covariance_of_rank_one_does_not_reach_the_distance() -> None:
+def test_rounding_errors_in_a_covariance_of_rank_one_do_not_change_the_distance() -> None:
     d = 200
     direction = np.random.default_rng(8).standard_normal(d)
     expected = direction @ direction + d - 2 * np.linalg.norm(direction)
@@ -61,17 +57,17 @@ def test_rounding_in_a_covariance_of_rank_one_does_not_reach_the_distance() -> N
 
 
 @pytest.mark.parametrize("n", [5, 200])
-def test_a_set_is_at_distance_zero_from_itself_even_with_fewer_samples_than_dimensions(n: int) -> None:
+def test_the_distance_of_a_set_to_itself_is_zero_even_with_fewer_samples_than_dimensions(n: int) -> None:
     rows = features(n, 40, seed=1)
-    itself = distance(stats_of(rows), stats_of(rows[::-1][: n // 2], rows[::-1][n // 2 :]))
+    itself = frechet_of(stats_of(rows), stats_of(rows[::-1][: n // 2], rows[::-1][n // 2 :]))
     assert 0 <= itself < 1e-9
 
 
 @pytest.mark.parametrize("n", [5, 200])
 def test_the_distance_is_symmetric_and_positive_between_different_sets(n: int) -> None:
     one, two = stats_of(features(n, 16, seed=2)), stats_of(features(n, 16, seed=3))
-    assert distance(one, two) > 1
-    assert distance(one, two) == pytest.approx(distance(two, one), rel=1e-12)
+    assert frechet_of(one, two) > 1
+    assert frechet_of(one, two) == pytest.approx(frechet_of(two, one), rel=1e-12)
 
 
 def test_batches_and_merged_parts_give_the_statistics_of_all_rows_at_once() -> None:
@@ -87,7 +83,7 @@ def test_batches_and_merged_parts_give_the_statistics_of_all_rows_at_once() -> N
         np.testing.assert_allclose(stats.covariance(ddof=1), np.cov(rows.T), rtol=1e-10, atol=1e-12)
 
 
-def test_merging_leaves_the_other_statistics_as_they_were() -> None:
+def test_merging_does_not_change_the_other_statistics() -> None:
     rows = features(20, 3, seed=5)
     part, total = stats_of(rows[:10]), FeatureStats()
     total.merge(part)
@@ -96,7 +92,7 @@ def test_merging_leaves_the_other_statistics_as_they_were() -> None:
     np.testing.assert_allclose(part.covariance(), np.cov(rows[:10].T, ddof=0), rtol=1e-10)
 
 
-def test_a_mean_far_from_zero_keeps_the_digits_that_a_raw_sum_of_squares_loses() -> None:
+def test_a_large_mean_keeps_the_precision_that_a_raw_sum_of_squares_loses() -> None:
     rows = np.random.default_rng(6).standard_normal((1000, 1))
     far = rows + 1e8
     raw = np.square(far).mean() - far.mean() ** 2
@@ -105,7 +101,7 @@ def test_a_mean_far_from_zero_keeps_the_digits_that_a_raw_sum_of_squares_loses()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_torch_features_of_any_float_type_count_as_their_float64_values(dtype: torch.dtype) -> None:
+def test_torch_features_of_any_float_type_are_used_as_their_float64_values(dtype: torch.dtype) -> None:
     rows = torch.from_numpy(features(30, 4, seed=7)).to(dtype).requires_grad_()
     expected = rows.detach().double().numpy()
     np.testing.assert_array_equal(stats_of(rows).covariance(), stats_of(expected).covariance())
@@ -130,12 +126,12 @@ def test_features_that_are_not_finite_are_refused(bad: float) -> None:
         frechet_distance(np.array([bad]), np.eye(1), np.zeros(1), np.eye(1))
 
 
-def test_shapes_that_do_not_fit_are_named() -> None:
+def test_shapes_that_do_not_match_are_named() -> None:
     with pytest.raises(ValueError, match=r"\(3,\).*\(samples, dimensions\)"):
         FeatureStats().update(np.zeros(3))
-    with pytest.raises(ValueError, match="5 dimensions cannot join features of 4"):
+    with pytest.raises(ValueError, match="5 dimensions cannot be added to features of 4"):
         stats_of(np.zeros((2, 4)), np.zeros((2, 5)))
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="do not match: shapes"):
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
 
 
@@ -158,7 +154,7 @@ def test_the_kernel_distance_is_the_sum_over_pairs_of_different_rows(monkeypatch
     assert kernel_distance(one, two) == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_kernel_distance_of_sets_of_one_kind_is_zero_on_average_at_any_size() -> None:
+def test_the_kernel_distance_of_sets_of_one_distribution_is_zero_on_average_at_any_size() -> None:
     rng = np.random.default_rng(10)
     draws = [kernel_distance(rng.standard_normal((8, 3)), rng.standard_normal((5, 3))) for _ in range(3000)]
     assert abs(np.mean(draws)) < 4 * np.std(draws) / np.sqrt(len(draws))
@@ -166,7 +162,7 @@ def test_the_kernel_distance_of_sets_of_one_kind_is_zero_on_average_at_any_size(
     assert kernel_distance(rng.standard_normal((50, 3)), 3 + rng.standard_normal((50, 3))) > 10
 
 
-def test_what_a_kernel_distance_cannot_take_is_named() -> None:
+def test_the_kernel_distance_names_invalid_inputs() -> None:
     with pytest.raises(ValueError, match="1 and 3 samples: a kernel distance needs at least 2"):
         kernel_distance(np.zeros((1, 2)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="of 2 and of 4 dimensions"):
@@ -181,14 +177,14 @@ def test_the_inception_score_of_the_golden_probabilities_is_the_golden_score(kin
     assert deviation == pytest.approx(float(golden[f"vis_{kind}_std"]), rel=1e-6)
 
 
-def test_sure_and_varied_is_the_number_of_classes_and_unsure_or_monotonous_is_one() -> None:
+def test_confident_and_varied_scores_the_number_of_classes_and_unsure_or_uniform_scores_one() -> None:
     sure = np.tile(np.eye(4), (10, 1))
     assert inception_score(sure, splits=1) == pytest.approx((4.0, 0.0))
     assert inception_score(np.full((40, 4), 0.25), splits=5) == pytest.approx((1.0, 0.0))
     assert inception_score(sure[:1].repeat(40, axis=0), splits=5) == pytest.approx((1.0, 0.0))
 
 
-def test_every_row_counts_when_splits_do_not_divide_them() -> None:
+def test_every_row_is_used_when_splits_do_not_divide_them() -> None:
     rows = np.random.default_rng(11).dirichlet(np.ones(4), 11)
     changed = rows.copy()
     for place in range(11):
@@ -197,10 +193,10 @@ def test_every_row_counts_when_splits_do_not_divide_them() -> None:
         changed[place] = rows[place]
 
 
-def test_scores_that_are_no_probabilities_are_refused() -> None:
+def test_scores_that_are_not_probabilities_are_refused() -> None:
     with pytest.raises(ValueError, match="take a softmax"):
         inception_score(np.full((20, 3), 0.5))
-    with pytest.raises(ValueError, match="5 samples cannot be cut into 10 splits"):
+    with pytest.raises(ValueError, match="5 samples cannot be divided into 10 splits"):
         inception_score(np.full((5, 2), 0.5))
 
 
@@ -232,5 +228,5 @@ def test_distances_agree_with_those_of_torchmetrics() -> None:
         metric.set_dtype(torch.float64)
         metric.update(real, real=True)
         metric.update(fake, real=False)
-    assert distance(stats_of(one), stats_of(two), ddof=1) == pytest.approx(fid.compute().item(), rel=1e-6)
+    assert frechet_of(stats_of(one), stats_of(two), ddof=1) == pytest.approx(fid.compute().item(), rel=1e-6)
     assert kernel_distance(one, two) == pytest.approx(kid.compute()[0].item(), rel=1e-6)

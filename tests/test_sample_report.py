@@ -10,7 +10,7 @@ from test_report import Page
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
 from vidm.config import Config, SampleConfig
 from vidm.generator import Generator, load_generator
-from vidm.sample_report import drift, write_sample_report
+from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
 from vidm.video_io import write_video
 
@@ -62,17 +62,3 @@ def test_of_images_and_of_longer_videos_only_what_can_be_compared_is(
     assert "what happened" not in page.text
     page = sampled(generator, world, tmp_path / "long", num_samples=3, num_frames=20, anchor_every=8)
     assert "distance within windows of 4 frames" in page.text, "a quarter of the 16 real frames"
-
-
-def test_drift_grows_where_videos_move_away_and_is_nothing_where_they_do_not(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    for i in range(6):
-        clip = np.repeat(rng.integers(0, 200, (1, 16, 16, 3), dtype=np.uint8), 9, axis=0)
-        write_video(tmp_path / "real" / f"{i}.npy", clip)
-        darker = clip * np.linspace(1, 0, 9).reshape(-1, 1, 1, 1)
-        write_video(tmp_path / "made" / f"{i}.npy", darker.astype(np.uint8))
-    curve = drift(tmp_path / "real", tmp_path / "made", 9, 3, 16)
-    assert len(curve) == 3
-    assert list(curve) == sorted(curve)
-    assert curve[2] > 1.5 * curve[0]
-    assert max(drift(tmp_path / "real", tmp_path / "real", 9, 3, 16)) < 1e-9

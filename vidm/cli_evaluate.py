@@ -1,4 +1,4 @@
-"""Evaluation: flags in, one call out.
+"""The commands that evaluate: they parse flags, measure, and print, record or draw the results.
 
 python evaluate_FVD.py -dir1 real -dir2 generated -n 16
 python scripts/evaluate_VIS.py -dir2 generated -n 16
@@ -7,25 +7,40 @@ python scripts/evaluate_VIS.py -dir2 generated -n 16
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidm.clip_choice import choose_clips
-from vidm.detectors import C3D_PATH, I3D_PATH, PROTOCOLS, STYLEGAN_V, Detector, load_classifier, load_detector, name_of
+from vidm.clip_choice import ClipSelection, choose_clips
+from vidm.detectors import (
+    C3D_PATH,
+    I3D_PATH,
+    PROTOCOLS,
+    STYLEGAN_V,
+    Detector,
+    identity_of,
+    load_classifier,
+    load_detector,
+)
 from vidm.distributed import is_main, launch, world_size
 from vidm.evaluation import circumstances, record_of, table_of, write_evaluation_report, write_json
-from vidm.frame_metrics import FrameMetrics, compute_frame_metrics
-from vidm.metrics import SPLITS, FVDResult, compute_fvd, compute_vis
+from vidm.features import MeasureSettings
+from vidm.frame_metrics import FrameMetrics, frame_metrics_of
+from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
 from vidm.runtime import exit_on_user_error
 
 METRICS = ("fvd", "kvd", "psnr", "ssim")
 # StyleGAN-V's three: 16 frames, 128 frames, and 16 frames that span 128.
 SUITE = {"FVD16": (16, 1), "FVD128": (128, 1), "FVD128 by 8": (16, 8)}
-NOT_SAID = "not said"
-TRAIN_SPLIT, HELD_OUT_SPLITS = "train", ("val", "valid", "validation", "test")
+NOT_SPECIFIED = "not specified"
+USES_OF_REAL = ("train", "held-out")
+HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
+
+
+# Flags
 
 
 def _metrics(text: str) -> list[str]:
@@ -37,7 +52,7 @@ def _metrics(text: str) -> list[str]:
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-b", "--batch", type=int, default=32, metavar="N", help="videos at a time (32)")
+    parser.add_argument("-b", "--batch", type=int, default=32, metavar="N", help="videos per batch (32)")
     parser.add_argument(
         "-r",
         "--resolution",
@@ -49,13 +64,42 @@ def _add_common_flags(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="threads that read videos (default: the cores, shared by processes)"
     )
     parser.add_argument(
-        "--cache", metavar="DIR", help="keep features there, by content and protocol: a run that was stopped goes on"
+        "--cache", metavar="DIR", help="keep features there, by content and protocol; a stopped run continues from them"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers and every choice behind them")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers and all settings behind them")
+
+
+def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
+    """What is measured on the clips, and how."""
+    parser.add_argument(
+        "-i3d",
+        "--i3d",
+        metavar="FILE",
+        help=f"TorchScript I3D, or random (default: {I3D_PATH} if it exists, else random)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=STYLEGAN_V.name,
+        help=f"the detector's input, the clips' starts and the covariance ({STYLEGAN_V.name})",
+    )
+    parser.add_argument(
+        "--suite", action="store_true", help="FVD16, FVD128 and FVD128 at stride 8 instead of -n and --frame-stride"
+    )
+    parser.add_argument(
+        "--metrics",
+        type=_metrics,
+        default=["fvd"],
+        metavar="LIST",
+        help=f"some of {','.join(METRICS)}; the last two compare each generated video with its real one (fvd)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=1, metavar="R", help="draw clips R times: mean and deviation of the numbers (1)"
+    )
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    """All flags of evaluate_FVD.py."""
+    """The parser of evaluate_FVD.py, with all its flags."""
     parser = argparse.ArgumentParser(
         description="Frechet video distance between the real videos (or frame folders, or packs) of one folder and the "
         "generated ones of another."
@@ -70,48 +114,24 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"videos of each folder (default: all, at most {STYLEGAN_V.max_videos})",
     )
-    parser.add_argument(
-        "-i3d",
-        "--i3d",
-        metavar="FILE",
-        help=f"TorchScript I3D, or random (default: {I3D_PATH} if it is there, else random)",
-    )
-    parser.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=STYLEGAN_V.name,
-        help=f"what the detector sees, and the covariance ({STYLEGAN_V.name})",
-    )
     parser.add_argument("--frame-stride", type=int, default=1, metavar="K", help="take every K-th frame (1)")
     parser.add_argument(
         "--real-stride",
         type=int,
         default=1,
         metavar="K",
-        help="thin the real videos by K besides, for a model trained with --frame-stride K (1)",
-    )
-    parser.add_argument(
-        "--suite", action="store_true", help="FVD16, FVD128 and FVD128 at stride 8 instead of -n and --frame-stride"
-    )
-    parser.add_argument(
-        "--metrics",
-        type=_metrics,
-        default=["fvd"],
-        metavar="LIST",
-        help="of fvd, kvd, psnr, ssim, with commas; the last two compare each generated video with its real one (fvd)",
+        help="also thin the real videos by K, for a model trained with --frame-stride K (1)",
     )
     parser.add_argument("--split", default="", metavar="NAME", help="of dir1: a subfolder or UCF-101 list (all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws videos and the starts of clips (0)")
+    _add_protocol_flags(parser)
     parser.add_argument(
-        "--real", choices=("train", "held-out"), help="what dir1's videos were to the generator, to be recorded"
+        "--real", choices=USES_OF_REAL, help="whether the generator was trained on dir1's videos, for the record"
     )
     parser.add_argument(
         "--first-frames",
-        choices=("generated", "train", "held-out"),
-        help="where the first frames of dir2's videos came from, to be recorded",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws videos and where clips begin (0)")
-    parser.add_argument(
-        "--repeats", type=int, default=1, metavar="R", help="draw clips R times: mean and deviation of the numbers (1)"
+        choices=("generated", *USES_OF_REAL),
+        help="where the first frames of dir2's videos came from, for the record",
     )
     _add_common_flags(parser)
     parser.add_argument("--report", metavar="FILE", help="write a page with numbers, curves, best and worst videos")
@@ -119,9 +139,9 @@ def evaluate_parser() -> argparse.ArgumentParser:
 
 
 def evaluate_vis_parser() -> argparse.ArgumentParser:
-    """All flags of scripts/evaluate_VIS.py."""
+    """The parser of scripts/evaluate_VIS.py, with all its flags."""
     parser = argparse.ArgumentParser(
-        description="Video inception score of the generated videos of a folder; real ones have no part in it."
+        description="Video inception score of the generated videos of a folder; real videos are not used."
     )
     parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
     parser.add_argument("-n", "--nframes", type=int, default=16, metavar="N", help="first frames of each (16)")
@@ -130,18 +150,21 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
         "-c3d",
         "--c3d",
         metavar="FILE",
-        help=f"TorchScript C3D, or random (default: {C3D_PATH} if it is there, else random)",
+        help=f"TorchScript C3D, or random (default: {C3D_PATH} if it exists, else random)",
     )
     parser.add_argument("--splits", type=int, default=SPLITS, metavar="N", help=f"parts to average over ({SPLITS})")
     parser.add_argument(
-        "--seed", type=int, default=42, metavar="N", help="draws videos and shuffles them before the cut (42)"
+        "--seed", type=int, default=42, metavar="N", help="draws videos and shuffles them before the split (42)"
     )
     _add_common_flags(parser)
     return parser
 
 
+# Commands
+
+
 def _ready_to_write(*paths: str | None) -> None:
-    """Say before the work what could not be written after it."""
+    """Raise an error for an output that cannot be written, before hours of measuring rather than after them."""
     for path in paths:
         if path and Path(path).is_dir():
             raise ValueError(f"{path} is a folder: give the name of a file")
@@ -149,35 +172,41 @@ def _ready_to_write(*paths: str | None) -> None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _common(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    cores = os.cpu_count() or 1
-    return {
-        "num_samples": options.nsamples,
-        "resolution": options.resolution,
-        "batch_size": options.batch,
-        "workers": options.workers or max(cores // world_size(), 1),
-        "progress": True,
-        "seed": options.seed,
-        "cache": options.cache,
-        "device": device,
-    }
+def _workers(options: argparse.Namespace) -> int:
+    return options.workers or max((os.cpu_count() or 1) // world_size(), 1)
 
 
-def _what_is_real(options: argparse.Namespace) -> str:
-    if options.real:
-        return options.real
+def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
+    """The clips of dir1 for every measurement, by the measurement's name."""
+    protocol = PROTOCOLS[options.protocol]
+    frames = (options.nframes, options.nsamples, options.resolution, options.frame_stride, options.real_stride)
+    videos = (options.split, options.seed, protocol.random_start, protocol.max_videos)
+    selection = ClipSelection(options.dir1, *frames, *videos)
+    if options.suite:
+        return {name: replace(selection, num_frames=n, frame_stride=stride) for name, (n, stride) in SUITE.items()}
+    name = f"FVD{options.nframes}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
+    return {name: selection}
+
+
+def _use_of_real(options: argparse.Namespace) -> str:
+    """Whether the generator was trained on the real videos: what --real says, or what the split's name implies."""
     split = options.split.rstrip("123")
-    known = {TRAIN_SPLIT: "train", **dict.fromkeys(HELD_OUT_SPLITS, "held-out")}
-    return known.get(split, NOT_SAID)
+    known = {"train": "train", **dict.fromkeys(HELD_OUT_SPLITS, "held-out")}
+    return options.real or known.get(split, NOT_SPECIFIED)
 
 
-def _refuse_short_videos(options: argparse.Namespace, clips: Iterable[tuple[int, int]]) -> None:
-    """Of a suite, say before the first measurement what the last could not take."""
-    for num_frames, stride in clips:
-        choose_clips(
-            options.dir1, num_frames, options.nsamples, stride=stride * options.real_stride, split=options.split
-        )
-        choose_clips(options.dir2, num_frames, options.nsamples, stride=stride)
+def _choices(options: argparse.Namespace, detector: Detector, device: torch.device) -> dict[str, Any]:
+    return {
+        "real": options.dir1,
+        "split": options.split or "all",
+        "real videos were": _use_of_real(options),
+        "generated": options.dir2,
+        "first frames were": options.first_frames or NOT_SPECIFIED,
+        "protocol": options.protocol,
+        "seed": options.seed,
+        "detector": identity_of(detector),
+        **circumstances(device),
+    }
 
 
 def _write(
@@ -185,93 +214,52 @@ def _write(
 ) -> None:
     if options.json:
         write_json(options.json, record_of(measured, frames, choices))
-        print(f"every choice and number: {options.json}")
+        print(f"all numbers and settings: {options.json}")
     if getattr(options, "report", None):
         write_evaluation_report(options.report, measured, frames, choices)
         print(f"{options.report}: open it in a browser")
 
 
-def _frame_metrics(options: argparse.Namespace, num_frames: int, stride: int, device: torch.device) -> FrameMetrics:
-    return compute_frame_metrics(
-        options.dir1,
-        options.dir2,
-        num_frames,
-        options.nsamples,
-        options.resolution,
-        frame_stride=stride,
-        real_stride=options.real_stride,
-        split=options.split,
-        device=device,
-    )
-
-
-def _fvd(
-    options: argparse.Namespace,
-    detector: Detector,
-    num_frames: int,
-    stride: int,
-    neighbours: bool,
-    device: torch.device,
-) -> FVDResult:
-    return compute_fvd(
-        options.dir1,
-        options.dir2,
-        detector,
-        num_frames,
-        protocol=PROTOCOLS[options.protocol],
-        frame_stride=stride,
-        real_stride=options.real_stride,
-        split=options.split,
-        repeats=options.repeats,
-        kernel="kvd" in options.metrics,
-        neighbours=neighbours,
-        **_common(options, device),
-    )
-
-
-def _choices(options: argparse.Namespace, detector: Detector, device: torch.device) -> dict[str, Any]:
-    return {
-        "real": options.dir1,
-        "split": options.split or "all",
-        "real videos were": _what_is_real(options),
-        "generated": options.dir2,
-        "first frames were": options.first_frames or NOT_SAID,
-        "protocol": options.protocol,
-        "seed": options.seed,
-        "detector": {"name": name_of(detector), "sha256": getattr(detector, "sha256", None)},
-        **circumstances(device),
-    }
+def _print(
+    measured: dict[str, FVDResult], frames: FrameMetrics | None, metrics: list[str], choices: dict[str, Any]
+) -> None:
+    if measured:
+        print(choices["detector"]["name"])
+    printed = ("protocol", "split", "real videos were", "first frames were", "seed")
+    print(", ".join(f"{key} {choices[key]}" for key in printed))
+    if NOT_SPECIFIED in choices.values():
+        print("specify them with --real and --first-frames: numbers can only be compared if they are known")
+    print(table_of(measured, frames, metrics))
+    for warning in dict.fromkeys(warning for result in measured.values() for warning in result.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
     with exit_on_user_error():
         _ready_to_write(options.json, options.report)
         detector = load_detector(options.i3d, device)
-        name = f"FVD{options.nframes}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
-        clips = SUITE if options.suite else {name: (options.nframes, options.frame_stride)}
+        protocol = PROTOCOLS[options.protocol]
+        settings = MeasureSettings(
+            detector, protocol, options.batch, _workers(options), device, progress=True, cache=options.cache
+        )
+        pairs = {name: (real, real.generated(options.dir2)) for name, real in _selections(options).items()}
         distances = bool({"fvd", "kvd"} & set(options.metrics))
         if distances:
-            _refuse_short_videos(options, clips.values())
+            for pair in pairs.values():  # videos too short for the last measurement are reported before the first
+                for selection in pair:
+                    choose_clips(selection)
         frames = None
         if {"psnr", "ssim"} & set(options.metrics):
-            frames = _frame_metrics(options, *max(clips.values()), device)
+            longest = max(pairs.values(), key=lambda pair: (pair[1].num_frames, pair[1].frame_stride))
+            frames = frame_metrics_of(*longest, device)
         measured: dict[str, FVDResult] = {}
-        for name, (num_frames, stride) in clips.items() if distances else ():
+        for name, pair in pairs.items() if distances else ():
             with_neighbours = bool(options.report) and not measured
-            measured[name] = _fvd(options, detector, num_frames, stride, with_neighbours, device)
-        if not is_main():
-            return
-        choices = _choices(options, detector, device)
-        if measured:
-            print(name_of(detector))
-        told = ("protocol", "split", "real videos were", "first frames were", "seed")
-        print(", ".join(f"{key} {choices[key]}" for key in told))
-        if NOT_SAID in choices.values():
-            print("say what they were with --real and --first-frames: it belongs beside the number")
-        print(table_of(measured, frames, options.metrics))
-        for warning in dict.fromkeys(warning for result in measured.values() for warning in result.warnings):
-            print(f"warning: {warning}", file=sys.stderr)
-        _write(options, measured, frames, choices)
+            measured[name] = fvd_of(*pair, settings, options.repeats, "kvd" in options.metrics, with_neighbours)
+        if is_main():
+            choices = _choices(options, detector, device)
+            _print(measured, frames, options.metrics, choices)
+            _write(options, measured, frames, choices)
 
 
 def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
@@ -279,7 +267,18 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         _ready_to_write(options.json)
         classifier = load_classifier(options.c3d, device)
         result = compute_vis(
-            options.dir2, classifier, options.nframes, splits=options.splits, **_common(options, device)
+            options.dir2,
+            classifier,
+            options.nframes,
+            options.nsamples,
+            options.resolution,
+            options.batch,
+            _workers(options),
+            progress=True,
+            splits=options.splits,
+            seed=options.seed,
+            cache=options.cache,
+            device=device,
         )
         if not is_main():
             return
@@ -292,13 +291,12 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         if result.num_samples < result.splits * result.num_classes:
             print(
                 f"warning: with {result.num_samples} videos in {result.splits} splits a score cannot exceed "
-                f"{result.num_samples / result.splits:g}, whatever the videos; have more, or fewer --splits",
+                f"{result.num_samples / result.splits:g}, whatever the videos are; use more videos or fewer --splits",
                 file=sys.stderr,
             )
         if result.softmax:
-            print("the classifier gave scores, of which a softmax was taken", file=sys.stderr)
-        detector = {"name": name_of(classifier), "sha256": getattr(classifier, "sha256", None)}
-        choices = {"generated": options.dir2, "detector": detector, **circumstances(device)}
+            print("the classifier returned scores: a softmax was applied", file=sys.stderr)
+        choices = {"generated": options.dir2, "detector": identity_of(classifier), **circumstances(device)}
         _write(options, {"VIS": result}, None, choices)
 
 
@@ -308,7 +306,7 @@ def _run(worker: Callable[..., None], options: argparse.Namespace) -> None:
 
 
 def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
-    """evaluate_FVD.py: print the distance between two folders, and what it is a distance of; also under torchrun."""
+    """evaluate_FVD.py: print the distance between two folders and the settings behind it; also under torchrun."""
     _run(_evaluate_fvd, evaluate_parser().parse_args(argv))
 
 

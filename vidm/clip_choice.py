@@ -1,11 +1,13 @@
-"""Which clips of a folder are measured: a function of (seed, a video's name), not of the order of files. Ours.
+"""Which clips of a folder are measured: a function of the seed and the videos' names, not of the order of files. Ours.
 
-clips = choose_clips("data/CLEVRER", num_frames=16, split="val", random_start=True)
+real = ClipSelection("data/CLEVRER", num_frames=16, split="val", random_start=True)
+clips = choose_clips(real)
+generated = choose_clips(real.generated("results/samples"))
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidm.datasets import Clips, window_length
@@ -13,60 +15,96 @@ from vidm.layouts import index_clips
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise ValueError, with its name, for a count below 1; None is no count."""
+    """Raise ValueError, naming the count, for one that is below 1; None means "not limited" and is accepted."""
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name} is {count}; it must be at least 1")
 
 
+@dataclass(frozen=True)
+class ClipSelection:
+    """Which clips of a folder of real videos are measured; `generated` gives the clips that they are compared with.
+
+    One clip of `num_frames` frames is taken from each video. Its frames are frame_stride * real_stride apart: real
+    videos are thinned by real_stride in addition when the model was trained on every real_stride-th frame. A clip
+    begins at the first frame or, with `random_start`, at a frame drawn by the seed; `window`, a range of its frames,
+    restricts it to these. num_samples=None takes all videos that are long enough, at most max_samples of them.
+    `split` is a subfolder or a list of UCF-101. `resolution` (px) crops frames to the central square and resizes
+    them; None keeps them as stored. Raises ValueError, naming the field, for a count below 1.
+    """
+
+    folder: str | Path
+    num_frames: int
+    num_samples: int | None = None
+    resolution: int | None = None
+    frame_stride: int = 1
+    real_stride: int = 1
+    split: str = ""
+    seed: int = 0
+    random_start: bool = False
+    max_samples: int = 2048
+    window: range | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(
+            num_frames=self.num_frames,
+            resolution=self.resolution,
+            frame_stride=self.frame_stride,
+            real_stride=self.real_stride,
+        )
+
+    @property
+    def stride(self) -> int:
+        """The distance of two neighbouring frames of a clip, in frames of the video."""
+        return self.frame_stride * self.real_stride
+
+    @property
+    def length(self) -> int:
+        """How many frames a video needs."""
+        return window_length(self.num_frames, self.stride)
+
+    def generated(self, folder: str | Path) -> "ClipSelection":
+        """The clips of a folder of generated videos: the same, but never thinned, of no split, from the first frame."""
+        return replace(self, folder=folder, real_stride=1, split="", random_start=False)
+
+
 def _draw(seed: int, name: str) -> tuple[float, float]:
-    """Two numbers in [0, 1) that follow from a seed and a video's name: its turn, and where its clip begins."""
+    """Two numbers in [0, 1) that follow from a seed and a video's name: its rank in the draw and its clip's start."""
     digest = hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48, int.from_bytes(digest[6:12], "big") / 2**48
 
 
-def choose_clips(
-    folder: str | Path,
-    num_frames: int,
-    num_samples: int | None = None,
-    *,
-    stride: int = 1,
-    resolution: int | None = None,
-    split: str = "",
-    seed: int = 0,
-    random_start: bool = False,
-    max_samples: int = 2048,
-    damaged: Sequence[tuple[Path, str]] = (),
-) -> Clips:
-    """One clip of num_frames frames, `stride` apart, of each video that is measured of a folder or of its split.
+def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] = ()) -> Clips:
+    """The clips of a selection, in the order of the videos' names.
 
-    num_samples=None takes all videos that are long enough, but at most max_samples. Of more a part is drawn by the
-    seed: the first ones by name would all be of the first classes. A clip begins at the first frame or, with
-    random_start, anywhere. `damaged`, of which only reading told, are left out and listed as skipped.
-    Raises FileNotFoundError for a missing folder, ValueError when there are fewer than 2 or than num_samples videos.
+    When there are more videos than wanted, the seed draws some of them: the first ones by name would all belong to the
+    first classes. `damaged` has (path, reason) of videos that turned out to be unreadable; they are left out and
+    listed as skipped. Raises FileNotFoundError for a missing folder, ValueError for fewer than 2 or num_samples videos.
     """
-    window = window_length(num_frames, stride)
-    index = index_clips(folder, min_frames=window, split=split)
+    index = index_clips(selection.folder, min_frames=selection.length, split=selection.split)
     known = {path for path, _ in damaged}
     good = [i for i, path in enumerate(index.paths) if path not in known]
-    wanted = min(len(good), max_samples) if num_samples is None else num_samples
+    wanted = min(len(good), selection.max_samples) if selection.num_samples is None else selection.num_samples
     if len(good) < max(wanted, 2):
         raise ValueError(
-            f"{index.root / split} has {len(good)} video(s) of {window} frames or more and {max(wanted, 2)} are "
-            "needed; add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
+            f"{index.root / selection.split} has {len(good)} video(s) of {selection.length} frames or more and "
+            f"{max(wanted, 2)} are needed; add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
         )
     if wanted < 2:
         raise ValueError(f"{wanted} sample(s) were asked for; at least 2 are needed")
-    draws = {i: _draw(seed, index.paths[i].relative_to(index.root).as_posix()) for i in good}
+    draws = {i: _draw(selection.seed, index.paths[i].relative_to(index.root).as_posix()) for i in good}
     chosen = sorted(sorted(good, key=lambda i: draws[i])[:wanted])
     paths, lengths = [index.paths[i] for i in chosen], [index.num_frames[i] for i in chosen]
-    starts = [int(draws[i][1] * (index.num_frames[i] - window + 1)) if random_start else 0 for i in chosen]
+    window = selection.window or range(selection.num_frames)
+    starts = [window.start * selection.stride] * len(chosen)
+    if selection.random_start:
+        starts = [starts[0] + int(draws[i][1] * (index.num_frames[i] - selection.length + 1)) for i in chosen]
     index = replace(index, paths=paths, num_frames=lengths, skipped=[*index.skipped, *damaged])
-    return Clips(index, num_frames, resolution, starts, stride)
+    return Clips(index, len(window), selection.resolution, starts, selection.stride)
 
 
 def halves(clips: Clips, seed: int) -> tuple[list[int], list[int]]:
-    """Two disjoint sets of places, of equal size, drawn by the seed."""
+    """Two disjoint sets of positions in `clips`, of equal size, drawn by the seed; an odd clip is in neither."""
     root = clips.index.root
     draws = [_draw(seed, f"half {path.relative_to(root).as_posix()}") for path in clips.index.paths]
     order = sorted(range(len(clips)), key=lambda place: draws[place])

@@ -1,24 +1,19 @@
-"""Videos -> features, once: clips are read ahead, seen by a detector and kept in a table.
+"""Videos -> features, each computed once: clips are read ahead, passed through a detector and kept in a table. Ours.
 
-    features = measure(partial(choose_clips, "real", 16), detector, STYLEGAN_V, FeatureTable("cache"))
-    stats = features.stats()
+    settings = MeasureSettings(detector, STYLEGAN_V, workers=4, cache="cache")
+    with closing(FeatureTable(settings.cache)) as table:
+        features = measure(ClipSelection("real", num_frames=16), settings, table)
+        stats = features.stats()
 
-Statistics are summed in the order of the videos, so that batch size, threads, processes and what was kept from before
-change nothing. Memory does not grow with the number of videos. Ours.
-
-Features by key, on disk: what is there already need not be computed again, however a run ended.
-
-    table = FeatureTable("cache")                 # or FeatureTable(None): a temporary file, gone with the table
-    table.add([(key, (64, 64), row)])
-    for block in table.blocks(keys): ...          # float64 (256, d), in the order of the keys
-
-SQLite does the rest: a row is there whole or not at all, and several runs may share a table.
+Statistics are summed in the order of the videos. So batch size, threads, processes and cached features do not change a
+number, and memory does not grow with the number of videos. The table is an SQLite file: a row is written whole or not
+at all, a stopped run continues where it was, and several runs can share a table.
 """
 
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +28,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vidm.clip_choice import ClipSelection, check_counts, choose_clips
 from vidm.datasets import Clips
-from vidm.detectors import Detector, Protocol, features_of, name_of
+from vidm.detectors import Detector, Protocol, features_of, identity_of, name_of
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.frechet import FeatureStats
 from vidm.packs import content_sha256
@@ -43,20 +39,28 @@ from vidm.video_io import VideoError
 FILE_NAME = "features.sqlite"
 BLOCK = 256
 WAIT_S = 60.0
+# Raised when the same video would be read as other pixels, so that older rows of a cache are not used.
+PIXELS = "vidm pixels 1"
 
-Row = tuple[str, tuple[int, int], np.ndarray]
+Size = tuple[int, int]
+Row = tuple[str, Size, np.ndarray]
+# A clip that was read, or the reason why it could not be.
+Read = tuple[int, np.ndarray | VideoError]
+
+
+# The table
 
 
 class FeatureTable:
-    """Rows of features (d,) with the (height, width) of the clip they are of; float64, no two with one key.
+    """Rows of features (d,) by key, with the (height, width) of their clips; float64.
 
-    `folder` is made where it is not there; None means a temporary file. Every method raises ValueError, naming the
-    file, where it cannot be read or written. Ours.
+    `folder` is created if it does not exist; None means a temporary file. Every method raises ValueError, naming the
+    file, when it cannot be read or written.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
         self.path = Path(folder, FILE_NAME) if folder else None
-        with self._failures_named():
+        with self._errors_with_path():
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             # An empty name is SQLite's temporary file.
@@ -67,49 +71,40 @@ class FeatureTable:
                 )
 
     @contextmanager
-    def _failures_named(self) -> Iterator[None]:
+    def _errors_with_path(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             raise ValueError(f"{self.path}: features cannot be kept there ({error}); give another --cache") from error
 
-    def size_of(self, key: str) -> tuple[int, int] | None:
-        """The (height, width) of the clip that a row is of, or None where there is no such row."""
-        with self._failures_named():
+    def size_of(self, key: str) -> Size | None:
+        """The (height, width) of a row's clip, or None if there is no such row."""
+        with self._errors_with_path():
             found = self._connection.execute("SELECT height, width FROM features WHERE key = ?", (key,)).fetchone()
         return found and tuple(found)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keep rows (key, (height, width), features), all of them or, when interrupted, none."""
+        """Keep rows (key, (height, width), features): all of them or, when interrupted, none."""
         values = [(key, *size, np.asarray(row, dtype="<f8").tobytes()) for key, size, row in rows]
-        with self._failures_named(), self._connection:
+        with self._errors_with_path(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", values)
 
     def blocks(self, keys: Sequence[str]) -> Iterator[np.ndarray]:
-        """The rows of keys, all of which are there, 256 at a time: float64 (256, d), fewer in the last block."""
+        """The rows of keys, which must exist, 256 at a time: float64 (256, d), fewer in the last block."""
         for start in range(0, len(keys), BLOCK):
-            with self._failures_named():
+            with self._errors_with_path():
                 query = "SELECT row FROM features WHERE key = ?"
                 found = [self._connection.execute(query, (key,)).fetchone()[0] for key in keys[start : start + BLOCK]]
             yield np.stack([np.frombuffer(row, "<f8") for row in found])
 
     def close(self) -> None:
-        """Let go of the file; a temporary one is removed."""
+        """Close the file; a temporary one is removed."""
         self._connection.close()
-
-
-# Counted up when the same video would come out as other pixels, so that features from before are left alone.
-PIXELS = "vidm pixels 1"
-
-Damaged = list[tuple[Path, str]]
-Size = tuple[int, int]
-# A clip as it was read, or why it could not be.
-Read = tuple[int, np.ndarray | VideoError]
 
 
 @dataclass(frozen=True)
 class Features:
-    """The features of clips, in their order; in a table, that of the main process."""
+    """The features of clips, in their order; the rows are in the main process's table."""
 
     clips: Clips
     table: FeatureTable
@@ -121,7 +116,7 @@ class Features:
         return self.table.size_of(self.keys[0]) or (0, 0)
 
     def blocks(self, places: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-        """float64 (256, d) after another; of some places or of all."""
+        """Blocks of float64 (256, d): of the clips at some places, or of all."""
         return self.table.blocks(self.keys if places is None else [self.keys[place] for place in places])
 
     def stats(self, places: Sequence[int] | None = None) -> FeatureStats:
@@ -132,31 +127,53 @@ class Features:
         return stats
 
     def rows(self) -> np.ndarray:
-        """All at once: float64 (n, d)."""
+        """All rows in memory: float64 (n, d)."""
         return np.concatenate(list(self.blocks()))
 
 
-def _keys(clips: Clips, detector: Detector, protocol: Protocol, by_content: bool) -> list[str]:
-    """A text for each clip that says all that its features follow from; by content where they are to be kept."""
-    how = [PIXELS, clips.num_frames, clips.stride, clips.resolution, protocol.name, av.__version__, torch.__version__]
-    if not by_content:
-        places = zip(clips.index.paths, clips.starts, strict=True)
-        return [json.dumps([str(path.absolute()), start, *how]) for path, start in places]
-    sha256 = getattr(detector, "sha256", None)
-    if not sha256:
-        raise ValueError(
-            f"the features of {name_of(detector)} cannot be kept (--cache): it has no sha256 to know it by"
-        )
-    with ThreadPoolExecutor() as pool:
-        contents = list(pool.map(content_sha256, clips.index.paths))
-    return [json.dumps([content, start, *how, sha256]) for content, start in zip(contents, clips.starts, strict=True)]
+# From videos to rows
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """The detector and protocol that turn clips into features, and how the work is done, which changes no feature.
+
+    `batch_size` clips at a time go through the detector on `device`; `workers` threads read videos. `cache` is a folder
+    in which features are kept for later runs; None keeps them for this run only. `progress` shows a bar. Raises
+    ValueError for a batch size below 1.
+    """
+
+    detector: Detector
+    protocol: Protocol
+    batch_size: int = 32
+    workers: int = 0
+    device: torch.device | str = "cpu"
+    progress: bool = False
+    cache: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(batch_size=self.batch_size)
+
+
+def _keys(clips: Clips, settings: MeasureSettings) -> list[str]:
+    """A text for each clip that identifies its features: by the video's bytes in a cache, else by its path."""
+    how = [PIXELS, clips.num_frames, clips.stride, clips.resolution, settings.protocol.name]
+    how += [av.__version__, torch.__version__]
+    if settings.cache:
+        how.append(identity_of(settings.detector)["sha256"])
+        if not how[-1]:
+            raise ValueError(
+                f"the features of {name_of(settings.detector)} cannot be kept (--cache): it has no sha256 attribute"
+            )
+        with ThreadPoolExecutor() as pool:
+            videos = list(pool.map(content_sha256, clips.index.paths))
+    else:
+        videos = [str(path.absolute()) for path in clips.index.paths]
+    return [json.dumps([video, start, *how]) for video, start in zip(videos, clips.starts, strict=True)]
 
 
 def _read_ahead(clips: Clips, places: Iterable[int], workers: int, ahead: int) -> Iterator[Read]:
-    """Clips in order, up to `ahead` of them decoded before they are asked for.
-
-    Threads rather than processes: decoders let each other run.
-    """
+    """Clips in order, while up to `ahead` of the next ones are being decoded."""
 
     def read(place: int) -> Read:
         try:
@@ -164,6 +181,7 @@ def _read_ahead(clips: Clips, places: Iterable[int], workers: int, ahead: int) -
         except VideoError as error:
             return place, error
 
+    # Threads rather than processes: decoders release the GIL.
     pool = ThreadPoolExecutor(max(workers, 1))
     waiting: deque[Future[Read]] = deque()
     try:
@@ -177,10 +195,6 @@ def _read_ahead(clips: Clips, places: Iterable[int], workers: int, ahead: int) -
         pool.shutdown(cancel_futures=True)
 
 
-def _size(clip: np.ndarray) -> Size:
-    return clip.shape[1], clip.shape[2]
-
-
 def _refuse_other_size(path: Path, size: Size, first_path: Path, first_size: Size) -> None:
     if size != first_size:
         raise ValueError(
@@ -190,7 +204,7 @@ def _refuse_other_size(path: Path, size: Size, first_path: Path, first_size: Siz
 
 
 class _Batch(NamedTuple):
-    """Features of a batch that may still be under way on the device, and what of it could not be read."""
+    """Features of a batch that the device may still be computing, and (place, reason) of unreadable clips."""
 
     places: list[int]
     size: Size
@@ -199,36 +213,30 @@ class _Batch(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """Rows (place, size, features) that are here, and (place, reason) of what could not be read."""
+    """Rows (place, size, features) that have been computed, and (place, reason) of unreadable clips."""
 
     rows: list[tuple[int, Size, np.ndarray]]
     damaged: list[tuple[int, str]]
 
 
-def _started(
-    clips: Clips,
-    places: list[int],
-    detector: Detector,
-    protocol: Protocol,
-    batch_size: int,
-    workers: int,
-    device: torch.device | str,
-) -> Iterator[_Batch]:
-    """Batches of clips, each given to the device as soon as it is decoded."""
-    read = _read_ahead(clips, places, workers, ahead=min(batch_size, 2 * max(workers, 1)))
+def _started(clips: Clips, places: list[int], settings: MeasureSettings) -> Iterator[_Batch]:
+    """Batches of clips, each passed to the device as soon as it is decoded."""
+    ahead = min(settings.batch_size, 2 * max(settings.workers, 1))
+    read = _read_ahead(clips, places, settings.workers, ahead)
     first: tuple[Path, Size] | None = None
-    while found := list(islice(read, batch_size)):
+    while found := list(islice(read, settings.batch_size)):
         damaged = [(place, str(clip)) for place, clip in found if isinstance(clip, VideoError)]
         good = [(place, clip) for place, clip in found if not isinstance(clip, VideoError)]
         if not good:
             yield _Batch([], (0, 0), None, damaged)
             continue
         for place, clip in good:
-            first = first or (clips.index.paths[place], _size(clip))
-            _refuse_other_size(clips.index.paths[place], _size(clip), *first)
+            size = clip.shape[1], clip.shape[2]
+            first = first or (clips.index.paths[place], size)
+            _refuse_other_size(clips.index.paths[place], size, *first)
         clips_u8 = np.stack([clip for _, clip in good])
-        features = features_of(detector, clips_u8, protocol, device)
-        yield _Batch([place for place, _ in good], _size(good[0][1]), features, damaged)
+        features = features_of(settings.detector, clips_u8, settings.protocol, settings.device)
+        yield _Batch([place for place, _ in good], size, features, damaged)
 
 
 def _finished(clips: Clips, batch: _Batch) -> _Done:
@@ -244,7 +252,7 @@ def _finished(clips: Clips, batch: _Batch) -> _Done:
 
 
 def _overlapped(clips: Clips, batches: Iterator[_Batch]) -> Iterator[_Done]:
-    """While the device works on one batch, the next is decoded and sent."""
+    """Decode and send the next batch while the device works on the last one."""
     last = None
     for batch in batches:
         if last:
@@ -266,39 +274,30 @@ def _in_step(rounds: int, mine: Iterator[_Done]) -> Iterator[_Done]:
 
 
 def _refuse_mixed_sizes(clips: Clips, keys: list[str], table: FeatureTable) -> None:
-    """As within a batch, over rows of other processes and from before."""
+    """The check of sizes within a batch, for rows of other processes and of the cache."""
     sizes = [table.size_of(key) or (0, 0) for key in keys]
     for path, size in zip(clips.index.paths, sizes, strict=True):
         _refuse_other_size(path, size, clips.index.paths[0], sizes[0])
 
 
-def measure(
-    choose: Callable[..., Clips],
-    detector: Detector,
-    protocol: Protocol,
-    table: FeatureTable,
-    batch_size: int = 32,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> Features:
-    """Bring the features of the clips that `choose` names into the table, whatever of them it does not have yet.
+def measure(selection: ClipSelection, settings: MeasureSettings, table: FeatureTable) -> Features:
+    """Compute the features of the selected clips that are not in the table, and return all of them.
 
-    Videos that turn out damaged are handed to choose(damaged=...), which may name others. Of several processes each
-    computes a share, and the main one's table alone is filled. Raises ValueError for clips of different sizes, for
-    features that are not finite, naming the video, and for what the detector cannot take.
+    Unreadable videos are left out and may be replaced by others of the folder. With several processes each one
+    computes a share, and only the main one's table is filled. Raises ValueError for clips of different sizes, for
+    features that are not finite, naming the video, and for clips that the detector cannot take.
     """
-    damaged: Damaged = []
+    damaged: list[tuple[Path, str]] = []
     while True:
-        clips = choose(damaged=damaged)
+        clips = choose_clips(selection, damaged)
         paths = clips.index.paths
-        keys = on_main(partial(_keys, clips, detector, protocol, by_content=table.path is not None))
+        keys = on_main(partial(_keys, clips, settings))
         missing = on_main(partial(_missing, table, keys))
         mine = missing[rank() :: world_size()]
-        batches = _started(clips, mine, detector, protocol, batch_size, workers, device)
-        rounds = -(-len(missing) // (world_size() * batch_size))
+        batches = _started(clips, mine, settings)
+        rounds = -(-len(missing) // (world_size() * settings.batch_size))
         known = len(clips) - len(missing)
-        show = progress and is_main()
+        show = settings.progress and is_main()
         with tqdm(total=len(clips), initial=known, desc=str(clips.index.root), unit="video", disable=not show) as bar:
             for done in _in_step(rounds, _overlapped(clips, batches)):
                 new = [(keys[place], size, row) for place, size, row in done.rows]

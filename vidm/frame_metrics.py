@@ -1,14 +1,17 @@
-"""How far a generated video is from what really happened, frame by frame: PSNR and SSIM over time. Ours.
+"""How far generated videos move away from real ones over time: by frame (PSNR, SSIM) and by window of frames (drift).
 
     result = compute_frame_metrics("real", "continued", num_frames=16)
     print(result.psnr, result.psnr_by_frame)
+    curve = drift("real", "continued", num_frames=16, window=4, resolution=64)     # of frames 0 to 3, 4 to 7, ...
 
-They are for videos that continue given first frames, each held against the real video that its frame is from. They come
-from torchmetrics, an extra (`pip install 'vidm[metrics]'`).
+PSNR and SSIM are for videos that continue given first frames: each generated video is compared with the real video that
+its first frame is from. They need torchmetrics, an optional dependency (`pip install 'vidm[metrics]'`). Drift is a
+Frechet distance of two sets of videos and needs no pairs. Ours.
 """
 
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -17,22 +20,25 @@ from statistics import mean
 import numpy as np
 import torch
 
-from vidm.clip_choice import check_counts
-from vidm.datasets import Clips, window_length
-from vidm.distributed import gather_results, is_main, rank, world_size
+from vidm.clip_choice import ClipSelection
+from vidm.datasets import Clips
+from vidm.detectors import STYLEGAN_V, load_detector
+from vidm.distributed import gather_results, is_main, on_main, rank, world_size
+from vidm.features import Features, FeatureTable, MeasureSettings, measure
+from vidm.frechet import frechet_of
 from vidm.layouts import ClipIndex, index_clips
 from vidm.video_io import VideoError
 
-# Frames that are equal bit for bit have an infinite PSNR, which no mean survives.
-MOST_PSNR = 100.0
+# Identical frames have an infinite PSNR, which would make every mean infinite.
+MAX_PSNR = 100.0
 SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True)
 class FrameMetrics:
-    """Means over all pairs, in dB and in [-1, 1]; by frame, and over all frames but the first, which is given.
+    """PSNR in dB and SSIM in [-1, 1], averaged over all pairs: by frame, and over all frames after the given first.
 
-    `pairing` says how real and generated videos were put together, `skipped` has (path, reason) of pairs left out.
+    `pairing` says how real and generated videos were paired, `skipped` has (path, reason) of pairs left out.
     """
 
     psnr: float
@@ -45,12 +51,12 @@ class FrameMetrics:
 
 
 def _name(path: Path, root: Path) -> str:
-    """A video's place in its folder, whatever its format."""
+    """A video's path in its folder, without the suffix of its format."""
     return path.relative_to(root).with_suffix("").as_posix()
 
 
-def _paired(real: ClipIndex, made: ClipIndex) -> tuple[ClipIndex, ClipIndex, str]:
-    """The same videos in the same order: by name if generated ones have real ones' names, else by order."""
+def _paired(real: ClipIndex, made: ClipIndex) -> tuple[ClipIndex, str]:
+    """The real video of each generated one: by name if every generated one has a real one's name, else by order."""
     places = {_name(path, real.root): place for place, path in enumerate(real.paths)}
     names = [_name(path, made.root) for path in made.paths]
     if all(name in places for name in names):
@@ -60,10 +66,10 @@ def _paired(real: ClipIndex, made: ClipIndex) -> tuple[ClipIndex, ClipIndex, str
     else:
         raise ValueError(
             f"the {len(made.paths)} videos of {made.root} do not pair with {len(real.paths)} of {real.root}, where "
-            f"{len(real.skipped)} were skipped: for PSNR and SSIM each needs a real one of its name or place"
+            f"{len(real.skipped)} were skipped: PSNR and SSIM need a real video of the same name or position for each"
         )
     paths, lengths = [real.paths[i] for i in chosen], [real.num_frames[i] for i in chosen]
-    return replace(real, paths=paths, num_frames=lengths), made, pairing
+    return replace(real, paths=paths, num_frames=lengths), pairing
 
 
 def _compared(real_u8: np.ndarray, made_u8: np.ndarray, device: torch.device | str) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +77,7 @@ def _compared(real_u8: np.ndarray, made_u8: np.ndarray, device: torch.device | s
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     real, made = (torch.from_numpy(clip).to(device).movedim(-1, 1).float() / 255 for clip in (real_u8, made_u8))
-    psnr = peak_signal_noise_ratio(made, real, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=MOST_PSNR)
+    psnr = peak_signal_noise_ratio(made, real, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=MAX_PSNR)
     ssim = structural_similarity_index_measure(made, real, data_range=1.0, reduction="none")
     assert isinstance(ssim, torch.Tensor)
     return psnr.double().cpu().numpy(), ssim.double().cpu().numpy()
@@ -81,7 +87,7 @@ _Sums = tuple[np.ndarray, int, list[tuple[Path, str]]]
 
 
 def _sums(real: Clips, made: Clips, places: Iterable[int], device: torch.device | str) -> _Sums:
-    """Of some pairs: sums (2, T) of PSNR and SSIM, how many they are of, and (path, reason) of unreadable ones."""
+    """Over some pairs: sums (2, T) of PSNR and SSIM, the number of pairs, and (path, reason) of unreadable ones."""
     sums, count, damaged = np.zeros((2, made.num_frames)), 0, []
     for place in places:
         try:
@@ -108,6 +114,40 @@ def _added(one: _Sums, two: _Sums) -> _Sums:
     return one[0] + two[0], one[1] + two[1], one[2] + two[2]
 
 
+def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.device | str = "cpu") -> FrameMetrics:
+    """compute_frame_metrics for clips that have been selected; raises the same errors. Clips begin at frame 0."""
+    try:
+        import torchmetrics  # noqa: F401
+    except ImportError as error:
+        raise ValueError("PSNR and SSIM need torchmetrics: pip install 'vidm[metrics]', or leave them out") from error
+    real_index, made_index = (index_clips(s.folder, min_frames=s.length, split=s.split) for s in (real, made))
+    real_index, pairing = _paired(real_index, made_index)
+    real_clips = Clips(real_index, real.num_frames, real.resolution, stride=real.stride)
+    made_clips = Clips(made_index, made.num_frames, made.resolution, stride=made.stride)
+    total = len(made_clips) if made.num_samples is None else made.num_samples
+    if not 1 <= total <= len(made_clips):
+        raise ValueError(f"{total} pairs were asked for; there are {len(made_clips)}")
+    mine = range(rank(), total, world_size())
+    sums, count, damaged = reduce(_added, gather_results(partial(_sums, real_clips, made_clips, mine, device)))
+    if count == 0:
+        raise ValueError(
+            f"none of the {total} pairs of {real.folder} and {made.folder} can be read; the first: {damaged[0][1]}"
+        )
+    psnr, ssim = (sums / count).tolist()
+    skipped = [*real_index.skipped, *made_index.skipped, *damaged]
+    if is_main() and skipped:
+        print(replace(made_index, skipped=skipped).skipped_message(), file=sys.stderr)
+    return FrameMetrics(
+        psnr=mean(psnr[1:] or psnr),
+        ssim=mean(ssim[1:] or ssim),
+        psnr_by_frame=tuple(psnr),
+        ssim_by_frame=tuple(ssim),
+        num_pairs=count,
+        pairing=pairing,
+        skipped=tuple(skipped),
+    )
+
+
 def compute_frame_metrics(
     dir1: str | Path,
     dir2: str | Path,
@@ -122,41 +162,41 @@ def compute_frame_metrics(
 ) -> FrameMetrics:
     """PSNR and SSIM of the generated videos of dir2 to the real ones of dir1 that they continue, frame by frame.
 
-    Both clips begin at the first frame; folders, strides, split and resolution are those of compute_fvd. Pairs go by
-    name where every generated video has a real one's name (without its ending), else by order. num_samples=None takes
-    all pairs, else the first of them. PSNR counts up to 100 dB. Means leave frame 0 out where there are others.
-    Raises ValueError where torchmetrics is not installed, where videos do not pair, or differ in size; naming them.
+    Both clips begin at the first frame; num_frames to split are those of ClipSelection. Videos are paired by name
+    (without the suffix) if every generated video has a real one's name, else by order. num_samples=None takes all
+    pairs, a number the first ones. PSNR is limited to 100 dB. Means leave out frame 0, which is given, unless it is the
+    only one. Raises ValueError if torchmetrics is not installed, or for videos, which it names, that do not pair or
+    differ in size.
     """
-    try:
-        import torchmetrics  # noqa: F401
-    except ImportError as error:
-        raise ValueError("PSNR and SSIM need torchmetrics: pip install 'vidm[metrics]', or leave them out") from error
-    check_counts(num_frames=num_frames, resolution=resolution, frame_stride=frame_stride, real_stride=real_stride)
-    strides = (frame_stride * real_stride, frame_stride)
-    indices = [
-        index_clips(folder, min_frames=window_length(num_frames, stride), split=part)
-        for folder, stride, part in ((dir1, strides[0], split), (dir2, strides[1], ""))
-    ]
-    real_index, made_index, pairing = _paired(*indices)
-    real = Clips(real_index, num_frames, resolution, stride=strides[0])
-    made = Clips(made_index, num_frames, resolution, stride=strides[1])
-    if num_samples is not None and not 1 <= num_samples <= len(made):
-        raise ValueError(f"{num_samples} pairs were asked for; there are {len(made)}")
-    total = len(made) if num_samples is None else num_samples
-    mine = range(rank(), total, world_size())
-    sums, count, damaged = reduce(_added, gather_results(partial(_sums, real, made, mine, device)))
-    if count == 0:
-        raise ValueError(f"none of the {total} pairs of {dir1} and {dir2} can be read; the first: {damaged[0][1]}")
-    psnr, ssim = (sums / count).tolist()
-    skipped = [*real_index.skipped, *made_index.skipped, *damaged]
-    if is_main() and skipped:
-        print(replace(made_index, skipped=skipped).skipped_message(), file=sys.stderr)
-    return FrameMetrics(
-        psnr=mean(psnr[1:] or psnr),
-        ssim=mean(ssim[1:] or ssim),
-        psnr_by_frame=tuple(psnr),
-        ssim_by_frame=tuple(ssim),
-        num_pairs=count,
-        pairing=pairing,
-        skipped=tuple(skipped),
-    )
+    real = ClipSelection(dir1, num_frames, num_samples, resolution, frame_stride, real_stride, split)
+    return frame_metrics_of(real, real.generated(dir2), device)
+
+
+def _distance(real: Features, made: Features) -> float:
+    return frechet_of(real.stats(), made.stats())
+
+
+def drift(
+    dir1: str | Path,
+    dir2: str | Path,
+    num_frames: int,
+    window: int,
+    resolution: int,
+    num_samples: int | None = None,
+    real_stride: int = 1,
+    device: torch.device | str = "cpu",
+) -> tuple[float, ...]:
+    """The Frechet distance of the generated videos of dir2 to the real ones of dir1, within each window of frames.
+
+    Frames are compared in whole windows of `window` frames (2 or more), in the features of the random detector. Clips
+    begin at the first frame; the other arguments are those of ClipSelection. Raises ValueError as compute_fvd does.
+    """
+    real = ClipSelection(dir1, num_frames, num_samples, resolution, real_stride=real_stride)
+    settings = MeasureSettings(load_detector("random", device), STYLEGAN_V, device=device)
+    distances = []
+    with closing(FeatureTable(None)) as table:
+        for start in range(0, num_frames - window + 1, window):
+            frames = range(start, start + window)
+            pair = (replace(selection, window=frames) for selection in (real, real.generated(dir2)))
+            distances.append(on_main(partial(_distance, *(measure(selection, settings, table) for selection in pair))))
+    return tuple(distances)

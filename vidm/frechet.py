@@ -1,11 +1,12 @@
-"""Numbers from features, in float64, with no model and no disk.
+"""Metrics of feature sets, in float64; no networks and no files.
 
-Heusel et al. 2017 (FID) and Unterthiner et al. 2018 (FVD): each set is summed up by a Gaussian, and
-d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). Binkowski et al. 2018 (KID): the squared maximum mean discrepancy
-under a cubic kernel. Salimans et al. 2016 (inception score): how sure a classifier is, and of how many classes.
+Frechet distance (Heusel et al. 2017, FID; Unterthiner et al. 2018, FVD): each set is described by a Gaussian, and
+d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). Kernel distance (Binkowski et al. 2018, KID): the squared maximum
+mean discrepancy under a cubic kernel. Inception score (Salimans et al. 2016): how confident and how varied a
+classifier's predictions are.
 
     real, fake = FeatureStats(), FeatureStats()     # then .update(features) batch after batch
-    frechet_distance(real.mean(), real.covariance(), fake.mean(), fake.covariance())
+    print(frechet_of(real, fake))
 """
 
 from itertools import pairwise
@@ -25,15 +26,15 @@ def _as_rows(features: np.ndarray | torch.Tensor) -> np.ndarray:
         raise ValueError(f"features have shape {rows.shape}; they must be (samples, dimensions)")
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise ValueError(f"{bad} of {len(rows)} feature rows hold NaN or inf; look at what went into them")
+        raise ValueError(f"{bad} of {len(rows)} feature rows hold NaN or inf; check the inputs they were computed from")
     return rows
 
 
 class FeatureStats:
-    """Count, mean and covariance of feature rows that arrive in batches; memory is that of one covariance.
+    """Count, mean and covariance of feature rows that arrive in batches; it holds one (d, d) matrix, not the rows.
 
-    The sum of squared deviations is kept about the running mean and joined pairwise (Chan, Golub and LeVeque
-    1979): a raw sum of squares would lose every digit when the mean is large beside the spread.
+    The sum of squared deviations from the running mean is updated pairwise (Chan, Golub and LeVeque 1979): a raw sum
+    of squares would lose its precision when the mean is much larger than the deviation.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class FeatureStats:
         self._scatter = np.zeros((0, 0))
 
     def update(self, features: np.ndarray | torch.Tensor) -> None:
-        """Add rows (n, d), any float type; raises ValueError for NaN, inf or a shape that does not fit."""
+        """Add rows (n, d) of any float type; raises ValueError for NaN, inf or another shape."""
         rows = _as_rows(features)
         if len(rows) == 0:
             return
@@ -54,7 +55,7 @@ class FeatureStats:
         self.merge(batch)
 
     def merge(self, other: "FeatureStats") -> None:
-        """Add everything that other has seen, as if its rows had come here; other stays as it is."""
+        """Add the rows of `other`, which is not changed. Raises ValueError if it has another number of dimensions."""
         if other.count == 0:
             return
         if self.count == 0:
@@ -62,7 +63,7 @@ class FeatureStats:
             return
         if len(self._mean) != len(other._mean):
             raise ValueError(
-                f"features of {len(other._mean)} dimensions cannot join features of {len(self._mean)}; "
+                f"features of {len(other._mean)} dimensions cannot be added to features of {len(self._mean)}; "
                 "take both from the same detector"
             )
         gap = other._mean - self._mean
@@ -78,9 +79,9 @@ class FeatureStats:
         return self._mean.copy()
 
     def covariance(self, ddof: int = 0) -> np.ndarray:
-        """The covariance (d, d), float64, over count - ddof; raises ValueError below 2 samples.
+        """The covariance (d, d), float64, divided by count - ddof; raises ValueError below 2 samples.
 
-        ddof=0 is the population covariance (ours for FVD), ddof=1 the sample covariance.
+        ddof=0 is the population covariance, ddof=1 the sample covariance.
         """
         if self.count < 2:
             raise ValueError(f"{self.count} sample(s) were added; a covariance needs at least 2")
@@ -88,9 +89,9 @@ class FeatureStats:
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F (d, rank) with F F^T = covariance; eigenvalues that are rounding error are left out.
+    """F (d, rank) with F F^T = covariance, without eigenvalues that are rounding errors.
 
-    Kept, an eigenvalue of 1e-16 where the truth is 0 would enter the distance by its root, 1e-8.
+    An eigenvalue of 1e-16 that should be 0 would change the distance by its square root, 1e-8.
     """
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     kept = eigenvalues > eigenvalues[-1] * len(eigenvalues) * np.finfo(np.float64).eps
@@ -100,30 +101,35 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
     """The squared Frechet distance of two Gaussians: means (d,), symmetric covariances (d, d); at least 0.
 
-    tr (S1 S2)^(1/2) is the sum of the singular values of F1^T F2, where S = F F^T: symmetric in the two
-    sides, and exact for covariances of deficient rank (fewer samples than d), where a root of S1 S2 is not.
-    Raises ValueError when the shapes do not fit or a value is not finite.
+    tr (S1 S2)^(1/2) is computed as the sum of the singular values of F1^T F2, where S = F F^T. This is symmetric in
+    the two sides, and exact for rank-deficient covariances (fewer samples than d), for which a square root of S1 S2 is
+    not. Raises ValueError when the shapes do not match or a value is not finite.
     """
     mean1, cov1, mean2, cov2 = (np.asarray(array, dtype=np.float64) for array in (mean1, cov1, mean2, cov2))
     d = mean1.size
     shapes = [array.shape for array in (mean1, cov1, mean2, cov2)]
     if d == 0 or shapes != [(d,), (d, d)] * 2:
-        raise ValueError(f"two means (d,) and covariances (d, d) do not fit together: shapes {shapes}")
+        raise ValueError(f"two means (d,) and covariances (d, d) do not match: shapes {shapes}")
     if not all(np.isfinite(array).all() for array in (mean1, cov1, mean2, cov2)):
-        raise ValueError("a mean or covariance holds NaN or inf; look at the features it came from")
+        raise ValueError("a mean or covariance holds NaN or inf; check the features it was computed from")
     factor1, factor2 = _factor(cov1), _factor(cov2)
     cross = np.linalg.svd(factor1.T @ factor2, compute_uv=False).sum()
     spread = np.square(factor1).sum() + np.square(factor2).sum() - 2.0 * cross
-    # The spread is never negative but for rounding.
+    # Only rounding can make the spread negative.
     return float(np.square(mean1 - mean2).sum() + max(spread, 0.0))
+
+
+def frechet_of(one: FeatureStats, two: FeatureStats, ddof: int = 0) -> float:
+    """frechet_distance of two feature sets, given their statistics; the covariances are divided by count - ddof."""
+    return frechet_distance(one.mean(), one.covariance(ddof), two.mean(), two.covariance(ddof))
 
 
 def kernel_distance(features1: np.ndarray | torch.Tensor, features2: np.ndarray | torch.Tensor) -> float:
     """The squared maximum mean discrepancy of two feature sets (n, d) and (m, d) under (x . y / d + 1)^3.
 
-    The unbiased estimate over all pairs of different rows (Gretton et al. 2012, equation 3, for n != m too): on average
-    0 for sets of one kind whatever their size, and so sometimes below 0. Kernels are computed in blocks of 1024 rows.
-    Raises ValueError for fewer than 2 rows, NaN, inf or dimensions that differ.
+    The unbiased estimate over all pairs of different rows (Gretton et al. 2012, equation 3, extended to n != m): for
+    sets of one distribution it is 0 on average at any size, and so it can be below 0. Kernels are computed in blocks of
+    1024 rows. Raises ValueError for fewer than 2 rows, NaN, inf or dimensions that differ.
     """
     rows1, rows2 = _as_rows(features1), _as_rows(features2)
     if min(len(rows1), len(rows2)) < 2:
@@ -136,8 +142,8 @@ def kernel_distance(features1: np.ndarray | torch.Tensor, features2: np.ndarray 
         return sum(float(((block @ right.T / right.shape[1] + 1) ** 3).sum()) for block in blocks)
 
     def mean_of_pairs(rows: np.ndarray) -> float:
-        with_itself = ((np.square(rows).sum(axis=1) / rows.shape[1] + 1) ** 3).sum()
-        return (kernel_sum(rows, rows) - float(with_itself)) / (len(rows) * (len(rows) - 1))
+        diagonal = ((np.square(rows).sum(axis=1) / rows.shape[1] + 1) ** 3).sum()
+        return (kernel_sum(rows, rows) - float(diagonal)) / (len(rows) * (len(rows) - 1))
 
     cross = kernel_sum(rows1, rows2) / (len(rows1) * len(rows2))
     return mean_of_pairs(rows1) + mean_of_pairs(rows2) - 2 * cross
@@ -146,15 +152,15 @@ def kernel_distance(features1: np.ndarray | torch.Tensor, features2: np.ndarray 
 def inception_score(
     probabilities: np.ndarray | torch.Tensor, splits: int = 10, shuffle_seed: int | None = 42
 ) -> tuple[float, float]:
-    """Mean and deviation, over the splits, of exp(mean KL(p(class | sample) || p(class))); at least 1, at best classes.
+    """Mean and standard deviation, over the splits, of exp(mean KL(p(class | sample) || p(class))).
 
-    probabilities: (samples, classes), rows that sum to 1. They are cut into `splits` runs of rows after a shuffle by
-    RandomState(shuffle_seed), as StyleGAN-V does (Skorokhodov et al. 2022); None leaves their order. Raises ValueError
-    for fewer rows than splits, or rows that are no probabilities.
+    The score is between 1 and the number of classes. probabilities: (samples, classes), rows that sum to 1. They are
+    shuffled by RandomState(shuffle_seed), or not for None, and divided into `splits` parts, as StyleGAN-V does
+    (Skorokhodov et al. 2022). Raises ValueError for fewer rows than splits, or rows that are not probabilities.
     """
     rows = _as_rows(probabilities)
     if not 1 <= splits <= len(rows):
-        raise ValueError(f"{len(rows)} samples cannot be cut into {splits} splits; give more samples")
+        raise ValueError(f"{len(rows)} samples cannot be divided into {splits} splits; give more samples")
     if rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > 1e-3:
         raise ValueError("rows of class probabilities must be at least 0 and sum to 1; take a softmax of scores first")
     order = np.arange(len(rows))

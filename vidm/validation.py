@@ -19,7 +19,7 @@ from vidm.config import Config
 from vidm.datasets import Clips, FrameTriplets, SingleFrames, to_float, to_uint8
 from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.distributed import gather_rows, rank, world_size
-from vidm.frechet import FeatureStats, frechet_distance
+from vidm.frechet import FeatureStats, frechet_of
 from vidm.layouts import ClipIndex
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.randomness import keyed_normal
@@ -110,11 +110,10 @@ class HeldOut:
         detector = load_detector(None, self.device)
         real = clips[mine.start : mine.stop]
         made = self._continued(model, real[:, 0], mine)
-        distances = [FeatureStats(), FeatureStats()]
-        for stats, clips in zip(distances, (real, made), strict=True):
+        sides = FeatureStats(), FeatureStats()
+        for stats, clips in zip(sides, (real, made), strict=True):
             stats.update(gather_rows(features_of(detector, clips, STYLEGAN_V, self.device)))
-        one, two = distances
-        return frechet_distance(one.mean(), one.covariance(), two.mean(), two.covariance())
+        return frechet_of(*sides)
 
 
 def film_strip(frames: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Frechet video distance between two folders of videos. Every flag: --help.
+"""Frechet video distance between two folders of videos; --help lists all flags.
 
 python evaluate_FVD.py -dir1 real -dir2 generated -n 16 -r 64
 """

@@ -1,9 +1,10 @@
 """python benchmarks/bench_metrics.py [--repetitions 5]
 
-What does an evaluation cost beyond decoding the videos and asking the detector? Three questions: the wall time of
-compute_fvd on two folders of 64 videos against decoding batches and giving each to the random detector, with the same
-threads; the peak memory of a process that measures 64 and 512 videos; the seconds of a Frechet distance at d = 400. The
-two sides of a ratio take turns. Prints the figures and appends a row to benchmarks/results/metrics.jsonl.
+What does an evaluation cost in addition to decoding the videos and running the detector? It measures the time of
+compute_fvd on two folders of 64 videos relative to decoding batches and passing each to the random detector, with the
+same number of threads; the peak memory of a process that evaluates 64 and 512 videos; and the time of a Frechet distance
+at d = 400. The two sides of a ratio run in turn. It prints the results and appends a row to
+benchmarks/results/metrics.jsonl.
 """
 
 import argparse
@@ -32,7 +33,7 @@ MIB = 1 << 20
 
 
 def write_folder(folder: Path, count: int, seed: int) -> Path:
-    """Pictures of coarse squares that drift sideways, as mp4."""
+    """Write pictures of coarse squares that move sideways, as mp4."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         picture = rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
@@ -40,15 +41,15 @@ def write_folder(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def measured(real: Path, made: Path) -> float:
+def seconds_of_fvd(real: Path, made: Path) -> float:
     began = time.perf_counter()
     workers = os.cpu_count() or 1
     compute_fvd(real, made, load_detector("random"), NUM_FRAMES, batch_size=BATCH, workers=workers)
     return time.perf_counter() - began
 
 
-def bare(real: Path, made: Path) -> float:
-    """Decode a batch, ask the detector, and so on; nothing overlaps, nothing is kept."""
+def seconds_of_baseline(real: Path, made: Path) -> float:
+    """Decode a batch, run the detector, and so on; nothing overlaps and nothing is stored."""
     detector = load_detector("random")
     seconds = 0.0
     for folder in (real, made):
@@ -63,12 +64,12 @@ def bare(real: Path, made: Path) -> float:
 
 
 def peak_bytes() -> int:
-    """Resident memory at its peak since this program began; getrusage would count that of the parent, too."""
+    """Peak resident memory of this program; getrusage would include the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
 
 
-def peak_of_its_own_process(folder: Path) -> int:
+def peak_in_a_new_process(folder: Path) -> int:
     command = [sys.executable, __file__, "--peak-of", str(folder)]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -87,30 +88,32 @@ def frechet_seconds(dimensions: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="of each side (5)")
-    parser.add_argument("--peak-of", metavar="DIR", help="measure a folder with itself and print the peak bytes")
+    parser.add_argument(
+        "--peak-of", metavar="DIR", help="compare a folder with itself and print the peak memory in bytes"
+    )
     arguments = parser.parse_args()
     if arguments.peak_of:
-        measured(Path(arguments.peak_of), Path(arguments.peak_of))
+        seconds_of_fvd(Path(arguments.peak_of), Path(arguments.peak_of))
         print(peak_bytes())
         return
     with TemporaryDirectory() as temporary:
         real, made = (write_folder(Path(temporary, name), FEW, seed) for seed, name in enumerate(("real", "made")))
         many = write_folder(Path(temporary, "many"), MANY, seed=2)
-        measured(real, made)  # lengths of videos are remembered from now on
-        pairs = [(measured(real, made), bare(real, made)) for _ in range(arguments.repetitions)]
+        seconds_of_fvd(real, made)  # fills the cache of the videos' lengths
+        pairs = [(seconds_of_fvd(real, made), seconds_of_baseline(real, made)) for _ in range(arguments.repetitions)]
         peaks = {
-            count: [peak_of_its_own_process(folder) for _ in range(arguments.repetitions)]
+            count: [peak_in_a_new_process(folder) for _ in range(arguments.repetitions)]
             for count, folder in ((FEW, real), (MANY, many))
         }
     frechet = [frechet_seconds(400) for _ in range(arguments.repetitions)]
-    ratios = [ours / theirs for ours, theirs in pairs]
+    ratios = [fvd / baseline for fvd, baseline in pairs]
     few, many_peak = (median(values) for values in peaks.values())
-    print(f"compute_fvd over bare decode and detector, 2 x {FEW} videos: {median(ratios):.2f}", end=" ")
-    print(f"({min(ratios):.2f} to {max(ratios):.2f}; {median(ours for ours, _ in pairs):.1f} s)")
+    print(f"compute_fvd relative to decoding and detector alone, 2 x {FEW} videos: {median(ratios):.2f}", end=" ")
+    print(f"({min(ratios):.2f} to {max(ratios):.2f}; {median(fvd for fvd, _ in pairs):.1f} s)")
     print(f"peak memory: {few / MIB:.0f} MiB at {FEW} videos, {many_peak / MIB:.0f} at {MANY}: {many_peak / few:.3f}")
     print(f"Frechet distance at d = 400: {median(frechet):.3f} s ({min(frechet):.3f} to {max(frechet):.3f})")
     row = {
-        "seconds": [[round(ours, 3), round(theirs, 3)] for ours, theirs in pairs],
+        "seconds": [[round(fvd, 3), round(baseline, 3)] for fvd, baseline in pairs],
         "peak_bytes": peaks,
         "frechet_seconds": frechet,
     }

@@ -1,4 +1,4 @@
-"""The original's second door to evaluate_FVD.py: the same flags, the same result.
+"""The same command as evaluate_FVD.py, at the path that the original repository also has.
 
 python scripts/evaluate_FVD.py -dir1 real -dir2 generated -n 16 -r 64
 """

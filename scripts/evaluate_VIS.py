@@ -1,4 +1,4 @@
-"""Video inception score of a folder of generated videos. Every flag: --help.
+"""Video inception score of a folder of generated videos; --help lists all flags.
 
 python scripts/evaluate_VIS.py -dir2 generated -n 16 -r 128
 """

@@ -1,4 +1,4 @@
-"""The evaluation's commands: what they print, record and draw, and what they say when they cannot."""
+"""The evaluation's commands: what they print, record and draw, and their errors."""
 
 import json
 import subprocess
@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser, evaluate_vis_main, evaluate_vis_parser
-from vidm.detectors import load_detector
+from vidm.cli_evaluate import (
+    METRICS,
+    USE_OF_SPLIT,
+    evaluate_fvd_main,
+    evaluate_parser,
+    evaluate_vis_main,
+    evaluate_vis_parser,
+)
+from vidm.detectors import PROTOCOLS, load_detector
 from vidm.metrics import compute_fvd
 from vidm.video_io import write_video
 from vidm.world import write_dataset
@@ -43,6 +50,16 @@ def test_every_flag_of_the_evaluation_is_known() -> None:
     )
 
 
+def test_the_choices_of_a_flag_are_those_of_the_registry_behind_it() -> None:
+    actions = {action.dest: action for action in evaluate_parser()._actions}
+    assert list(actions["protocol"].choices) == list(PROTOCOLS)
+    every = ",".join(METRICS)
+    assert every in actions["metrics"].help
+    assert actions["metrics"].type(every) == list(METRICS)
+    assert set(actions["real"].choices) == set(USE_OF_SPLIT.values())
+    assert set(actions["first_frames"].choices) == {"generated", *USE_OF_SPLIT.values()}
+
+
 def test_the_originals_commands_still_parse() -> None:
     options = evaluate_parser().parse_args(
         "-dir1 a -dir2 b -b 2 -r 32 -n 128 -ns 16 -i3d ./experiments/i3d_torchscript.pt".split()
@@ -54,7 +71,7 @@ def test_the_originals_commands_still_parse() -> None:
     assert (options.batch, options.resolution, options.nframes, options.nsamples) == (1, 128, 16, 64)
 
 
-def test_the_record_has_the_number_and_every_choice_behind_it(
+def test_the_record_has_the_number_and_all_settings_behind_it(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = (
@@ -63,10 +80,10 @@ def test_the_record_has_the_number_and_every_choice_behind_it(
     run(videos, *flags.split(), "--seed", 3, "--json", tmp_path / "new" / "fvd.json")
     record = json.loads((tmp_path / "new" / "fvd.json").read_text())
     result = record["results"]["FVD4"]
-    said = capsys.readouterr().out
-    assert f"{result['value']:.4f}" in said
-    assert "not an FVD" in said
-    assert f"{record['frame_metrics']['psnr']:.4f}" in said
+    printed = capsys.readouterr().out
+    assert f"{result['value']:.4f}" in printed
+    assert "not an FVD" in printed
+    assert f"{record['frame_metrics']['psnr']:.4f}" in printed
     expected = {
         "real": str(videos[0]),
         "generated": str(videos[1]),
@@ -91,21 +108,21 @@ def test_the_record_has_the_number_and_every_choice_behind_it(
     assert result["floor"] > 0
 
 
-def test_the_floor_and_what_was_not_said_are_always_printed(
+def test_the_floor_and_unspecified_choices_are_always_printed(
     videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(videos, "-n", 6)
     result = compute_fvd(*videos, load_detector("random"), num_frames=6)
-    said = capsys.readouterr()
-    assert f"{result.value:.4f}" in said.out
-    assert f"{result.floor:.4f}" in said.out
-    assert "real videos were not said" in said.out
-    assert "--real and --first-frames" in said.out
-    assert "warning: 8 videos are few for 128 features" in said.err
+    printed = capsys.readouterr()
+    assert f"{result.value:.4f}" in printed.out
+    assert f"{result.floor:.4f}" in printed.out
+    assert "real videos were not specified" in printed.out
+    assert "--real and --first-frames" in printed.out
+    assert "warning: 8 videos are few for 128 features" in printed.err
 
 
-@pytest.mark.parametrize(("split", "what"), [("train", "train"), ("val", "held-out"), ("other", "not said")])
-def test_a_split_says_what_the_real_videos_were(
+@pytest.mark.parametrize(("split", "what"), [("train", "train"), ("val", "held-out"), ("other", "not specified")])
+def test_the_name_of_a_split_says_what_the_real_videos_were(
     videos: tuple[Path, Path], tmp_path: Path, split: str, what: str
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -118,10 +135,10 @@ def test_frame_metrics_alone_need_no_detector(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(videos, "-n", 6, "--metrics", "ssim", "--report", tmp_path / "report.html")
-    said = capsys.readouterr().out
-    assert "SSIM" in said
-    assert "PSNR" not in said
-    assert "random-feature" not in said
+    printed = capsys.readouterr().out
+    assert "SSIM" in printed
+    assert "PSNR" not in printed
+    assert "random-feature" not in printed
     assert "SSIM by frame" in (tmp_path / "report.html").read_text()
 
 
@@ -134,11 +151,11 @@ def test_the_suite_measures_all_three(tmp_path: Path, capsys: pytest.CaptureFixt
     results = json.loads((tmp_path / "suite.json").read_text())["results"]
     shapes = {name: (result["num_frames"], result["frame_strides"]) for name, result in results.items()}
     assert shapes == {"FVD16": (16, [1, 1]), "FVD128": (128, [1, 1]), "FVD128 by 8": (16, [8, 8])}
-    said = capsys.readouterr().out
-    assert all(f"\n{name} " in said for name in shapes)
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in shapes)
 
 
-def test_a_suite_that_cannot_be_finished_is_not_begun(
+def test_a_suite_that_cannot_be_finished_is_not_started(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -147,7 +164,7 @@ def test_a_suite_that_cannot_be_finished_is_not_begun(
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_page_has_the_numbers_the_videos_the_curves_and_the_choices(
+def test_the_page_has_numbers_videos_curves_and_settings(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(
@@ -179,18 +196,18 @@ def test_the_inception_score_is_printed_and_recorded(
     flags = ["-dir2", videos[1], "-n", 6, "-c3d", "random", "--splits", 2, "--json", tmp_path / "vis.json"]
     evaluate_vis_main(list(map(str, flags)))
     record = json.loads((tmp_path / "vis.json").read_text())
-    said, warned = capsys.readouterr()
+    printed, warned = capsys.readouterr()
     assert "with 8 videos in 2 splits a score cannot exceed 4" in warned
-    assert "not a video inception score" in said
+    assert "not a video inception score" in printed
     result = record["results"]["VIS"]
-    assert f"{result['value']:.4f} +- {result['deviation']:.4f}" in said
+    assert f"{result['value']:.4f} +- {result['deviation']:.4f}" in printed
     assert (result["splits"], result["seed"], result["softmax"]) == (2, 42, True)
     done = subprocess.run([sys.executable, ROOT / "scripts" / "evaluate_VIS.py", "--help"], capture_output=True)
     assert done.returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "printed"),
     [
         ("-n 6 -ns 9", "8 video(s) of 6 frames or more and 9 are needed"),
         ("-n 7", "the longest has 6"),
@@ -210,8 +227,8 @@ def test_the_inception_score_is_printed_and_recorded(
         ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for; there are 8"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(
-    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, said: str
+def test_an_error_is_one_line(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, printed: str
 ) -> None:
     (tmp_path / "file").write_text("")
     places = {"file": tmp_path / "file", "folder": tmp_path}
@@ -220,7 +237,7 @@ def test_what_cannot_be_measured_is_one_line(
     assert exit_info.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert said.format(**places) in errors[0]
+    assert printed.format(**places) in errors[0]
 
 
 def test_an_unknown_metric_is_named(videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the random detector sees, how the TorchScript one is called, and what either says when it cannot."""
+"""The random detector, TorchScript detectors and the protocols: what they are fed, what they return, their errors."""
 
 import warnings
 from pathlib import Path
@@ -22,7 +22,7 @@ from vidm.detectors import (
     name_of,
 )
 from vidm.files import sha256_of
-from vidm.frechet import FeatureStats, frechet_distance
+from vidm.frechet import FeatureStats, frechet_of
 from vidm.metrics import compute_fvd, compute_vis
 from vidm.video_io import write_video
 
@@ -48,12 +48,10 @@ def ask(detector: Detector, clips: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 def distance(one: np.ndarray, two: np.ndarray) -> float:
     detector = load_detector("random")
-    sides = []
-    for clips in (one, two):
-        stats = FeatureStats()
+    sides = FeatureStats(), FeatureStats()
+    for stats, clips in zip(sides, (one, two), strict=True):
         stats.update(ask(detector, clips))
-        sides += [stats.mean(), stats.covariance()]
-    return frechet_distance(*sides)
+    return frechet_of(*sides)
 
 
 def save_torchscript(network: torch.nn.Module, path: Path) -> Path:
@@ -64,7 +62,7 @@ def save_torchscript(network: torch.nn.Module, path: Path) -> Path:
 
 
 class StandIn(torch.nn.Module):
-    """Called as the published I3D is; its features tell how it was called."""
+    """The published I3D's signature; its features show how it was called."""
 
     def forward(
         self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
@@ -85,25 +83,25 @@ class OtherSignature(torch.nn.Module):
         return x.mean(dim=[2, 3, 4])
 
 
-def test_other_real_clips_are_near_and_clips_that_stand_still_are_far() -> None:
+def test_other_real_clips_are_near_and_static_clips_are_far() -> None:
     real, other = moving_squares(64, seed=1), moving_squares(64, seed=2)
     still = np.repeat(other[:, :1], other.shape[1], axis=1)
     assert 0.1 < distance(real, other) < 0.25 * distance(real, still)
 
 
-@pytest.mark.parametrize("spoil", ["shuffled frames", "noise", "darker"])
-def test_spoiled_clips_are_farther_from_real_ones_than_other_real_ones(spoil: str) -> None:
+@pytest.mark.parametrize("corruption", ["shuffled frames", "noise", "darker"])
+def test_corrupted_clips_are_farther_from_real_ones_than_other_real_ones(corruption: str) -> None:
     real, other = moving_squares(64, seed=1), moving_squares(64, seed=2)
     rng = np.random.default_rng(0)
-    spoiled = {
+    corrupted = {
         "shuffled frames": other[:, rng.permutation(other.shape[1])],
         "noise": (other * 0.8 + rng.integers(0, 52, other.shape)).astype(np.uint8),
         "darker": other // 2,
-    }[spoil]
-    assert distance(real, spoiled) > 3 * distance(real, other)
+    }[corruption]
+    assert distance(real, corrupted) > 3 * distance(real, other)
 
 
-def test_random_features_of_a_clip_do_not_depend_on_the_batch_it_comes_in() -> None:
+def test_random_features_of_a_clip_do_not_depend_on_its_batch() -> None:
     clips = moving_squares(7, seed=3)
     detector = load_detector("random")
     alone = torch.cat([ask(detector, clips[i : i + 1]) for i in range(7)])
@@ -111,7 +109,7 @@ def test_random_features_of_a_clip_do_not_depend_on_the_batch_it_comes_in() -> N
     assert alone.std(dim=0).max() > 0.1
 
 
-def test_random_features_are_the_same_in_every_run_and_leave_the_global_generator_alone() -> None:
+def test_random_features_are_the_same_in_every_run_and_do_not_use_the_global_generator() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = ask(load_detector("random"), moving_squares(2, seed=4))
@@ -134,10 +132,10 @@ def test_two_frames_of_16_pixels_are_enough_for_the_random_detector(frames: int,
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [((1, 1, 32, 32, 3), r"1 frame\(s\) of 32 x 32"), ((1, 4, 8, 32, 3), "32 x 8 pixels")]
+    ("shape", "message"), [((1, 1, 32, 32, 3), r"1 frame\(s\) of 32 x 32"), ((1, 4, 8, 32, 3), "32 x 8 pixels")]
 )
-def test_too_few_frames_or_pixels_are_named(shape: tuple[int, ...], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_too_few_frames_or_pixels_are_named(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ask(load_detector("random"), np.zeros(shape, np.uint8))
 
 
@@ -152,7 +150,7 @@ def test_the_random_number_is_never_called_an_fvd() -> None:
     assert "not a video inception score" in name_of(load_classifier("random"))
 
 
-def test_the_i3d_gets_channels_first_bytes_and_its_three_switches_on(tmp_path: Path) -> None:
+def test_the_i3d_gets_uint8_with_channels_first_and_its_three_switches_on(tmp_path: Path) -> None:
     detector = load_detector(save_torchscript(StandIn(), tmp_path / "i3d_torchscript.pt"))
     clips = np.zeros((2, 3, 4, 5, 3), np.uint8)
     clips[0, 0, 0, 0] = (255, 1, 2)
@@ -163,7 +161,7 @@ def test_the_i3d_gets_channels_first_bytes_and_its_three_switches_on(tmp_path: P
     assert detector.sha256 == sha256_of([tmp_path / "i3d_torchscript.pt"])
 
 
-def test_without_a_path_the_i3d_in_its_usual_place_is_taken_and_else_the_random_detector(
+def test_without_a_path_the_i3d_at_its_default_path_is_used_if_it_exists_and_else_the_random_detector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -175,13 +173,13 @@ def test_without_a_path_the_i3d_in_its_usual_place_is_taken_and_else_the_random_
     assert "not a video inception score" in name_of(load_classifier("random"))
 
 
-def test_a_missing_i3d_is_named_with_the_place_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent\.pt is not there; download .*dropbox") as caught:
+def test_a_missing_i3d_is_named_with_its_download_address(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*absent\.pt; download .*dropbox") as caught:
         load_detector(tmp_path / "absent.pt")
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_torchscript_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_torchscript_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not a network")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
     for name in ("text.pt", "weights.pt"):
@@ -190,19 +188,19 @@ def test_a_file_that_is_no_torchscript_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    ("network", "message"),
     [(NoFeatures(), r"returned \(2, 3, 4, 16, 16\)"), (OtherSignature(), r"failed .* 4 frames")],
 )
 def test_a_network_that_is_not_the_i3d_is_named_in_one_line(
-    network: torch.nn.Module, said: str, tmp_path: Path
+    network: torch.nn.Module, message: str, tmp_path: Path
 ) -> None:
     detector = load_detector(save_torchscript(network, tmp_path / "other.pt"))
-    with pytest.raises(ValueError, match=rf"other\.pt.*{said}") as caught:
+    with pytest.raises(ValueError, match=rf"other\.pt.*{message}") as caught:
         ask(detector, np.zeros((2, 4, 16, 16, 3), np.uint8))
     assert "\n" not in str(caught.value)
 
 
-def test_any_module_from_python_is_a_detector_under_its_class_name() -> None:
+def test_any_python_module_is_a_detector_named_after_its_class() -> None:
     class Brightness(torch.nn.Module):
         def forward(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
             return video.float().mean(dim=(2, 3, 4))
@@ -213,7 +211,7 @@ def test_any_module_from_python_is_a_detector_under_its_class_name() -> None:
     assert name_of(Brightness()) == "Brightness"
 
 
-def test_the_random_network_sees_the_same_whether_it_or_the_caller_rescales() -> None:
+def test_the_random_network_returns_the_same_whether_it_or_the_caller_rescales() -> None:
     clips = moving_squares(2, seed=6)
     video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
     detector = load_detector("random")
@@ -222,16 +220,14 @@ def test_the_random_network_sees_the_same_whether_it_or_the_caller_rescales() ->
     torch.testing.assert_close(detector(video.float() / 255), unit)
 
 
-@pytest.mark.skipif(not I3D_PATH.is_file(), reason=f"{I3D_PATH} is not there: scripts/download_models.sh i3d")
+@pytest.mark.skipif(not I3D_PATH.is_file(), reason=f"{I3D_PATH} does not exist: scripts/download_models.sh i3d")
 def test_with_the_real_i3d_black_and_white_are_at_the_known_distance() -> None:
     """Clips of 8 x 30 x 64 x 64, as floats 0 and 1, which the network resizes and does not rescale."""
     detector = load_detector(I3D_PATH)
-    sides = []
-    for level in (0, 255):
-        stats = FeatureStats()
+    black, white = FeatureStats(), FeatureStats()
+    for stats, level in ((black, 0), (white, 255)):
         stats.update(features_of(detector, np.full((8, 30, 64, 64, 3), level, np.uint8), VIDM_RELEASED, "cpu"))
-        sides += [stats.mean(), stats.covariance(ddof=1)]
-    assert frechet_distance(*sides) == pytest.approx(151.3, abs=0.5)
+    assert frechet_of(black, white, ddof=1) == pytest.approx(151.3, abs=0.5)
 
 
 class Recorder:
@@ -259,7 +255,7 @@ def clips_u8() -> np.ndarray:
     return clips
 
 
-def test_stylegan_v_feeds_bytes_as_stored_and_leaves_all_to_the_detector(clips_u8: np.ndarray) -> None:
+def test_stylegan_v_feeds_uint8_as_stored_and_lets_the_detector_rescale_and_resize(clips_u8: np.ndarray) -> None:
     video, switches = fed("stylegan-v", clips_u8)
     assert video.dtype == torch.uint8
     np.testing.assert_array_equal(video.numpy(), clips_u8.transpose(0, 4, 1, 2, 3))
@@ -290,7 +286,7 @@ def test_videogpt_feeds_the_central_224_square_from_minus_one_to_one(height: int
     torch.testing.assert_close(video[1, :, 2], whole[:, top : top + 224, left : left + 224])
 
 
-def test_a_white_and_a_black_video_come_to_the_ends_of_the_range() -> None:
+def test_black_and_white_videos_are_mapped_to_the_ends_of_the_range() -> None:
     black_and_white = np.stack([np.zeros((3, 32, 32, 3), np.uint8), np.full((3, 32, 32, 3), 255, np.uint8)])
     for name, ends in (("stylegan-v", (0, 255)), ("vidm-released", (0, 1)), ("videogpt", (-1, 1))):
         video, _ = fed(name, black_and_white)
@@ -298,7 +294,7 @@ def test_a_white_and_a_black_video_come_to_the_ends_of_the_range() -> None:
             torch.testing.assert_close(clip, torch.full_like(clip, end), rtol=0, atol=1e-6)
 
 
-def test_covariances_and_starts_are_those_that_were_published() -> None:
+def test_the_protocols_have_the_published_covariances_and_starts() -> None:
     table = {name: (protocol.ddof, protocol.random_start, protocol.max_videos) for name, protocol in PROTOCOLS.items()}
     assert table == {
         "stylegan-v": (0, True, 2048),
@@ -309,7 +305,7 @@ def test_covariances_and_starts_are_those_that_were_published() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Videos of ten frames whose brightness is the frame's number times ten, plus one in generated ones."""
+    """Videos of ten frames; a pixel is ten times the frame's number, plus one in generated videos."""
     for folder, count in (("real", 9), ("made", 5)):
         for i in range(count):
             frames = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1) * 10 + (folder == "made")
@@ -324,7 +320,7 @@ def frames_seen(recorder: Recorder) -> tuple[list[list[int]], list[list[int]]]:
     return real, made
 
 
-def test_one_clip_of_each_video_real_ones_from_anywhere_generated_ones_from_the_start(
+def test_real_clips_begin_at_a_random_frame_and_generated_ones_at_the_first(
     folders: tuple[Path, Path],
 ) -> None:
     recorder = Recorder()
@@ -344,7 +340,7 @@ def test_one_clip_of_each_video_real_ones_from_anywhere_generated_ones_from_the_
 
 
 @pytest.mark.parametrize("name", ["vidm-released", "videogpt"])
-def test_the_other_protocols_take_the_first_frames_of_both(folders: tuple[Path, Path], name: str) -> None:
+def test_the_other_protocols_take_the_first_frames_of_both_folders(folders: tuple[Path, Path], name: str) -> None:
     with_start = Recorder()
     compute_fvd(*folders, with_start, num_frames=4, protocol=PROTOCOLS[name])
     clips = torch.cat([video for video, _ in with_start.calls])
@@ -353,7 +349,7 @@ def test_the_other_protocols_take_the_first_frames_of_both(folders: tuple[Path, 
     assert torch.equal(levels[:9], levels[:1].expand(9, 4))
 
 
-def test_the_classifier_is_fed_bytes_and_no_switches(folders: tuple[Path, Path]) -> None:
+def test_the_classifier_is_fed_uint8_and_no_switches(folders: tuple[Path, Path]) -> None:
     recorder = Recorder()
     compute_vis(folders[1], recorder, num_frames=4, splits=2)
     ((video, switches),) = recorder.calls

@@ -1,4 +1,4 @@
-"""Features are computed once, survive a stop, and follow from the videos alone, not from who computes them and how."""
+"""Features are computed once, survive a stop, and depend on the videos, not on batches, threads or processes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 class Means:
-    """Means of colours and of halves, clip by clip in float64; counts the clips it has seen."""
+    """Mean colours and some columns of each clip, in float64; counts the clips it was called with."""
 
     name = "means"
     sha256 = "means 1"
@@ -49,7 +49,7 @@ class Means:
         return torch.stack([torch.cat([clip.mean(dim=(1, 2, 3)), clip[0].mean(dim=(0, 1))[:4]]) for clip in clips])
 
 
-def test_with_a_cache_no_clip_is_seen_twice_and_the_number_is_the_same(
+def test_with_a_cache_no_clip_is_computed_twice_and_the_number_is_the_same(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     without, first, second = Means(), Means(), Means()
@@ -62,7 +62,7 @@ def test_with_a_cache_no_clip_is_seen_twice_and_the_number_is_the_same(
 @pytest.mark.parametrize(
     "change", [{"num_frames": 5}, {"frame_stride": 2, "num_frames": 4}, {"resolution": 8}, {"seed": 3}, "detector"]
 )
-def test_whatever_features_follow_from_is_part_of_their_key(
+def test_everything_that_features_depend_on_is_part_of_their_key(
     folders: tuple[Path, Path], tmp_path: Path, change: dict | str
 ) -> None:
     compute_fvd(*folders, Means(), num_frames=6, cache=tmp_path / "cache")
@@ -75,7 +75,7 @@ def test_whatever_features_follow_from_is_part_of_their_key(
     assert cached.value == compute_fvd(*folders, Means(), **arguments).value
 
 
-def test_the_cache_knows_a_video_by_its_bytes_not_by_its_name_or_dates(
+def test_the_cache_identifies_a_video_by_its_bytes_not_by_its_name_or_dates(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     compute_fvd(*folders, Means(), num_frames=8, cache=tmp_path / "cache")
@@ -86,17 +86,17 @@ def test_the_cache_knows_a_video_by_its_bytes_not_by_its_name_or_dates(
     again = Means()
     compute_fvd(moved, folders[1], again, num_frames=8, cache=tmp_path / "cache")
     assert again.seen == 0
-    victim = moved / "other-003.npy"
-    states = os.stat(victim)
-    clip = np.load(victim)
+    changed = moved / "other-003.npy"
+    states = os.stat(changed)
+    clip = np.load(changed)
     clip[0, 0, 0, 0] ^= 1
-    np.save(victim, clip)
-    os.utime(victim, ns=(states.st_atime_ns, states.st_mtime_ns))
+    np.save(changed, clip)
+    os.utime(changed, ns=(states.st_atime_ns, states.st_mtime_ns))
     compute_fvd(moved, folders[1], again, num_frames=8, cache=tmp_path / "cache")
     assert again.seen == 1
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_stopped_run_continues_from_the_cache(folders: tuple[Path, Path], tmp_path: Path) -> None:
     class Stops(Means):
         def __call__(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
             if self.seen >= 9:
@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(folders: tuple[Path, Path],
     assert result.value == compute_fvd(*folders, Means(), num_frames=6).value
 
 
-def test_a_module_that_has_no_sha256_cannot_be_cached(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_features_of_a_detector_without_a_sha256_cannot_be_cached(folders: tuple[Path, Path], tmp_path: Path) -> None:
     def nameless(video: torch.Tensor, **switches: bool) -> torch.Tensor:
         return video.double().mean(dim=(2, 3, 4))
 
@@ -126,7 +126,7 @@ def test_batches_and_threads_change_no_bit(folders: tuple[Path, Path], batch_siz
     assert compute_fvd(*folders, Means(), 6, batch_size=batch_size, workers=workers).value == expected
 
 
-def test_sizes_are_compared_with_those_of_the_cache_too(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_sizes_are_also_compared_with_those_in_the_cache(folders: tuple[Path, Path], tmp_path: Path) -> None:
     compute_fvd(*folders, Means(), num_frames=8, cache=tmp_path / "cache")
     write_folder(tmp_path / "large", 1, seed=2, size=32)
     shutil.copy(tmp_path / "large" / "000.npy", folders[0] / "large.npy")
@@ -148,7 +148,7 @@ def evaluate(*flags: object, processes: int = 1) -> list[str]:
     return list(map(str, command))
 
 
-def test_one_and_two_processes_give_one_number_to_the_last_digits(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_one_and_two_processes_give_the_same_number(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(ScriptedMeans()), tmp_path / "means.pt")
@@ -177,12 +177,12 @@ def rows_kept(cache: Path) -> int:
     try:
         connection = sqlite3.connect(f"file:{cache / FILE_NAME}?mode=ro", uri=True)
         return connection.execute("SELECT count(*) FROM features").fetchone()[0]
-    except sqlite3.OperationalError:  # not there yet
+    except sqlite3.OperationalError:  # it does not exist yet
         return 0
 
 
 @pytest.mark.slow
-def test_with_two_processes_and_the_random_detector_a_killed_run_goes_on(tmp_path: Path) -> None:
+def test_with_two_processes_and_the_random_detector_a_killed_run_continues(tmp_path: Path) -> None:
     folders = [write_folder(tmp_path / name, 100, seed, size=96) for seed, name in enumerate(("real", "made"))]
     flags = ["-dir1", folders[0], "-dir2", folders[1], "-n", 8, "-b", 2, "-i3d", "random"]
     whole = evaluate(*flags, "--json", tmp_path / "whole.json")
@@ -207,7 +207,7 @@ def test_with_two_processes_and_the_random_detector_a_killed_run_goes_on(tmp_pat
 
 
 @pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 1])
-def test_an_error_in_one_process_ends_all_with_its_reason(
+def test_an_error_in_one_process_ends_all_and_is_printed(
     folders: tuple[Path, Path], tmp_path: Path, processes: int
 ) -> None:
     write_video(folders[0] / "005.npy", np.zeros((8, 32, 32, 3), np.uint8))
@@ -223,7 +223,7 @@ def row(seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_rows_come_back_in_the_order_of_the_keys(tmp_path: Path, kept: bool) -> None:
+def test_rows_are_returned_in_the_order_of_the_keys(tmp_path: Path, kept: bool) -> None:
     table = FeatureTable(tmp_path / "cache" if kept else None)
     table.add([(f"{i}", (3, i), row(i)) for i in range(600)])
     keys = [f"{i}" for i in range(599, -1, -1)]
@@ -235,12 +235,12 @@ def test_rows_come_back_in_the_order_of_the_keys(tmp_path: Path, kept: bool) -> 
     assert [path.name for path in tmp_path.rglob("*.sqlite")] == [FILE_NAME] * kept
 
 
-def test_what_was_added_is_there_for_the_next_run(tmp_path: Path) -> None:
+def test_added_rows_are_available_to_the_next_run(tmp_path: Path) -> None:
     FeatureTable(tmp_path).add([("a", (1, 2), row(1))])
     np.testing.assert_array_equal(next(FeatureTable(tmp_path).blocks(["a"]))[0], row(1))
 
 
-def test_an_interrupted_batch_leaves_no_row_of_it(tmp_path: Path) -> None:
+def test_an_interrupted_batch_leaves_no_rows(tmp_path: Path) -> None:
     table = FeatureTable(tmp_path)
 
     def rows():
@@ -252,19 +252,19 @@ def test_an_interrupted_batch_leaves_no_row_of_it(tmp_path: Path) -> None:
     assert table.size_of("whole") is None
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file/features\.sqlite: features cannot be kept there .* another --cache"):
         FeatureTable(tmp_path / "file")
 
 
-def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text("no database, whatever its name" * 50)
+def test_a_file_that_is_not_a_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("not a database, despite its name" * 50)
     with pytest.raises(ValueError, match=r"features\.sqlite: .*not a database"):
         FeatureTable(tmp_path)
 
 
-def test_a_table_that_turns_read_only_is_named(tmp_path: Path) -> None:
+def test_a_table_that_becomes_read_only_is_named(tmp_path: Path) -> None:
     table = FeatureTable(tmp_path)
     table._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(ValueError, match="readonly"):

@@ -1,4 +1,4 @@
-"""The distance between two folders: what it is, what it does not depend on, and what it says when it cannot be had."""
+"""The metrics of folders: their values, what they do not depend on, and their errors."""
 
 import shutil
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidm.detectors import C3D, PROTOCOLS, STYLEGAN_V, features_of, load_detector
-from vidm.frechet import FeatureStats, frechet_distance, inception_score, kernel_distance
+from vidm.frechet import FeatureStats, frechet_distance, frechet_of, inception_score, kernel_distance
 from vidm.metrics import compute_fvd, compute_vis
 from vidm.video_io import write_video
 
@@ -18,7 +18,7 @@ FROM_THE_START = replace(STYLEGAN_V, random_start=False)
 
 
 class StubDetector:
-    """Five numbers a clip, from float64 arithmetic on its pixels: brightness, colour balance, motion, first, last."""
+    """Five features of a clip in float64: brightness, colour balance, motion, a first and a last pixel."""
 
     name = "stub"
     sha256 = "stub 1"
@@ -41,8 +41,8 @@ def stub_features(clips: np.ndarray) -> np.ndarray:
     return features_of(StubDetector(), clips, STYLEGAN_V, "cpu").numpy()
 
 
-def drifting_clips(n: int, seed: int, frames: int = 6, size: int = 16) -> np.ndarray:
-    """Smooth random pictures (n, frames, size, size, 3) that drift sideways by a pixel a frame."""
+def moving_clips(n: int, seed: int, frames: int = 6, size: int = 16) -> np.ndarray:
+    """Random pictures (n, frames, size, size, 3) of 4 x 4 squares that move sideways by a pixel a frame."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (n, 1, size // 4, size // 4, 3), dtype=np.uint8)
     picture = coarse.repeat(4, axis=2).repeat(4, axis=3)
@@ -60,14 +60,14 @@ def write_folder(folder: Path, clips: np.ndarray) -> Path:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("videos")
     return (
-        write_folder(root / "real", drifting_clips(11, seed=0)),
-        write_folder(root / "fake", drifting_clips(7, seed=1) // 2),
+        write_folder(root / "real", moving_clips(11, seed=0)),
+        write_folder(root / "fake", moving_clips(7, seed=1) // 2),
     )
 
 
 def test_the_number_is_the_frechet_distance_of_all_features_over_n(folders: tuple[Path, Path]) -> None:
     moments = []
-    for clips in (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2):
+    for clips in (moving_clips(11, seed=0), moving_clips(7, seed=1) // 2):
         features = stub_features(clips[:, :4])
         moments += [features.mean(axis=0), np.cov(features.T, ddof=0)]
     result = compute_fvd(*folders, StubDetector(), num_frames=4, protocol=FROM_THE_START)
@@ -76,10 +76,10 @@ def test_the_number_is_the_frechet_distance_of_all_features_over_n(folders: tupl
     assert (result.resolution, result.skipped) == (None, ())
 
 
-def test_a_folder_is_at_zero_from_itself_and_not_from_another(
+def test_the_distance_of_a_folder_to_itself_is_zero_and_to_another_is_not(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The evaluation that users had before read the real folder twice, and its number was always near 0."""
+    """The released evaluation script read the real folder twice, so its number was always near 0."""
     real, fake = folders
     itself, another = (compute_fvd(real, folder, StubDetector(), num_frames=6) for folder in (real, fake))
     assert itself.value < 1e-9
@@ -89,14 +89,14 @@ def test_a_folder_is_at_zero_from_itself_and_not_from_another(
     assert capsys.readouterr().err == ""
 
 
-def test_the_two_folders_may_change_places(folders: tuple[Path, Path]) -> None:
+def test_the_distance_is_symmetric_in_the_two_folders(folders: tuple[Path, Path]) -> None:
     there = compute_fvd(*folders, StubDetector(), num_frames=6).value
     back = compute_fvd(*folders[::-1], StubDetector(), num_frames=6).value
     assert there == pytest.approx(back, rel=1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
-def test_the_batch_size_changes_nothing_and_the_last_partial_batch_counts(
+def test_the_batch_size_changes_nothing_and_the_last_partial_batch_is_used(
     folders: tuple[Path, Path], batch_size: int
 ) -> None:
     stub = StubDetector()
@@ -125,25 +125,25 @@ def test_file_names_and_workers_change_nothing(folders: tuple[Path, Path], tmp_p
     assert compute_fvd(real, fake, StubDetector(), num_frames=6, workers=3).value == expected
 
 
-def test_videos_and_folders_of_frames_measure_alike(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_videos_and_folders_of_frames_give_the_same_number(folders: tuple[Path, Path], tmp_path: Path) -> None:
     real, fake = folders
     frames = tmp_path / "frames"
-    for i, clip in enumerate(drifting_clips(11, seed=0)):
+    for i, clip in enumerate(moving_clips(11, seed=0)):
         write_video(frames / f"{i:03d}", clip)
     expected = compute_fvd(real, fake, StubDetector(), num_frames=6).value
     assert compute_fvd(frames, fake, StubDetector(), num_frames=6).value == pytest.approx(expected, rel=1e-9)
 
 
-def test_only_the_first_frames_of_a_video_count(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    longer = drifting_clips(11, seed=0, frames=9)
+def test_only_the_first_frames_of_a_generated_video_are_used(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    longer = moving_clips(11, seed=0, frames=9)
     longer[:, 6:] = 0
     result = compute_fvd(folders[0], write_folder(tmp_path / "longer", longer), StubDetector(), num_frames=6)
     assert result.value < 1e-9
 
 
 def test_a_resolution_brings_videos_of_all_sizes_to_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    mixed = write_folder(tmp_path / "mixed", drifting_clips(3, seed=2))
-    write_video(mixed / "large.npy", drifting_clips(1, seed=3, size=32)[0])
+    mixed = write_folder(tmp_path / "mixed", moving_clips(3, seed=2))
+    write_video(mixed / "large.npy", moving_clips(1, seed=3, size=32)[0])
     stub = StubDetector()
     compute_fvd(folders[0], mixed, stub, num_frames=6, resolution=8)
     assert {shape[1:] for shape in stub.batches} == {(3, 6, 8, 8)}
@@ -155,12 +155,10 @@ def test_fewer_samples_are_the_same_ones_each_time_and_not_the_first_by_name(fol
     one, two = (compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=4) for _ in range(2))
     assert one == two
     assert one.num_samples == (4, 4)
-    firsts = FeatureStats()
-    firsts.update(stub_features(drifting_clips(11, seed=0)[:4]))
-    seconds = FeatureStats()
-    seconds.update(stub_features(drifting_clips(7, seed=1)[:4] // 2))
-    by_name = frechet_distance(firsts.mean(), firsts.covariance(), seconds.mean(), seconds.covariance())
-    assert abs(one.value - by_name) > 1e-3
+    sides = FeatureStats(), FeatureStats()
+    for stats, clips in zip(sides, (moving_clips(11, seed=0)[:4], moving_clips(7, seed=1)[:4] // 2), strict=True):
+        stats.update(stub_features(clips))
+    assert abs(one.value - frechet_of(*sides)) > 1e-3
 
 
 def test_more_samples_than_a_folder_has_is_an_error_that_names_it(folders: tuple[Path, Path]) -> None:
@@ -169,7 +167,7 @@ def test_more_samples_than_a_folder_has_is_an_error_that_names_it(folders: tuple
 
 
 def test_one_video_or_one_sample_is_too_few(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    single = write_folder(tmp_path / "single", drifting_clips(1, seed=4))
+    single = write_folder(tmp_path / "single", moving_clips(1, seed=4))
     with pytest.raises(ValueError, match=r"single has 1 video\(s\) .* 2 are needed"):
         compute_fvd(folders[0], single, StubDetector(), num_frames=6)
     with pytest.raises(ValueError, match="at least 2"):
@@ -182,7 +180,7 @@ def test_short_videos_are_named_and_skipped(
     real, fake = folders
     mixed = tmp_path / "mixed"
     shutil.copytree(fake, mixed)
-    write_video(mixed / "short.npy", drifting_clips(1, seed=5, frames=3)[0])
+    write_video(mixed / "short.npy", moving_clips(1, seed=5, frames=3)[0])
     result = compute_fvd(real, mixed, StubDetector(), num_frames=6)
     assert [path.name for path, _ in result.skipped] == ["short.npy"]
     assert result.num_samples == (11, 7)
@@ -190,12 +188,12 @@ def test_short_videos_are_named_and_skipped(
     assert "short.npy: has 3 frames" in capsys.readouterr().err
 
 
-def test_when_all_videos_are_too_short_the_longest_is_told(folders: tuple[Path, Path]) -> None:
+def test_when_all_videos_are_too_short_the_error_names_the_longest(folders: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="7 frames asked for, the longest has 6: ask for at most 6"):
         compute_fvd(*folders, StubDetector(), num_frames=7)
 
 
-def test_features_that_are_not_numbers_name_the_video(folders: tuple[Path, Path]) -> None:
+def test_the_video_of_features_that_are_not_finite_is_named(folders: tuple[Path, Path]) -> None:
     class Broken(StubDetector):
         def __call__(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
             features = super().__call__(video, **switches)
@@ -207,11 +205,11 @@ def test_features_that_are_not_numbers_name_the_video(folders: tuple[Path, Path]
         compute_fvd(*folders, Broken(), num_frames=6, batch_size=4)
 
 
-def test_a_video_damaged_further_in_is_named_counted_and_skipped(
+def test_a_video_with_a_damaged_later_frame_is_named_and_skipped(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     frames, good = tmp_path / "frames", tmp_path / "good"
-    for i, clip in enumerate(drifting_clips(4, seed=6)):
+    for i, clip in enumerate(moving_clips(4, seed=6)):
         write_video(frames / f"{i:03d}", clip)
         if i != 1:
             write_video(good / f"{i:03d}", clip)
@@ -230,10 +228,10 @@ def test_a_video_damaged_further_in_is_named_counted_and_skipped(
         compute_fvd(folders[0], frames, StubDetector(), num_frames=6, num_samples=4)
 
 
-@pytest.mark.parametrize("knob", ["num_frames", "batch_size"])
-def test_a_count_below_one_is_named(folders: tuple[Path, Path], knob: str) -> None:
-    with pytest.raises(ValueError, match=f"{knob} is 0"):
-        compute_fvd(*folders, StubDetector(), **{knob: 0})
+@pytest.mark.parametrize("name", ["num_frames", "batch_size", "repeats"])
+def test_a_count_below_one_is_named(folders: tuple[Path, Path], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        compute_fvd(*folders, StubDetector(), **{name: 0})
 
 
 def test_a_missing_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -243,7 +241,7 @@ def test_a_missing_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) -
 
 def test_the_protocol_chooses_the_covariance(folders: tuple[Path, Path]) -> None:
     moments: dict[int, list[np.ndarray]] = {0: [], 1: []}
-    for clips in (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2):
+    for clips in (moving_clips(11, seed=0), moving_clips(7, seed=1) // 2):
         features = stub_features(clips)
         for ddof, of_both in moments.items():
             of_both += [features.mean(axis=0), np.cov(features.T, ddof=ddof)]
@@ -253,7 +251,7 @@ def test_the_protocol_chooses_the_covariance(folders: tuple[Path, Path]) -> None
         assert value == pytest.approx(frechet_distance(*moments[ddof]), rel=1e-9)
 
 
-def test_real_clips_begin_anywhere_and_generated_ones_at_their_first_frame(
+def test_real_clips_begin_at_a_random_frame_and_generated_ones_at_their_first(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     real, fake = folders
@@ -275,7 +273,7 @@ def test_real_clips_begin_anywhere_and_generated_ones_at_their_first_frame(
     assert value(with_other_ends(real, late), fake) != value(real, fake)
 
 
-def test_repeats_draw_other_clips_and_tell_their_mean_and_deviation(folders: tuple[Path, Path]) -> None:
+def test_repeats_draw_other_clips_and_return_mean_and_deviation(folders: tuple[Path, Path]) -> None:
     result = compute_fvd(*folders, StubDetector(), num_frames=3, repeats=3)
     assert len(set(result.values)) == 3
     assert result.value == pytest.approx(np.mean(result.values))
@@ -289,7 +287,7 @@ def test_repeats_draw_other_clips_and_tell_their_mean_and_deviation(folders: tup
 
 def test_the_floor_is_the_distance_of_disjoint_halves_of_the_real_videos(folders: tuple[Path, Path]) -> None:
     result = compute_fvd(*folders, StubDetector(), num_frames=6)
-    rows = stub_features(drifting_clips(11, seed=0))
+    rows = stub_features(moving_clips(11, seed=0))
     possible = []
     for chosen in combinations(range(11), 5):
         for others in combinations(sorted(set(range(11)) - set(chosen)), 5):
@@ -302,21 +300,21 @@ def test_the_floor_is_the_distance_of_disjoint_halves_of_the_real_videos(folders
     assert three.floor is None
 
 
-def test_few_videos_for_the_number_of_features_are_warned_of(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_few_videos_for_the_number_of_features_give_a_warning(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert "7 videos are few for 5 features" in compute_fvd(*folders, StubDetector(), num_frames=6).warnings[0]
-    many = [write_folder(tmp_path / name, drifting_clips(20, seed=seed)) for name, seed in (("a", 8), ("b", 9))]
+    many = [write_folder(tmp_path / name, moving_clips(20, seed=seed)) for name, seed in (("a", 8), ("b", 9))]
     assert compute_fvd(*many, StubDetector(), num_frames=6).warnings == ()
 
 
-def test_the_kernel_distance_is_of_the_same_features(folders: tuple[Path, Path]) -> None:
+def test_the_kernel_distance_uses_the_same_features(folders: tuple[Path, Path]) -> None:
     result = compute_fvd(*folders, StubDetector(), num_frames=6, kernel=True)
-    expected = kernel_distance(stub_features(drifting_clips(11, seed=0)), stub_features(drifting_clips(7, seed=1) // 2))
+    expected = kernel_distance(stub_features(moving_clips(11, seed=0)), stub_features(moving_clips(7, seed=1) // 2))
     assert result.kernel == pytest.approx(expected, rel=1e-9)
     assert compute_fvd(*folders, StubDetector(), num_frames=6).kernel is None
 
 
 def test_a_stride_thins_both_folders_and_a_real_stride_the_real_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    real, fake = (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2)
+    real, fake = (moving_clips(11, seed=0), moving_clips(7, seed=1) // 2)
     thin_real = write_folder(tmp_path / "real", real[:, ::2])
     thin_fake = write_folder(tmp_path / "fake", fake[:, ::2])
 
@@ -331,7 +329,7 @@ def test_a_stride_thins_both_folders_and_a_real_stride_the_real_one(folders: tup
 
 def test_a_split_is_one_of_the_real_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(folders[0], tmp_path / "val")
-    write_folder(tmp_path / "train", drifting_clips(5, seed=9))
+    write_folder(tmp_path / "train", moving_clips(5, seed=9))
     chosen = compute_fvd(tmp_path, folders[1], StubDetector(), num_frames=6, split="val")
     assert chosen.value == pytest.approx(compute_fvd(*folders, StubDetector(), num_frames=6).value, rel=1e-9)
     assert chosen.num_samples == (11, 7)
@@ -340,14 +338,14 @@ def test_a_split_is_one_of_the_real_folder(folders: tuple[Path, Path], tmp_path:
 def test_folders_of_different_sizes_cannot_be_compared_without_a_resolution(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    large = write_folder(tmp_path / "large", drifting_clips(3, seed=3, size=32))
+    large = write_folder(tmp_path / "large", moving_clips(3, seed=3, size=32))
     with pytest.raises(ValueError, match=r"16 x 16 in .*real and 32 x 32 in .*large; give a resolution"):
         compute_fvd(folders[0], large, StubDetector(), num_frames=6)
 
 
 def test_each_generated_video_has_its_nearest_real_one(folders: tuple[Path, Path]) -> None:
     result = compute_fvd(*folders, StubDetector(), num_frames=6, neighbours=True)
-    real, fake = stub_features(drifting_clips(11, seed=0)), stub_features(drifting_clips(7, seed=1) // 2)
+    real, fake = stub_features(moving_clips(11, seed=0)), stub_features(moving_clips(7, seed=1) // 2)
     gaps = np.linalg.norm(fake[:, None] - real[None], axis=2)
     assert [neighbour.distance for neighbour in result.neighbours] == pytest.approx(sorted(gaps.min(axis=1)))
     for neighbour in result.neighbours:
@@ -355,7 +353,7 @@ def test_each_generated_video_has_its_nearest_real_one(folders: tuple[Path, Path
 
 
 class StubClassifier:
-    """Probabilities of three classes, by how bright, red and blue a clip is."""
+    """Probabilities of three classes from the mean red, green and blue of a clip."""
 
     name = "stub classes"
 
@@ -364,18 +362,18 @@ class StubClassifier:
         return torch.softmax(9 * clips.mean(dim=(2, 3, 4)), dim=1)
 
 
-def test_the_inception_score_is_that_of_all_videos_of_one_folder(folders: tuple[Path, Path]) -> None:
+def test_the_inception_score_uses_all_videos_of_one_folder(folders: tuple[Path, Path]) -> None:
     scores = []
-    for folder, clips in zip(folders, (drifting_clips(11, seed=0), drifting_clips(7, seed=1) // 2), strict=True):
+    for folder, clips in zip(folders, (moving_clips(11, seed=0), moving_clips(7, seed=1) // 2), strict=True):
         probabilities = features_of(StubClassifier(), clips, C3D, "cpu").numpy()
         result = compute_vis(folder, StubClassifier(), num_frames=6, splits=3, batch_size=2)
         assert (result.value, result.deviation) == pytest.approx(inception_score(probabilities, 3), rel=1e-9)
         assert (result.num_samples, result.num_classes, result.softmax) == (len(clips), 3, False)
         scores.append(result.value)
-    assert abs(scores[0] - scores[1]) > 1e-3, "the generated folder alone counts, so taking the other one shows"
+    assert abs(scores[0] - scores[1]) > 1e-3, "only the given folder is used, so the other one has another score"
 
 
-def test_a_classifier_that_gives_scores_gets_a_softmax_and_it_is_told(folders: tuple[Path, Path]) -> None:
+def test_scores_of_a_classifier_get_a_softmax_and_the_result_says_so(folders: tuple[Path, Path]) -> None:
     class Scores(StubClassifier):
         def __call__(self, video: torch.Tensor) -> torch.Tensor:
             return super().__call__(video).log() + 5
@@ -385,13 +383,13 @@ def test_a_classifier_that_gives_scores_gets_a_softmax_and_it_is_told(folders: t
     assert scores.value == pytest.approx(probabilities.value, rel=1e-9)
 
 
-def test_fewer_videos_than_splits_are_told(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="7 samples cannot be cut into 10 splits"):
+def test_fewer_videos_than_splits_are_an_error(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="7 samples cannot be divided into 10 splits"):
         compute_vis(folders[1], StubClassifier(), num_frames=6)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_the_random_detector_serves_every_protocol(folders: tuple[Path, Path], name: str) -> None:
+def test_the_random_detector_works_with_every_protocol(folders: tuple[Path, Path], name: str) -> None:
     result = compute_fvd(*folders, load_detector("random"), num_frames=6, protocol=PROTOCOLS[name])
     assert result.value > 0
     assert result.protocol == name

@@ -1,12 +1,15 @@
 """Claims about memory."""
 
+import platform
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 
 import pytest
 import torch
 
 from vidm import cli
+from vidm.runtime import provenance, versions_of
 
 FAULTS = """
 import resource, sys, torch
@@ -43,3 +46,16 @@ def test_the_scripts_keep_freed_memory_on_a_cpu_and_only_there(monkeypatch, work
         with pytest.raises(SystemExit):
             work(torch.device(device), options)
         assert called == [True] * (device == "cpu")
+
+
+def test_a_name_without_a_version_is_left_out_or_described():
+    assert versions_of(["python", "torch"]) == {"python": platform.python_version(), "torch": torch.__version__}
+    assert versions_of(["no-such-package", "cuda"]) == ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+    assert versions_of(["no-such-package"], missing="not installed") == {"no-such-package": "not installed"}
+
+
+def test_provenance_says_when_with_which_versions_and_on_which_device():
+    found = provenance(["torch", "no-such-package"])
+    assert found["versions"] == {"torch": torch.__version__, "no-such-package": "not installed"}
+    assert found["device"] == "cpu"
+    assert abs(datetime.now(timezone.utc) - datetime.fromisoformat(found["date"])) < timedelta(minutes=1)

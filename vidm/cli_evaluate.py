@@ -36,8 +36,9 @@ METRICS = ("fvd", "kvd", "psnr", "ssim")
 # StyleGAN-V's three: 16 frames, 128 frames, and 16 frames that span 128.
 SUITE = {"FVD16": (16, 1), "FVD128": (128, 1), "FVD128 by 8": (16, 8)}
 NOT_SPECIFIED = "not specified"
-USES_OF_REAL = ("train", "held-out")
-HELD_OUT_SPLITS = ("val", "valid", "validation", "test")
+# What the videos of a split with this name were to the generator, unless --real says otherwise.
+USE_OF_SPLIT = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "test"), "held-out")}
+USES = tuple(dict.fromkeys(USE_OF_SPLIT.values()))
 
 
 # Flags
@@ -126,11 +127,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws videos and the starts of clips (0)")
     _add_protocol_flags(parser)
     parser.add_argument(
-        "--real", choices=USES_OF_REAL, help="whether the generator was trained on dir1's videos, for the record"
+        "--real", choices=USES, help="whether the generator was trained on dir1's videos, for the record"
     )
     parser.add_argument(
         "--first-frames",
-        choices=("generated", *USES_OF_REAL),
+        choices=("generated", *USES),
         help="where the first frames of dir2's videos came from, for the record",
     )
     _add_common_flags(parser)
@@ -188,18 +189,12 @@ def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
     return {name: selection}
 
 
-def _use_of_real(options: argparse.Namespace) -> str:
-    """Whether the generator was trained on the real videos: what --real says, or what the split's name implies."""
-    split = options.split.rstrip("123")
-    known = {"train": "train", **dict.fromkeys(HELD_OUT_SPLITS, "held-out")}
-    return options.real or known.get(split, NOT_SPECIFIED)
-
-
 def _choices(options: argparse.Namespace, detector: Detector, device: torch.device) -> dict[str, Any]:
+    list_name = options.split.rstrip("123")  # UCF-101's lists are train1, test1, ...
     return {
         "real": options.dir1,
         "split": options.split or "all",
-        "real videos were": _use_of_real(options),
+        "real videos were": options.real or USE_OF_SPLIT.get(list_name, NOT_SPECIFIED),
         "generated": options.dir2,
         "first frames were": options.first_frames or NOT_SPECIFIED,
         "protocol": options.protocol,

@@ -2,8 +2,8 @@
 
 What does an evaluation cost in addition to decoding the videos and running the detector? It measures the time of
 compute_fvd on two folders of 64 videos relative to decoding batches and passing each to the random detector, with the
-same number of threads; the peak memory of a process that evaluates 64 and 512 videos; and the time of a Frechet distance
-at d = 400. The two sides of a ratio run in turn. It prints the results and appends a row to
+same number of threads; the peak memory of a process that evaluates 64 and 512 videos; and the time of a Frechet
+distance at d = 400. The two sides of a ratio run in turn. It prints the results and appends a row to
 benchmarks/results/metrics.jsonl.
 """
 
@@ -88,9 +88,7 @@ def frechet_seconds(dimensions: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="of each side (5)")
-    parser.add_argument(
-        "--peak-of", metavar="DIR", help="compare a folder with itself and print the peak memory in bytes"
-    )
+    parser.add_argument("--peak-of", metavar="DIR", help="compare a folder with itself and print the peak bytes")
     arguments = parser.parse_args()
     if arguments.peak_of:
         seconds_of_fvd(Path(arguments.peak_of), Path(arguments.peak_of))

@@ -36,7 +36,7 @@ METRICS = ("fvd", "kvd", "psnr", "ssim")
 # StyleGAN-V's three: 16 frames, 128 frames, and 16 frames that span 128.
 SUITE = {"FVD16": (16, 1), "FVD128": (128, 1), "FVD128 by 8": (16, 8)}
 NOT_SPECIFIED = "not specified"
-# What the videos of a split with this name were to the generator, unless --real says otherwise.
+# Whether a generator was trained on the videos of a split of this name, unless --real says otherwise.
 USE_OF_SPLIT = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "test"), "held-out")}
 USES = tuple(dict.fromkeys(USE_OF_SPLIT.values()))
 
@@ -223,7 +223,9 @@ def _print(
     printed = ("protocol", "split", "real videos were", "first frames were", "seed")
     print(", ".join(f"{key} {choices[key]}" for key in printed))
     if NOT_SPECIFIED in choices.values():
-        print("specify them with --real and --first-frames: numbers can only be compared if they are known")
+        print(
+            "use --real and --first-frames to record where the videos came from: numbers are not comparable without it"
+        )
     print(table_of(measured, frames, metrics))
     for warning in dict.fromkeys(warning for result in measured.values() for warning in result.warnings):
         print(f"warning: {warning}", file=sys.stderr)
@@ -249,8 +251,8 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             frames = frame_metrics_of(*longest, device)
         measured: dict[str, FVDResult] = {}
         for name, pair in pairs.items() if distances else ():
-            with_neighbours = bool(options.report) and not measured
-            measured[name] = fvd_of(*pair, settings, options.repeats, "kvd" in options.metrics, with_neighbours)
+            neighbours = bool(options.report) and not measured  # the page shows those of the first measurement
+            measured[name] = fvd_of(*pair, settings, options.repeats, "kvd" in options.metrics, neighbours)
         if is_main():
             choices = _choices(options, detector, device)
             _print(measured, frames, options.metrics, choices)

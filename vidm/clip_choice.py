@@ -15,7 +15,7 @@ from vidm.layouts import index_clips
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise ValueError, naming the count, for one that is below 1; None means "not limited" and is accepted."""
+    """Raise ValueError, naming the count, for one that is below 1; None is accepted."""
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name} is {count}; it must be at least 1")
@@ -23,14 +23,14 @@ def check_counts(**counts: int | None) -> None:
 
 @dataclass(frozen=True)
 class ClipSelection:
-    """Which clips of a folder of real videos are measured; `generated` gives the clips that they are compared with.
+    """Which clips of a folder of videos are measured: one clip of `num_frames` frames from each selected video.
 
-    One clip of `num_frames` frames is taken from each video. Its frames are frame_stride * real_stride apart: real
-    videos are thinned by real_stride in addition when the model was trained on every real_stride-th frame. A clip
-    begins at the first frame or, with `random_start`, at a frame drawn by the seed; `window`, a range of its frames,
-    restricts it to these. num_samples=None takes all videos that are long enough, at most max_samples of them.
-    `split` is a subfolder or a list of UCF-101. `resolution` (px) crops frames to the central square and resizes
-    them; None keeps them as stored. Raises ValueError, naming the field, for a count below 1.
+    num_samples=None selects all videos that are long enough, but at most max_samples; a number is drawn by the seed.
+    `split` is a subfolder or one of UCF-101's lists. The frames of a clip are frame_stride * real_stride apart:
+    real_stride is for real videos, when the model was trained on every real_stride-th frame. A clip begins at the first
+    frame or, with `random_start`, at one drawn by the seed. With a `window`, only this range of each clip's frames is
+    read. With a `resolution` (px), frames are cropped to the central square and resized; None keeps them as stored.
+    Raises ValueError, naming the field, for a count below 1.
     """
 
     folder: str | Path
@@ -64,7 +64,7 @@ class ClipSelection:
         return window_length(self.num_frames, self.stride)
 
     def generated(self, folder: str | Path) -> "ClipSelection":
-        """The clips of a folder of generated videos: the same, but never thinned, of no split, from the first frame."""
+        """The clips of generated videos to compare with these: without real_stride and split, from the first frame."""
         return replace(self, folder=folder, real_stride=1, split="", random_start=False)
 
 

@@ -223,9 +223,7 @@ def _print(
     printed = ("protocol", "split", "real videos were", "first frames were", "seed")
     print(", ".join(f"{key} {choices[key]}" for key in printed))
     if NOT_SPECIFIED in choices.values():
-        print(
-            "use --real and --first-frames to record where the videos came from: numbers are not comparable without it"
-        )
+        print("record where the videos came from with --real and --first-frames: numbers cannot be compared without it")
     print(table_of(measured, frames, metrics))
     for warning in dict.fromkeys(warning for result in measured.values() for warning in result.warnings):
         print(f"warning: {warning}", file=sys.stderr)

@@ -39,7 +39,7 @@ from vidm.video_io import VideoError
 FILE_NAME = "features.sqlite"
 BLOCK = 256
 WAIT_S = 60.0
-# Raised when the same video would be read as other pixels, so that older rows of a cache are not used.
+# Increase the number when the same video is read as other pixels than before: older rows of a cache are then not used.
 PIXELS = "vidm pixels 1"
 
 Size = tuple[int, int]
@@ -136,7 +136,7 @@ class Features:
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """The detector and protocol that turn clips into features, and how the work is done, which changes no feature.
+    """The detector and protocol that turn clips into features, and settings that do not change the features.
 
     `batch_size` clips at a time go through the detector on `device`; `workers` threads read videos. `cache` is a folder
     in which features are kept for later runs; None keeps them for this run only. `progress` shows a bar. Raises
@@ -160,11 +160,12 @@ def _keys(clips: Clips, settings: MeasureSettings) -> list[str]:
     how = [PIXELS, clips.num_frames, clips.stride, clips.resolution, settings.protocol.name]
     how += [av.__version__, torch.__version__]
     if settings.cache:
-        how.append(identity_of(settings.detector)["sha256"])
-        if not how[-1]:
+        sha256 = identity_of(settings.detector)["sha256"]
+        if not sha256:
             raise ValueError(
                 f"the features of {name_of(settings.detector)} cannot be kept (--cache): it has no sha256 attribute"
             )
+        how.append(sha256)
         with ThreadPoolExecutor() as pool:
             videos = list(pool.map(content_sha256, clips.index.paths))
     else:

@@ -171,11 +171,11 @@ def _warnings(real: ClipSelection, made: ClipSelection, num_samples: int, featur
     enough = SAMPLES_PER_DIMENSION * feature_dim
     if num_samples < enough:
         warnings.append(
-            f"{num_samples} videos are few for {feature_dim} features: the distance is too large, and larger the fewer "
-            f"videos there are; use {enough} or more, or compare only with numbers of as many videos"
+            f"{num_samples} videos are few for {feature_dim} features: the distance is overestimated, more so with "
+            f"fewer videos; use {enough} or more, or compare only numbers made with the same number of videos"
         )
     if Path(real.folder, real.split).resolve() == Path(made.folder).resolve():
-        warnings.append(f"both folders are {made.folder}: the distance of a folder to itself measures no generator")
+        warnings.append(f"both folders are {made.folder}: the real videos are compared with themselves")
     return warnings
 
 
@@ -200,7 +200,7 @@ def fvd_of(
     num_samples = (len(sides[0].keys), len(sides[1].keys))
     warnings = _warnings(real, made, min(num_samples), draws[0].feature_dim)
     if repeats > 1 and all(chosen == clips[0] for chosen in clips):
-        warnings.append("every repeat drew the same clips: all videos are taken, and there is one clip in each")
+        warnings.append("every repeat drew the same clips: all videos are used, and each has only one possible clip")
     kernels = tuple(draw.kernel for draw in draws if draw.kernel is not None)
     floors = [draw.floor for draw in draws if draw.floor is not None]
     return FVDResult(
@@ -248,16 +248,16 @@ def compute_fvd(
 ) -> FVDResult:
     """The Frechet distance between the real videos of dir1 and the generated ones of dir2, in a detector's features.
 
-    A folder holds videos, folders of frames or a pack. Which clips of it are measured is described in ClipSelection,
-    of which num_frames to seed are fields; real clips begin at a random start if the protocol says so. Batch size,
-    workers, device, progress and cache are those of MeasureSettings and do not change the result; neither do several
-    processes, each of which computes a share and returns everything. Videos that are too short or unreadable are
-    skipped, printed to stderr and listed in the result.
+    A folder holds videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
+    num_samples, resolution, frame_stride, real_stride, split, seed); the protocol decides where real clips begin.
+    MeasureSettings describes batch_size, workers, progress, cache and device, which do not change the result. With
+    several processes each one computes a share, and all return the same result. Videos that are too short or unreadable
+    are skipped, printed to stderr and listed in the result.
 
-    `repeats` measures again with the next seeds. `kernel` also computes the kernel distance, which needs all features
-    in memory, `neighbours` each generated video's nearest real one. The distance decreases with the number of samples:
-    compare only numbers with the same num_samples. Raises FileNotFoundError for a missing folder and ValueError, naming
-    the folder, video or setting, for anything that cannot be measured.
+    `repeats` measures that many times, with seeds seed, seed + 1, ... `kernel` also computes the kernel distance, which
+    needs all features in memory, `neighbours` each generated video's nearest real one. The distance decreases with the
+    number of samples: compare only numbers with the same num_samples. Raises FileNotFoundError for a missing folder and
+    ValueError, naming the folder, video or setting, for anything that cannot be measured.
     """
     choice = (num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
     real = ClipSelection(dir1, *choice, random_start=protocol.random_start, max_samples=protocol.max_videos)

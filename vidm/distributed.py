@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -238,9 +239,26 @@ def gather_results(work: Callable[[], T]) -> list[T]:
     return [result for result, _ in gathered]
 
 
+_on_main_already: ContextVar[bool] = ContextVar("_on_main_already", default=False)
+
+
 def on_main(work: Callable[[], T]) -> T:
-    """What work() returns, done by the main process alone; where it raises an error of the user's, all do."""
-    return gather_results(lambda: work() if is_main() else None)[0]  # type: ignore[return-value]
+    """What work() returns, run by the main process alone; where it raises an error of the user's, all processes do.
+
+    All processes call this. Work that runs this way may itself call on_main: the other processes are waiting for the
+    outer result, so the inner work just runs.
+    """
+    if _on_main_already.get():
+        return work()
+
+    def alone() -> T:
+        token = _on_main_already.set(True)
+        try:
+            return work()
+        finally:
+            _on_main_already.reset(token)
+
+    return gather_results(lambda: alone() if is_main() else None)[0]  # type: ignore[return-value]
 
 
 def barrier() -> None:

@@ -1,6 +1,7 @@
-"""A folder of videos, however it is laid out, becomes a list of clips; what is bad is named."""
+"""A folder of videos in any layout becomes a list of clips, and bad clips are reported."""
 
 import errno
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from vidm import layouts
 from vidm.cli import train_parser
 from vidm.config import Config, DataConfig
+from vidm.distributed import launch, on_main, rank
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips, survey_clips
 from vidm.trainer import Trainer
 from vidm.video_io import read_video, write_video
@@ -24,7 +26,7 @@ def write_clip(path: Path, num_frames: int = 4) -> None:
 
 
 def write_numbered(path: Path, video: int, num_frames: int = 4) -> None:
-    """A clip whose frame k has k in its red and the video's number in its green, 20 levels apart."""
+    """A clip with red = 20 * frame number and green = 20 * video number."""
     frames = np.zeros((num_frames, 16, 16, 3), np.uint8)
     frames[..., 0] = 20 * np.arange(num_frames)[:, None, None]
     frames[..., 1] = 20 * video
@@ -43,7 +45,7 @@ def write_numbered(path: Path, video: int, num_frames: int = 4) -> None:
 
 
 def numbers(index: ClipIndex) -> list[int]:
-    """The number of each video of an index, after a look at every frame of it."""
+    """The number of each video of an index; checks every frame on the way."""
     videos = []
     for path, num_frames in zip(index.paths, index.num_frames, strict=True):
         frames = read_video(path).mean(axis=(1, 2))
@@ -107,7 +109,7 @@ def test_a_link_to_a_folder_is_followed_and_a_loop_is_not(tmp_path: Path) -> Non
     assert names(index_clips(tmp_path / "data")) == ["linked/a.mp4"]
 
 
-def test_a_bad_video_among_good_ones_is_named_counted_and_skipped(tmp_path: Path) -> None:
+def test_a_bad_video_among_good_ones_is_reported_and_skipped(tmp_path: Path) -> None:
     write_clip(tmp_path / "good.mp4")
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     (tmp_path / "text.mp4").write_text("not a video")
@@ -121,17 +123,17 @@ def test_a_bad_video_among_good_ones_is_named_counted_and_skipped(tmp_path: Path
     assert lines[1] == f"skipped: {tmp_path / 'short.npy'}: has 2 frames, 3 are needed"
 
 
-def test_of_many_bad_videos_ten_are_named_and_all_are_counted(tmp_path: Path) -> None:
+def test_of_many_bad_videos_ten_are_listed_and_all_are_counted(tmp_path: Path) -> None:
     write_clip(tmp_path / "good.mp4")
     for number in range(12):
         (tmp_path / f"bad_{number}.mp4").write_bytes(b"")
     lines = index_clips(tmp_path).skipped_message().splitlines()
     assert len(lines) == 11
     assert "bad_9.mp4" in lines[9]
-    assert lines[10] == "12 of 13 clips were skipped in all"
+    assert lines[10] == "12 of 13 clips were skipped"
 
 
-def test_a_missing_or_empty_folder_says_where_data_comes_from(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_says_where_to_get_data(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "labels.json").write_text("{}")
@@ -144,17 +146,19 @@ def test_a_missing_or_empty_folder_says_where_data_comes_from(tmp_path: Path) ->
         assert "\n" not in message
 
 
-def test_a_folder_that_cannot_be_listed_is_named_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported_and_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_clip(tmp_path / "a.npy")
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
-    def scandir_of_a_stranger(folder: str | Path) -> object:  # root, who often runs tests, may list everything
+    def scandir_without_permission(folder: str | Path) -> object:  # chmod does not keep root out
         if str(folder).endswith("locked"):
             raise PermissionError(errno.EACCES, "Permission denied", folder)
         return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", scandir_of_a_stranger)
+    monkeypatch.setattr(os, "scandir", scandir_without_permission)
     index = index_clips(tmp_path)
     assert names(index) == ["a.npy"]
     assert index.skipped_message() == f"skipped: {tmp_path / 'locked'}: the folder cannot be listed (Permission denied)"
@@ -164,21 +168,21 @@ def test_a_folder_that_cannot_be_listed_is_named_and_skipped(tmp_path: Path, mon
         index_clips(tmp_path / "data_locked")
 
 
-def test_videos_that_are_all_too_short_name_the_longest_and_the_flag(tmp_path: Path) -> None:
+def test_if_all_videos_are_too_short_the_error_names_the_longest_and_the_flag(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.npy", num_frames=3)
     write_clip(tmp_path / "b.npy", num_frames=5)
     with pytest.raises(ValueError, match=rf"{tmp_path} .* 16 frames .* longest has 5: ask for at most 5"):
         index_clips(tmp_path, min_frames=16)
 
 
-def test_videos_that_are_all_bad_name_the_folder_and_the_first(tmp_path: Path) -> None:
+def test_if_all_videos_are_bad_the_error_names_the_folder_and_the_first(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=rf"none of the 2 videos in {tmp_path} can be read; the first: .*a\.mp4"):
         index_clips(tmp_path)
 
 
-# Layouts, each in small
+# A small example of each layout
 
 
 @pytest.mark.parametrize(
@@ -207,11 +211,11 @@ def test_videos_that_are_all_bad_name_the_folder_and_the_first(tmp_path: Path) -
         "both",
     ],
 )
-def test_a_miniature_of_each_layout_is_read_and_its_finding_told(tmp_path: Path, clips: list[str], found: str) -> None:
+def test_a_small_example_of_each_layout_is_read_and_described(tmp_path: Path, clips: list[str], found: str) -> None:
     for video, name in enumerate(clips):
         folder = name.endswith("/")
         write_numbered(tmp_path / "data" / name.replace(".mp4/", ""), video)
-        if folder:  # TaiChi-HD's folders of frames bear names of videos
+        if folder:  # TaiChi-HD's frame folders have names of video files
             (tmp_path / "data" / name.replace(".mp4/", "")).rename(tmp_path / "data" / name)
     index = index_clips(tmp_path / "data")
     assert index.found == found
@@ -219,7 +223,7 @@ def test_a_miniature_of_each_layout_is_read_and_its_finding_told(tmp_path: Path,
     assert index.skipped == []
 
 
-def test_videos_alone_or_frames_alone_can_be_asked_for(tmp_path: Path) -> None:
+def test_a_layout_can_select_only_videos_or_only_frames(tmp_path: Path) -> None:
     write_numbered(tmp_path / "0.mp4", 0)
     write_numbered(tmp_path / "1", 1)
     assert numbers(index_clips(tmp_path)) == [0, 1]
@@ -232,19 +236,19 @@ def test_videos_alone_or_frames_alone_can_be_asked_for(tmp_path: Path) -> None:
         index_clips(tmp_path, layout="folders")
 
 
-def test_the_flag_offers_the_layouts_there_are() -> None:
+def test_every_choice_of_the_layout_flag_is_a_layout() -> None:
     assert DataConfig.__dataclass_fields__["layout"].metadata["choices"] == LAYOUTS
 
 
-def test_a_split_is_a_subfolder_and_without_one_all_is_taken_and_said(tmp_path: Path) -> None:
+def test_a_split_is_a_subfolder_and_without_one_all_clips_are_used(tmp_path: Path) -> None:
     for video, split in enumerate(("train", "val", "test")):
         write_numbered(tmp_path / split / "video_00000-01000" / f"{video}.mp4", video)
     assert numbers(index_clips(tmp_path, split="val")) == [1]
     assert index_clips(tmp_path, split="val").found == "val: 1 video in 1 subfolder"
     everything = index_clips(tmp_path)
     assert sorted(numbers(everything)) == [0, 1, 2]
-    assert everything.found.endswith("(all of it is taken; --split chooses from train, val, test)")
-    with pytest.raises(ValueError, match=r"--split dev: .* has no such folder or list; there are: test, train, val"):
+    assert everything.found.endswith("(all of it is used; --split chooses from train, val, test)")
+    with pytest.raises(ValueError, match=r"--split dev: .* has no such folder or list; choose from test, train, val"):
         index_clips(tmp_path, split="dev")
 
 
@@ -287,50 +291,50 @@ def test_ucf101s_official_lists_are_found_and_followed(
     assert numbers(index_clips(".", layout=layout, split="test1")) == [0]
 
 
-def test_ucf101_without_a_split_is_all_of_it_and_says_which_there_are(tmp_path: Path) -> None:
+def test_ucf101_without_a_split_uses_all_clips_and_names_the_splits(tmp_path: Path) -> None:
     make_ucf(tmp_path, tmp_path / "ucfTrainTestlist")
     assert index_clips(tmp_path).found == (
-        "3 videos in 2 subfolders (all of it is taken; --split chooses from test1, train1, train2)"
+        "3 videos in 2 subfolders (all of it is used; --split chooses from test1, train1, train2)"
     )
     with pytest.raises(ValueError, match="--split train3: choose one of UCF-101's lists: test1, train1, train2"):
         index_clips(tmp_path, layout="ucf101", split="train3")
-    with pytest.raises(ValueError, match=r"--split train3: .* there are: Archery, YoYo, ucfTrainTestlist, test1"):
+    with pytest.raises(ValueError, match=r"--split train3: .* choose from Archery, YoYo, ucfTrainTestlist, test1"):
         index_clips(tmp_path, split="train3")
 
 
-def test_the_official_lists_hold_for_extracted_frames_too(tmp_path: Path) -> None:
+def test_the_official_lists_apply_to_extracted_frames(tmp_path: Path) -> None:
     make_ucf(tmp_path / "frames", tmp_path / "ucfTrainTestlist", suffix="")
     assert numbers(index_clips(tmp_path / "frames", split="train1")) == [1, 2]
 
 
-def test_ucf101_without_its_lists_says_what_is_missing(tmp_path: Path) -> None:
+def test_ucf101_without_its_lists_names_the_missing_file(tmp_path: Path) -> None:
     write_clip(tmp_path / "UCF-101" / "YoYo" / "a.npy")
-    with pytest.raises(ValueError, match=r"no ucfTrainTestlist/trainlist01\.txt there or beside it"):
+    with pytest.raises(ValueError, match=r"no ucfTrainTestlist/trainlist01\.txt in or next to it"):
         index_clips(tmp_path / "UCF-101", layout="ucf101", split="train1")
 
 
-def test_a_class_or_file_that_is_listed_and_absent_is_named_counted_and_skipped(tmp_path: Path) -> None:
+def test_a_listed_class_or_file_that_does_not_exist_is_reported_and_skipped(tmp_path: Path) -> None:
     make_ucf(tmp_path, tmp_path / "ucfTrainTestlist")
     with (tmp_path / "ucfTrainTestlist" / "trainlist01.txt").open("a") as file:
         file.write("Tai Chi/v_TaiChi_g01_c01.avi 3\nTai Chi/v_TaiChi_g01_c02.avi 3\nYoYo/v_YoYo_g99_c01.avi 2\n")
     index = index_clips(tmp_path, split="train1")
     assert numbers(index) == [1, 2]
-    assert index.found == ("UCF-101, trainlist01.txt: 2 of the 5 videos listed, 2 classes; absent: Tai Chi")
+    assert index.found == ("UCF-101, trainlist01.txt: 2 of the 5 videos listed, 2 classes; missing: Tai Chi")
     assert index.skipped_message().splitlines() == [
         f"skipped: {tmp_path}/Tai Chi/v_TaiChi_g01_c01.avi: listed in trainlist01.txt, but the folder of class Tai Chi "
-        "is not there",
+        "does not exist",
         f"skipped: {tmp_path}/Tai Chi/v_TaiChi_g01_c02.avi: listed in trainlist01.txt, but the folder of class Tai Chi "
-        "is not there",
-        f"skipped: {tmp_path}/YoYo/v_YoYo_g99_c01.avi: listed in trainlist01.txt, but the file is not there",
+        "does not exist",
+        f"skipped: {tmp_path}/YoYo/v_YoYo_g99_c01.avi: listed in trainlist01.txt, but the file does not exist",
     ]
     with pytest.raises(ValueError, match="3 of the 5 clips"):
         index_clips(tmp_path, split="train1", max_bad_fraction=0.5, bad_list=tmp_path / "bad.txt")
 
 
-# The remembered index
+# The cached lengths
 
 
-def test_the_remembered_index_is_the_fresh_one_and_opens_nothing(
+def test_an_index_from_the_cache_equals_the_fresh_one_and_opens_no_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for video, name in enumerate(("b/0.mp4", "b/1", "2.gif")):
@@ -347,7 +351,7 @@ def test_the_remembered_index_is_the_fresh_one_and_opens_nothing(
     probe = layouts.probe
     monkeypatch.setattr(layouts, "probe", counted)
     assert index_clips(tmp_path, min_frames=3) == fresh
-    assert opened == ["bad.mp4"]  # what cannot be read is tried again
+    assert opened == ["bad.mp4"]  # an unreadable video is tried again
     write_numbered(tmp_path / "bad.mp4", 3, num_frames=6)
     write_numbered(tmp_path / "b" / "0.mp4", 0, num_frames=5)
     (tmp_path / "b" / "1" / "00003.png").unlink()
@@ -358,16 +362,59 @@ def test_the_remembered_index_is_the_fresh_one_and_opens_nothing(
     assert list(zip(names(changed), changed.num_frames, strict=True)) == [("b/0.mp4", 5), ("b/1", 3), ("bad.mp4", 6)]
 
 
+def index_in_one_of_two_processes(node_rank: int, folder: Path, results: multiprocessing.Queue) -> None:
+    """Index folder/data in three ways; put (rank, files opened so far, what was returned) after each."""
+    opened, probe = [], layouts.probe
+
+    def counted(path: Path) -> object:
+        opened.append(path.name)
+        return probe(path)
+
+    def attempt(split: str) -> ClipIndex | str:
+        try:
+            return index_clips(folder / "data", split=split)
+        except ValueError as error:
+            return str(error)
+
+    def worker(device: torch.device) -> None:
+        for way in (lambda: attempt(""), lambda: on_main(lambda: attempt("a")), lambda: attempt("none")):
+            found = way()
+            results.put((rank(), sorted(opened), found))
+
+    layouts.probe = counted
+    launch(worker, (), True, num_nodes=2, node_rank=node_rank, dist_url=f"file://{folder}/meeting")
+
+
+def test_of_two_processes_one_opens_each_video_and_both_get_the_index(tmp_path: Path) -> None:
+    for name in ("a/0.npy", "a/1.npy", "b/2.npy"):
+        write_clip(tmp_path / "data" / name)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=index_in_one_of_two_processes, args=(n, tmp_path, results)) for n in (0, 1)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=120) for _ in range(6)]
+    for process in processes:
+        process.join()
+    main, other = ([row[1:] for row in found if row[0] == number] for number in (0, 1))
+    whole, split_too = ["0.npy", "1.npy", "2.npy"], ["0.npy", "0.npy", "1.npy", "1.npy", "2.npy"]
+    assert [opened for opened, _ in main] == [whole, split_too, split_too]  # a split has a cache file of its own
+    assert [opened for opened, _ in other] == [[], [], []]
+    assert [result for _, result in main] == [result for _, result in other]
+    assert [names(index) for _, index in main[:2]] == [["a/0.npy", "a/1.npy", "b/2.npy"], ["a/0.npy", "a/1.npy"]]
+    assert main[2][1].startswith("--split none: ")
+
+
 # Bad input
 
 
-def test_names_with_spaces_and_of_any_alphabet_are_read(tmp_path: Path) -> None:
+def test_names_with_spaces_and_in_any_alphabet_are_read(tmp_path: Path) -> None:
     for video, name in enumerate(("a b/c  d.mp4", "\u6f22\u5b57/\u00fc\U0001f3a5.mp4", "x: y%s\n/z")):
         write_numbered(tmp_path / name, video)
     assert sorted(numbers(index_clips(tmp_path))) == [0, 1, 2]
 
 
-def test_a_name_that_is_no_utf8_can_be_printed(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
     os.close(os.open(os.fsencode(tmp_path) + b"/\xff.mp4", os.O_CREAT))
     write_clip(tmp_path / "a.npy")
     index = index_clips(tmp_path)
@@ -375,7 +422,7 @@ def test_a_name_that_is_no_utf8_can_be_printed(tmp_path: Path) -> None:
     assert "\\udcff.mp4" in index.skipped_message().encode().decode()
 
 
-def test_a_link_to_itself_is_named_and_skipped(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_reported_and_skipped(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.npy")
     (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
     (tmp_path / "folder").symlink_to(tmp_path / "folder")
@@ -423,14 +470,14 @@ def test_training_stops_before_it_starts_when_too_much_is_bad(tiny: Config, tmp_
         Trainer(config.replaced({"max_bad_fraction": 1.5}), torch.device("cpu"))
 
 
-def test_a_survey_returns_what_an_index_refuses(tmp_path: Path) -> None:
+def test_survey_clips_returns_an_index_that_index_clips_refuses(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"")
     write_clip(tmp_path / "short.npy", num_frames=2)
     index = survey_clips(tmp_path, min_frames=3)
     assert (index.paths, len(index.skipped), len(index.bad), index.longest) == ([], 2, 1, 2)
 
 
-def test_the_commands_of_the_document_on_data_sets_parse() -> None:
+def test_the_commands_in_the_datasets_document_parse() -> None:
     document = Path(__file__).parent.parent / "docs" / "datasets.md"
     name = "python diffusion_ddp_accum_constant_cu.py "
     commands = [line.strip() for line in document.read_text().splitlines() if name in line]

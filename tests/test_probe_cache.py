@@ -1,5 +1,6 @@
-"""What is remembered of a video is what looking at it again would find."""
+"""A cached number is the one that probing again would find."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from vidm import probe_cache
-from vidm.probe_cache import remembered
+from vidm.probe_cache import probe_all
 
 
 class Counted:
-    """Reads the number that a file holds, a text where it holds none, and keeps what it was asked for."""
+    """Reads the number in a file, or returns a reason if there is none; `asked` lists the files it was called for."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -26,7 +27,7 @@ class Counted:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Two files and a folder of two, with a cache of their own."""
+    """Two files and a folder of two files, with a new cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = tmp_path / "data"
     (data / "frames").mkdir(parents=True)
@@ -37,10 +38,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def ask(files: list[Path]) -> tuple[list[int | str], list[str]]:
     counted = Counted()
-    return remembered(files[0].parent, files, counted), counted.asked
+    return probe_all(files[0].parent, files, counted), counted.asked
 
 
-def test_what_is_known_is_not_asked_again_and_is_the_same(files: list[Path]) -> None:
+def test_a_cached_number_is_the_same_and_is_not_probed_again(files: list[Path]) -> None:
     assert ask(files) == ([1, 2, 2], ["a", "b", "frames"])
     assert ask(files) == ([1, 2, 2], [])
     assert ask(files[::-1]) == ([2, 2, 1], [])
@@ -65,7 +66,7 @@ def replace_keeping_size_and_times(path: Path) -> None:
     ],
     ids=["longer file", "same size and times", "a frame more", "a frame rewritten", "a frame less"],
 )
-def test_what_has_changed_is_looked_at_again(
+def test_a_changed_file_is_probed_again(
     files: list[Path], change: Callable[[Path], object], expected: list[int], asked: list[str]
 ) -> None:
     ask(files)
@@ -74,23 +75,51 @@ def test_what_has_changed_is_looked_at_again(
     assert ask(files) == (expected, [])
 
 
-def test_a_reason_is_asked_for_again(files: list[Path]) -> None:
+def test_a_file_without_a_number_is_probed_again(files: list[Path]) -> None:
     files[0].write_text("none")
     reason = f"{files[0]}: no number"
     assert ask(files) == ([reason, 2, 2], ["a", "b", "frames"])
     assert ask(files) == ([reason, 2, 2], ["a"])
 
 
-def test_another_reader_looks_again(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", ["PyAV", "this package"])
+def test_another_version_of_a_reader_probes_again(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
     ask(files)
-    monkeypatch.setattr(probe_cache.av, "__version__", "0.0")
-    assert ask(files)[1] == ["a", "b", "frames"]
+    if reader == "PyAV":
+        monkeypatch.setattr(probe_cache.av, "__version__", "0.0")
+    else:
+        monkeypatch.setattr(probe_cache, "CACHE_VERSION", probe_cache.CACHE_VERSION + 1)
+    assert ask(files) == ([1, 2, 2], ["a", "b", "frames"])
+    assert ask(files)[1] == []
+
+
+def test_touching_a_source_file_of_the_package_does_not_probe_again(files: list[Path]) -> None:
+    ask(files)
+    source = Path(probe_cache.__file__).with_name("posgn.py")
+    state = source.stat()
+    os.utime(source)
+    try:
+        assert ask(files) == ([1, 2, 2], [])
+    finally:
+        os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_cache_of_the_version_that_hashed_the_sources_is_ignored(files: list[Path], tmp_path: Path) -> None:
+    ask(files)
+    (cached,) = (tmp_path / "cache").rglob("*.json")
+    content = json.loads(cached.read_text())
+    content["readers"] = f"PyAV {probe_cache.av.__version__} {'0' * 64}"
+    cached.write_text(json.dumps(content))
+    assert ask(files) == ([1, 2, 2], ["a", "b", "frames"])
+    assert ask(files)[1] == []
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"readers": "x"}', '{"readers": "x", "found": {"a": 1}}', '{"found": []}', "\udcff"]
 )
-def test_a_damaged_cache_is_no_cache(files: list[Path], tmp_path: Path, text: str) -> None:
+def test_a_damaged_cache_is_ignored(files: list[Path], tmp_path: Path, text: str) -> None:
     ask(files)
     (kept,) = (tmp_path / "cache").rglob("*.json")
     kept.write_text(text, "utf-8", "surrogateescape")
@@ -99,7 +128,7 @@ def test_a_damaged_cache_is_no_cache(files: list[Path], tmp_path: Path, text: st
 
 
 @pytest.mark.parametrize("home", ["a file", "relative"])
-def test_without_a_place_to_keep_it_all_is_asked_every_time(
+def test_without_a_writable_cache_every_call_probes(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     (tmp_path / "a file").write_text("in the way")
@@ -111,7 +140,7 @@ def test_without_a_place_to_keep_it_all_is_asked_every_time(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_nothing_is_written_beside_the_data(files: list[Path], tmp_path: Path) -> None:
+def test_nothing_is_written_next_to_the_data(files: list[Path], tmp_path: Path) -> None:
     before = sorted((tmp_path / "data").rglob("*"))
     ask(files)
     assert sorted((tmp_path / "data").rglob("*")) == before

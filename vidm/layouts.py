@@ -1,9 +1,9 @@
 """A folder of videos -> a list of clips. Ours.
 
-A clip is a video file or a folder that directly holds png or jpg frames, at any depth: a flat folder, one folder a
-class, CLEVRER's train/video_00000-01000/video_00000.mp4, Sky Time-lapse's and TaiChi-HD's folders of frames are all
-read without being told. So is a pack (vidm.packs), whose clips stand here by the paths that they had in the folder it
-was made of. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
+A clip is a video file, or a folder that directly contains png or jpg frames, at any depth. A flat folder, one folder
+per class, CLEVRER's train/video_00000-01000/video_00000.mp4 and the frame folders of Sky Time-lapse and TaiChi-HD are
+all recognized without a flag. So is a pack (vidm.packs), whose clips have the paths that they had in the packed folder.
+A split is a subfolder (train, val, test) or one of UCF-101's official lists.
 
     index = index_clips("data/CLEVRER", min_frames=128, split="train")
     print(index.found, len(index.paths), index.skipped_message())
@@ -12,12 +12,14 @@ was made of. A split is a subfolder (train, val, test) or one of UCF-101's offic
 import os
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from vidm.distributed import on_main
 from vidm.files import atomic_write
 from vidm.packs import is_pack, list_pack, probe
-from vidm.probe_cache import remembered
+from vidm.probe_cache import probe_all
 from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key
 
 LAYOUTS = ("auto", "videos", "frames", "ucf101")
@@ -33,9 +35,9 @@ Skipped = list[tuple[Path, str]]
 class ClipIndex:
     """The clips of a folder in natural order: `num_frames[i]` belongs to `paths[i]`.
 
-    `skipped` has (path, reason) of clips that are unreadable, too short or listed but absent; `bad`, those of them
-    that are not just short. `longest` is the greatest number of frames of any readable clip, `found` a line on what was
-    seen.
+    `skipped` contains (path, reason) of clips that are unreadable, too short or listed but missing; `bad` contains the
+    same without those that are only too short. `longest` is the largest number of frames of any readable clip, `found`
+    a one-line description of the folder.
     """
 
     root: Path
@@ -47,30 +49,30 @@ class ClipIndex:
     found: str = ""
 
     def skipped_message(self) -> str:
-        """Return a line for each of the first ten clips that were skipped, and a count; empty if there are none."""
+        """Return a line for each of the first ten skipped clips, then their number; empty if no clip was skipped."""
         lines = [f"skipped: {reason}" for _, reason in self.skipped[:SKIPPED_SHOWN]]
         if len(self.skipped) > SKIPPED_SHOWN:
-            lines.append(f"{len(self.skipped)} of {len(self.skipped) + len(self.paths)} clips were skipped in all")
+            lines.append(f"{len(self.skipped)} of {len(self.skipped) + len(self.paths)} clips were skipped")
         return _printable("\n".join(lines))
 
 
 def _printable(text: str) -> str:
-    """The text with bytes of file names that are no UTF-8, which no terminal takes, as \\udcXX."""
+    """The text with bytes of file names that are not UTF-8, which cannot be printed, escaped as \\udcXX."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _where_data_comes_from(root: Path) -> str:
     return (
-        f"make embedded data with `python scripts/make_synthetic_dataset.py --out {root}`, "
-        "or put the real CLEVRER videos there: http://clevrer.csail.mit.edu"
+        f"generate synthetic data with `python scripts/make_synthetic_dataset.py --out {root}`, "
+        "or put the CLEVRER videos there: http://clevrer.csail.mit.edu"
     )
 
 
-# What lies in a folder
+# Any folder
 
 
 class _Listing(NamedTuple):
-    """Clips by path, what is bad before any is opened, and a line on what was seen."""
+    """Paths of clips, what is bad before any is opened, and a one-line description."""
 
     clips: list[Path]
     bad: Skipped
@@ -82,7 +84,7 @@ def _count(number: int, noun: str, rest: str = "") -> str:
 
 
 def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped) -> str:
-    """Say in a line what lies in a folder, and which splits of it could be chosen."""
+    """Describe in one line what a folder contains, and which of its splits can be chosen."""
     parts = []
     if videos:
         parents = {path.parent for path in videos}
@@ -98,12 +100,12 @@ def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped)
     if bad:
         parts.append(_count(len(bad), "folder", " that cannot be listed"))
     splits = [name for name in SPLIT_FOLDERS if (root / name).is_dir()] + list(_ucf_lists(root))
-    hint = f" (all of it is taken; --split chooses from {', '.join(splits)})" if splits else ""
+    hint = f" (all of it is used; --split chooses from {', '.join(splits)})" if splits else ""
     return " and ".join(parts) + hint
 
 
 def _walk(root: Path, layout: str) -> _Listing:
-    """Every clip below `root`; each folder is visited once, however links lead to it."""
+    """Every clip below `root`; each folder is visited once, even if several links lead to it."""
     videos: list[Path] = []
     folders: list[Path] = []
     bad: Skipped = []
@@ -126,7 +128,7 @@ def _walk(root: Path, layout: str) -> _Listing:
         inside = [Path(folder, name) for name in visible if name.lower().endswith(VIDEO_SUFFIXES)]
         if layout != "frames":
             videos += inside
-        # Images beside videos are thumbnails rather than a clip, unless frames are asked for.
+        # Images next to videos are probably thumbnails, so they count as a clip only with layout="frames".
         has_frames = any(name.lower().endswith(FRAME_SUFFIXES) for name in visible)
         if has_frames and layout != "videos" and not (inside and layout == "auto"):
             folders.append(Path(folder))
@@ -137,7 +139,7 @@ def _walk(root: Path, layout: str) -> _Listing:
 
 
 def _ucf_lists(root: Path) -> dict[str, Path]:
-    """The official lists beside or above the class folders: train1 -> .../trainlist01.txt, and so on."""
+    """The official lists, next to the class folders or one level up: {"train1": .../trainlist01.txt, ...}."""
     above = Path(os.path.abspath(root)).parent
     for folder in (root / UCF_LISTS, root, above / UCF_LISTS, above):
         names = sorted(os.listdir(folder)) if folder.is_dir() and os.access(folder, os.R_OK) else []
@@ -148,40 +150,43 @@ def _ucf_lists(root: Path) -> dict[str, Path]:
 
 
 def _class_and_name(path: Path) -> tuple[str, str]:
-    """What a line of a list and a clip have in common, were the video turned into mp4 or frames since."""
+    """What a line of a list and a clip have in common, even if the video was converted to mp4 or frames."""
     return path.parent.name, path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
 
 
 def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
-    """The clips that one of the official lists names; what it names and is not there is bad."""
-    there: dict[tuple[str, str], Path] = {}
+    """The clips that one of the official lists names; a listed clip that does not exist is bad."""
+    existing: dict[tuple[str, str], Path] = {}
     everything = _walk(root, "auto")
     for path in everything.clips:
-        there.setdefault(_class_and_name(path), path)
-    classes = {name for name, _ in there}
+        existing.setdefault(_class_and_name(path), path)
+    classes = {name for name, _ in existing}
     text = lists[split].read_text("utf-8", "surrogateescape")
-    # A line of a training list ends in the number of the class.
+    # Lines of a training list end with the number of the class.
     lines = [re.sub(r"\s+[0-9]+$", "", line.strip()) for line in text.splitlines()]
     listed = [Path(line) for line in dict.fromkeys(lines) if line]
-    clips = [there[key] for key in map(_class_and_name, listed) if key in there]
-    absent = [path for path in listed if _class_and_name(path) not in there]
-    missing = sorted({path.parent.name for path in absent} - classes)
+    clips = [existing[key] for key in map(_class_and_name, listed) if key in existing]
+    missing = [path for path in listed if _class_and_name(path) not in existing]
+    missing_classes = sorted({path.parent.name for path in missing} - classes)
     bad = [
-        (root / path, f"{root / path}: listed in {lists[split].name}, but {what} is not there")
-        for path in absent
-        for what in [f"the folder of class {path.parent.name}" if path.parent.name in missing else "the file"]
+        (root / path, f"{root / path}: listed in {lists[split].name}, but {what} does not exist")
+        for path in missing
+        for what in [f"the folder of class {path.parent.name}" if path.parent.name in missing_classes else "the file"]
     ]
     used = {path.parent.name for path in clips}
     found = f"UCF-101, {lists[split].name}: {len(clips)} of the {len(listed)} videos listed, {len(used)} classes"
-    if missing:
-        found += f"; absent: {', '.join(missing)}"
+    if missing_classes:
+        found += f"; missing: {', '.join(missing_classes)}"
     return _Listing(sorted(clips, key=natural_key), everything.bad + bad, found)
 
 
+# The layouts
+
+
 def _list_packed(root: Path, layout: str, split: str) -> _Listing:
-    """A pack's clips, or those that lay in the subfolder `split` of what was packed."""
+    """A pack's clips, or those that were in the subfolder `split` of the packed folder."""
     if layout != "auto":
-        raise ValueError(f"--layout {layout}: {root} is a pack, whose clips were chosen when it was made; leave it out")
+        raise ValueError(f"--layout {layout}: {root} is a pack; its clips were chosen when it was written: omit it")
     clips = [path for path in list_pack(root) if not split or path.relative_to(root).parts[:1] == (split,)]
     if split and not clips:
         raise ValueError(f"--split {split}: the pack {root} has no clips from a folder of that name")
@@ -197,13 +202,13 @@ def _list_clips(root: Path, layout: str, split: str) -> _Listing:
     is_folder = bool(split) and (root / split).is_dir()
     if layout == "ucf101" or (layout == "auto" and not is_folder and split in lists):
         if not lists:
-            raise ValueError(f"{root}: no {UCF_LISTS}/trainlist01.txt there or beside it; get UCF-101's official lists")
+            raise ValueError(f"{root}: no {UCF_LISTS}/trainlist01.txt in or next to it; get UCF-101's official lists")
         if split not in lists:
             raise ValueError(f"--split {split}: choose one of UCF-101's lists: {', '.join(lists)}")
         return _ucf_split(root, split, lists)
     if split and not is_folder:
         splits = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."] + list(lists)
-        raise ValueError(f"--split {split}: {root} has no such folder or list; there are: {', '.join(splits[:10])}")
+        raise ValueError(f"--split {split}: {root} has no such folder or list; choose from {', '.join(splits[:10])}")
     listing = _walk(root / split, layout)
     return listing._replace(found=f"{split}: {listing.found}") if split else listing
 
@@ -218,24 +223,12 @@ def _num_frames_or_reason(path: Path) -> int | str:
         return str(error)
 
 
-def survey_clips(
-    root: str | Path, min_frames: int = 1, layout: str = "auto", split: str = "", progress: bool = False
-) -> ClipIndex:
-    """Look at every clip below a folder, or of its split; hidden and other files are ignored.
-
-    Layouts: `videos` takes video files alone, `frames` folders of frames alone, `ucf101` what an official list names
-    (splits train1 .. train3, test1 .. test3), `auto` tells. Clips without `min_frames` frames and unreadable ones are
-    skipped, perhaps all. With `progress`, a bar is shown once it takes seconds. Raises FileNotFoundError for a missing
-    folder, ValueError for a split or layout that is not there. Ours.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(root)}")
+def _survey(root: Path, min_frames: int, layout: str, split: str, progress: bool) -> ClipIndex:
     clips, bad, found = _list_clips(root, layout, split)
-    probed = remembered(root / split, clips, _num_frames_or_reason, progress)
+    lengths = probe_all(root / split, clips, _num_frames_or_reason, progress)
     skipped, bad = list(bad), list(bad)
     paths, num_frames = [], []
-    for path, length in zip(clips, probed, strict=True):
+    for path, length in zip(clips, lengths, strict=True):
         if isinstance(length, str):
             skipped.append((path, length))
             bad.append((path, length))
@@ -244,19 +237,40 @@ def survey_clips(
         else:
             paths.append(path)
             num_frames.append(length)
-    longest = max((length for length in probed if isinstance(length, int)), default=0)
+    longest = max((length for length in lengths if isinstance(length, int)), default=0)
     return ClipIndex(root, paths, num_frames, skipped, bad, longest, _printable(found))
 
 
-def _refuse_many_bad(index: ClipIndex, max_bad_fraction: float, bad_list: Path) -> None:
+def _existing(root: str | Path) -> Path:
+    """The folder, which every process checks for itself: the nodes of a cluster may have different disks."""
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(Path(root))}")
+    return Path(root)
+
+
+def survey_clips(
+    root: str | Path, min_frames: int = 1, layout: str = "auto", split: str = "", progress: bool = False
+) -> ClipIndex:
+    """List every clip below a folder, or of its split; hidden and other files are ignored.
+
+    Layouts: `videos` uses only video files, `frames` only folders of frames, `ucf101` what an official list names
+    (splits train1 to train3, test1 to test3), `auto` decides by what it finds. Clips with fewer than `min_frames`
+    frames and unreadable clips are skipped, possibly all. With `progress`, a bar is shown after three seconds. With
+    several processes all call this, the main one opens the videos, and all get the same index. Raises
+    FileNotFoundError for a missing folder, ValueError for an unknown layout or split. Ours.
+    """
+    return on_main(partial(_survey, _existing(root), min_frames, layout, split, progress))
+
+
+def _refuse_bad_fraction(index: ClipIndex, max_bad_fraction: float, bad_list: Path) -> None:
     total = len(index.paths) + len(index.skipped)
     if len(index.bad) <= max_bad_fraction * total:
         return
     with atomic_write(bad_list) as temporary:
         temporary.write_text("".join(f"{reason}\n" for _, reason in index.bad), "utf-8", "surrogateescape")
     raise ValueError(
-        f"{len(index.bad)} of the {total} clips in {index.root} cannot be read, which is more than a fraction of "
-        f"{max_bad_fraction:g} (--max-bad-fraction): they are listed in {bad_list}; mend or remove them"
+        f"{len(index.bad)} of the {total} clips in {index.root} cannot be read, more than the allowed fraction "
+        f"{max_bad_fraction:g} (--max-bad-fraction): they are listed in {bad_list}; repair or remove them"
     )
 
 
@@ -269,22 +283,26 @@ def index_clips(
     bad_list: str | Path = "bad_videos.txt",
     progress: bool = False,
 ) -> ClipIndex:
-    """List the clips of a folder as survey_clips does, and insist that there are some.
+    """List the clips of a folder as survey_clips does, and require at least one.
 
-    Unreadable and short clips are skipped, not fatal: the caller may print `skipped_message()`. Where more than
-    `max_bad_fraction` of all clips are unreadable or absent, they are written to the file `bad_list`, one a line, and
-    ValueError names it. Raises ValueError as well if there is no clip or none that will do, FileNotFoundError for a
-    missing folder. Ours.
+    Unreadable and short clips are skipped: the caller may print `skipped_message()`. If more than `max_bad_fraction`
+    of all clips are unreadable or missing, their list is written to the file `bad_list`, one per line. Raises
+    ValueError in that case, and if no clip is usable; FileNotFoundError for a missing folder. Ours.
     """
-    index = survey_clips(root, min_frames, layout, split, progress)
-    if not index.paths and not index.skipped:
-        raise ValueError(f"no videos and no folders of frames in {root}; {_where_data_comes_from(index.root)}")
-    _refuse_many_bad(index, max_bad_fraction, Path(bad_list))
-    if not index.paths and index.longest == 0:
-        raise ValueError(f"none of the {len(index.bad)} videos in {root} can be read; the first: {index.bad[0][1]}")
-    if not index.paths:
-        raise ValueError(
-            f"no video in {root} has the {min_frames} frames asked for, the longest has {index.longest}: "
-            f"ask for at most {index.longest}, steps of --frame-stride counted"
-        )
-    return index
+    root = _existing(root)
+
+    def usable() -> ClipIndex:
+        index = _survey(root, min_frames, layout, split, progress)
+        if not index.paths and not index.skipped:
+            raise ValueError(f"no videos and no folders of frames in {root}; {_where_data_comes_from(root)}")
+        _refuse_bad_fraction(index, max_bad_fraction, Path(bad_list))
+        if not index.paths and index.longest == 0:
+            raise ValueError(f"none of the {len(index.bad)} videos in {root} can be read; the first: {index.bad[0][1]}")
+        if not index.paths:
+            raise ValueError(
+                f"no video in {root} has the {min_frames} frames asked for, the longest has {index.longest}: "
+                f"ask for at most {index.longest}, counting the steps of --frame-stride"
+            )
+        return index
+
+    return on_main(usable)

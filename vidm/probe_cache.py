@@ -1,9 +1,9 @@
-"""What was found out about videos, kept until their files change. Ours.
+"""Numbers of frames, cached in the user's cache folder until a video changes. Ours.
 
-Knowing how long 20,000 videos are means opening every one; the numbers are kept in the user's cache folder
-(XDG_CACHE_HOME, else ~/.cache), never beside the data, which may be read-only. Deleting vidm/index there is harmless.
+    lengths = probe_all("data/CLEVRER", paths, lambda path: probe(path).num_frames)
 
-    lengths = remembered("data/CLEVRER", paths, count_frames)
+Finding the lengths of 20,000 videos means opening every one. The cache is vidm/index in XDG_CACHE_HOME or ~/.cache,
+never next to the data, which may be read-only. It can be deleted at any time.
 """
 
 import hashlib
@@ -20,21 +20,29 @@ from tqdm import tqdm
 
 from vidm.files import atomic_write
 
+# Raise this when the format of the cache changes, or when probing finds other numbers for the same files.
+CACHE_VERSION = 1
+
 
 def _cache_file(key: str) -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):  # without a home "~" stays as it is
+    if not os.path.isabs(base):  # without a home folder "~" is not expanded
         return None
     return Path(base, "vidm", "index", hashlib.sha256(os.fsencode(key)).hexdigest()[:32] + ".json")
 
 
+def _readers() -> str:
+    """What determines the number for an unchanged file: this package's probing, and PyAV."""
+    return f"version {CACHE_VERSION}, PyAV {av.__version__}"
+
+
 def _times(state: os.stat_result) -> str:
-    # The time of the last change (ctime) tells what a copy with kept times, or a change of permissions, would hide.
+    # ctime also changes when a file is replaced by one with the same size and modification time.
     return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
 
 
 def _signature(path: Path) -> str:
-    """A text that is another one once a file, or any file in a folder of frames, is another one; empty if unknown."""
+    """A string that changes when a file, or any file in a folder of frames, changes; empty if it cannot be read."""
     try:
         state = path.stat()
         if not stat.S_ISDIR(state.st_mode):
@@ -46,55 +54,49 @@ def _signature(path: Path) -> str:
         return ""
 
 
-def _readers() -> str:
-    """What the numbers were found with: another version of this package or of PyAV may find others."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return f"PyAV {av.__version__} " + hashlib.sha256("".join(map(_signature, sources)).encode()).hexdigest()
-
-
-def _read(file: Path | None, readers: str) -> dict[str, tuple[str, int]]:
-    """What is kept: path -> signature and number; nothing when there is no such file, or it is damaged or outdated."""
+def _read(file: Path | None) -> dict[str, tuple[str, int]]:
+    """The cached path -> (signature, number); empty if the file is missing, damaged or written by other readers."""
     try:
-        kept = json.loads(file.read_text()) if file else {}
-        found = {path: (str(signature), int(number)) for path, (signature, number) in kept["found"].items()}
-        return found if kept["readers"] == readers else {}
+        cached = json.loads(file.read_text()) if file else {}
+        found = {path: (str(signature), int(number)) for path, (signature, number) in cached["found"].items()}
+        return found if cached["readers"] == _readers() else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def remembered(
-    key: str | Path, paths: Sequence[Path], find_out: Callable[[Path], int | str], progress: bool = False
+def probe_all(
+    key: str | Path, paths: Sequence[Path], probe: Callable[[Path], int | str], progress: bool = False
 ) -> list[int | str]:
-    """Return find_out(path) of each path, several at a time, without asking for a number that is known already.
+    """Return probe(path) for each path, calling it in several threads and only where the result is not cached.
 
-    A number is kept under `key`, a folder or any other name, until its path's size or times change; a text, which is
-    the reason why there is no number, is asked for again. Where nothing can be kept, all is asked every time. With
-    `progress`, a bar is shown once it takes seconds. Ours.
+    `probe` returns a number, or a string with the reason why there is none. Numbers are cached under `key`, a folder
+    or any other name, until the size or times of a path change; reasons are not cached. If the cache cannot be
+    written, every call probes every path. With `progress`, a bar is shown after three seconds. Ours.
     """
-    file, readers = _cache_file(os.path.abspath(key)), _readers()
-    kept = _read(file, readers)
+    file = _cache_file(os.path.abspath(key))
+    cached = _read(file)
     names = [os.path.abspath(path) for path in paths]
-    # Taken before a file is opened: what changes meanwhile will look changed.
+    # Computed before a file is opened, so that a file that changes meanwhile is probed again next time.
     signatures = [_signature(path) for path in paths]
-    numbers: list[int | str | None] = []
+    results: list[int | str | None] = []
     for name, signature in zip(names, signatures, strict=True):
-        then, number = kept.get(name, ("", 0))
-        numbers.append(number if signature and signature == then else None)
-    unknown = [i for i, number in enumerate(numbers) if number is None]
+        then, number = cached.get(name, ("", 0))
+        results.append(number if signature and signature == then else None)
+    unknown = [i for i, result in enumerate(results) if result is None]
     with (
-        ThreadPoolExecutor() as pool,  # decoders let other threads run, and disks answer many at once
-        tqdm(total=len(unknown), desc="looking at videos", unit="video", delay=3, disable=not progress) as bar,
+        ThreadPoolExecutor() as pool,  # decoders release the GIL, and disks serve several reads at once
+        tqdm(total=len(unknown), desc="opening videos", unit="video", delay=3, disable=not progress) as bar,
     ):
-        for i, found in zip(unknown, pool.map(lambda i: find_out(paths[i]), unknown), strict=True):
-            numbers[i] = found
+        for i, result in zip(unknown, pool.map(lambda i: probe(paths[i]), unknown), strict=True):
+            results[i] = result
             bar.update()
     if file and unknown:
         entries = {
-            name: (signature, number)
-            for name, signature, number in zip(names, signatures, numbers, strict=True)
-            if signature and isinstance(number, int)
+            name: (signature, result)
+            for name, signature, result in zip(names, signatures, results, strict=True)
+            if signature and isinstance(result, int)
         }
-        # Where it cannot be kept, on a full disk or in a folder that may not be written to, the next time is as slow.
+        # A full disk or a read-only folder only costs time: the next call probes again.
         with suppress(OSError, ValueError), atomic_write(file) as temporary:
-            temporary.write_text(json.dumps({"readers": readers, "found": entries}))
-    return [number for number in numbers if number is not None]
+            temporary.write_text(json.dumps({"readers": _readers(), "found": entries}))
+    return [result for result in results if result is not None]

@@ -1,10 +1,10 @@
 """python benchmarks/bench_data.py [--videos 2 --frames 32 --seconds 0.2 --repetitions 3]
 
-How many training triplets a second does one data loading process make, from each way to keep videos? At 128 x 128 from
-480 x 320 videos of the embedded world, all ways in one run, taking turns, with the files in the page cache, so that
-nothing waits for a disk. A second is one of CPU time, that of all threads together: others may be busy on the machine.
-The yardstick is the plain way: open each of three frame files, make it float, crop, resize. Prints a table and appends
-a row to benchmarks/results/data.jsonl.
+How many training triplets per second does one data loader process read from each storage format? Triplets are 128 x
+128, from 480 x 320 videos of the embedded world. All formats are measured in one run, in turns, with the files in the
+page cache, so that no disk is measured. Seconds are CPU time of all threads, because the machine may be busy. The
+baseline opens three frame files, converts them to float, crops and resizes them with torchvision
+(`pip install 'vidm[benchmark]'`). Prints a table and appends a row to benchmarks/results/data.jsonl.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from measuring import append_row
 from PIL import Image
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as plain
+from torchvision.transforms import functional as baseline
 from tqdm import tqdm
 
 from vidm.datasets import FrameTriplets, fit_square
@@ -33,7 +33,7 @@ from vidm.world import FPS, CollisionWorld, render_clip
 
 HEIGHT, WIDTH = 320, 480
 RESOLUTION = 128
-YARDSTICK = "the plain way, PNG"
+BASELINE = "the plain way, PNG"  # the name in the recorded rows
 
 Triplets = Callable[[int, int], object]  # (epoch, index of a video) -> a sample
 
@@ -42,7 +42,7 @@ Triplets = Callable[[int, int], object]  # (epoch, index of a video) -> a sample
 
 
 def write_mp4(path: Path, frames: np.ndarray, gop: int) -> None:
-    """H.264 as x264 makes it by default, with a key frame every `gop` frames."""
+    """H.264 with x264's default settings and a keyframe every `gop` frames."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"g": str(gop), "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -52,7 +52,7 @@ def write_mp4(path: Path, frames: np.ndarray, gop: int) -> None:
 
 
 def write_sources(folder: Path, num_videos: int, num_frames: int) -> None:
-    """The same videos as png, jpg, gop12 and gop250, and packs of them, each in a folder of its own."""
+    """The same videos as png, jpg, gop12 and gop250, and packs of them, each in its own folder."""
     for name in ("png", "jpg", "gop12", "gop250"):
         (folder / name).mkdir()
     for number in tqdm(range(num_videos), desc="making videos"):
@@ -72,18 +72,18 @@ def write_sources(folder: Path, num_videos: int, num_frames: int) -> None:
             pack.add_raw(path.name, fit_square(read_video(path), RESOLUTION))
 
 
-# Ways to read them
+# Formats
 
 
-def plain_triplets(folder: Path, num_frames: int) -> Triplets:
-    """The yardstick: three files of a frame folder, each opened with PIL, to float, cropped, resized as float."""
+def baseline_triplets(folder: Path, num_frames: int) -> Triplets:
+    """The baseline: three files of a frame folder, each opened with PIL, converted to float, cropped and resized."""
     videos = [frame_files(path) for path in index_clips(folder).paths]
 
     def frame(path: Path) -> torch.Tensor:
         with Image.open(path) as image:
-            pixels = plain.to_tensor(image.convert("RGB"))
-        square = plain.center_crop(pixels, [min(pixels.shape[1:])] * 2)
-        return plain.resize(square, [RESOLUTION] * 2, InterpolationMode.BICUBIC, antialias=True) * 2 - 1
+            pixels = baseline.to_tensor(image.convert("RGB"))
+        square = baseline.center_crop(pixels, [min(pixels.shape[1:])] * 2)
+        return baseline.resize(square, [RESOLUTION] * 2, InterpolationMode.BICUBIC, antialias=True) * 2 - 1
 
     def triplet(epoch: int, index: int) -> list[torch.Tensor]:
         number = int(np.random.default_rng([epoch, index]).integers(1, num_frames))
@@ -92,14 +92,14 @@ def plain_triplets(folder: Path, num_frames: int) -> Triplets:
     return triplet
 
 
-def our_triplets(folder: Path, num_frames: int) -> Triplets:
-    # A window of half a video may begin anywhere in it, as --num-frames below a video's length has it.
+def package_triplets(folder: Path, num_frames: int) -> Triplets:
+    # A window of half a video can start at many frames, as in training with --num-frames below a video's length.
     triplets = FrameTriplets(index_clips(folder), RESOLUTION, num_frames // 2, seed=0)
     return lambda epoch, index: triplets[epoch, index]
 
 
-def ways(folder: Path, num_frames: int) -> dict[str, Triplets]:
-    """Every way, by the name that the table gives it."""
+def formats(folder: Path, num_frames: int) -> dict[str, Triplets]:
+    """A reader for every format, by its name in the table."""
     folders = {
         "PNG folders": "png",
         "JPEG folders": "jpg",
@@ -109,8 +109,8 @@ def ways(folder: Path, num_frames: int) -> dict[str, Triplets]:
         "pack of mp4, GOP 12": "pack_gop12",
         "raw pack": "pack_raw",
     }
-    ours = {way: our_triplets(folder / name, num_frames) for way, name in folders.items()}
-    return {YARDSTICK: plain_triplets(folder / "png", num_frames), **ours}
+    package = {label: package_triplets(folder / name, num_frames) for label, name in folders.items()}
+    return {BASELINE: baseline_triplets(folder / "png", num_frames), **package}
 
 
 # Measuring
@@ -121,42 +121,42 @@ def keys(num_videos: int) -> Iterator[tuple[int, int]]:
 
 
 def rate(triplets: Triplets, num_videos: int, seconds: float) -> float:
-    """Samples a second of CPU time, over as many as take `seconds` or a little more; always the same ones first."""
+    """Samples per second of CPU time, over as many samples as take `seconds`; always the same samples first."""
     started = time.process_time()
     for done, (epoch, index) in enumerate(keys(num_videos), start=1):
         triplets(epoch, index)
         elapsed = time.process_time() - started
         if elapsed >= seconds:
             return done / elapsed
-    raise AssertionError("keys never end")
+    raise AssertionError("keys are infinite")
 
 
 def measure(folder: Path, num_videos: int, num_frames: int, seconds: float, repetitions: int) -> dict[str, list[float]]:
-    """Rates by way, one a repetition; a slow moment of the machine hits all ways alike, for they take turns."""
+    """Rates by format, one per repetition. Formats take turns, so a slow phase of the machine affects all of them."""
     rates: dict[str, list[float]] = {}
-    for name, triplets in tqdm(list(ways(folder, num_frames).items()) * repetitions, desc="measuring"):
+    for name, triplets in tqdm(list(formats(folder, num_frames).items()) * repetitions, desc="measuring"):
         triplets(0, 0)
         rates.setdefault(name, []).append(rate(triplets, num_videos, seconds))
     return rates
 
 
 def table(rates: dict[str, list[float]]) -> str:
-    """A line a way; the ratio is the median of the ratios within each repetition."""
-    lines = [f"{'':22}{'triplets/s':>12}{'lowest':>10}{'highest':>10}{'to plain':>10}{'to PNG':>10}"]
+    """One line per format; a ratio is the median of the ratios within each repetition."""
+    lines = [f"{'':22}{'triplets/s':>12}{'lowest':>10}{'highest':>10}{'/ baseline':>12}{'/ PNG':>10}"]
     for name, own in rates.items():
-        to_plain, to_png = (
-            median(a / b for a, b in zip(own, rates[other], strict=True)) for other in (YARDSTICK, "PNG folders")
+        to_baseline, to_png = (
+            median(a / b for a, b in zip(own, rates[other], strict=True)) for other in (BASELINE, "PNG folders")
         )
-        lines.append(f"{name:22}{median(own):12.1f}{min(own):10.1f}{max(own):10.1f}{to_plain:10.2f}{to_png:10.2f}")
+        lines.append(f"{name:22}{median(own):12.1f}{min(own):10.1f}{max(own):10.1f}{to_baseline:12.2f}{to_png:10.2f}")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("--videos", type=int, default=8, help="videos (8)")
-    parser.add_argument("--frames", type=int, default=128, help="frames a video (128)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement (0.5)")
-    parser.add_argument("--repetitions", type=int, default=15, help="measurements of each way (15)")
+    parser.add_argument("--videos", type=int, default=8, help="number of videos (8)")
+    parser.add_argument("--frames", type=int, default=128, help="frames per video (128)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="CPU time of one measurement (0.5)")
+    parser.add_argument("--repetitions", type=int, default=15, help="measurements per format (15)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="vidm-bench-") as folder:

@@ -1,8 +1,8 @@
 """python scripts/check_dataset.py data/CLEVRER --min-frames 128
 
-Says what training would see in a folder: layout, counts, lengths, sizes, codecs, and which clips would be skipped and
-why; and draws a contact sheet, a row of frames a clip, cropped as in training. Every clip is opened; only those of the
-contact sheet are decoded. Exit code: 0 where something is usable, 1 where nothing is, 2 for a mistake in the command.
+Prints what training finds in a folder: layout, counts, lengths, sizes, codecs, and which clips are skipped and why.
+Writes a contact sheet with one row of frames per clip, cropped as in training. Every clip is opened; only those of the
+contact sheet are decoded. Exit code: 0 if any clip is usable, 1 if none is, 2 for a mistake in the command.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KINDS_SHOWN = 8
 
 
 class Kind(NamedTuple):
-    """What a clip is, in words."""
+    """Size, codec and frame rate of a clip, in words."""
 
     size: str
     codec: str
@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
 
 def codec_of(path: Path) -> str:
-    """The codec's name in a container, otherwise what the files are by their names."""
+    """The codec of a container, else the file type."""
     if not path.exists():
         return "in a pack"
     if path.is_dir():
@@ -53,18 +53,18 @@ def codec_of(path: Path) -> str:
 
 def kind_of(path: Path) -> Kind:
     info = probe(path)
-    return Kind(f"{info.width}x{info.height}", codec_of(path), f"{info.fps:.4g}" if info.fps else "none kept")
+    return Kind(f"{info.width}x{info.height}", codec_of(path), f"{info.fps:.4g}" if info.fps else "none stored")
 
 
 def tally(title: str, values: Iterable[str]) -> str:
-    """One line: what there is, the most frequent first, with counts."""
+    """One line with each value and its count, the most frequent first."""
     counts = Counter(values).most_common()
     shown = ", ".join(f"{value} ({count})" for value, count in counts[:KINDS_SHOWN])
     return f"{title}: {shown}" + (f" and {len(counts) - KINDS_SHOWN} more" if len(counts) > KINDS_SHOWN else "")
 
 
 def contact_sheet(index: ClipIndex) -> tuple[np.ndarray | None, list[str]]:
-    """Rows of frames of clips spread over the index: uint8 (H, W, 3); and why a clip could not be decoded."""
+    """Rows of frames of clips spread over the index, uint8 (H, W, 3), and why a clip could not be decoded."""
     chosen = np.unique(np.linspace(0, len(index.paths) - 1, SHEET_CLIPS).round().astype(int))
     rows, reasons = [], []
     for i in chosen:
@@ -78,22 +78,22 @@ def contact_sheet(index: ClipIndex) -> tuple[np.ndarray | None, list[str]]:
 
 
 def report(index: ClipIndex, out: Path) -> None:
-    """Print what there is and write the contact sheet."""
+    """Print the statistics of an index and write the contact sheet."""
     for _, reason in index.skipped:
         print(f"skipped: {reason}".encode(errors="backslashreplace").decode())
     total = len(index.paths) + len(index.skipped)
     short = len(index.skipped) - len(index.bad)
-    print(f"usable: {len(index.paths)} of {total} clips; {len(index.bad)} unreadable or absent, {short} too short")
+    print(f"usable: {len(index.paths)} of {total} clips; {len(index.bad)} unreadable or missing, {short} too short")
     if not index.paths:
         return
     lengths = np.array(index.num_frames)
-    print(f"frames: {lengths.min()} to {lengths.max()}, {np.median(lengths):g} in the middle, {lengths.sum()} in all")
+    print(f"frames: {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, {lengths.sum()} in total")
     with ThreadPoolExecutor() as pool:
         found = pool.map(kind_of, index.paths)
-        kinds = list(tqdm(found, desc="looking at videos", total=len(index.paths), unit="video", delay=3))
+        kinds = list(tqdm(found, desc="opening videos", total=len(index.paths), unit="video", delay=3))
     print(tally("sizes", (kind.size for kind in kinds)))
     print(tally("codecs", (kind.codec for kind in kinds)))
-    print(tally("frames a second", (kind.rate for kind in kinds)))
+    print(tally("frames per second", (kind.rate for kind in kinds)))
     sheet, reasons = contact_sheet(index)
     for reason in reasons:
         print(f"cannot be decoded: {reason}".encode(errors="backslashreplace").decode())
@@ -106,9 +106,9 @@ def report(index: ClipIndex, out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
     parser.add_argument("data", type=Path, metavar="DIR", help="folder of videos or of frame folders, at any depth")
-    parser.add_argument("--min-frames", type=int, default=1, metavar="N", help="frames that are needed of a clip (1)")
+    parser.add_argument("--min-frames", type=int, default=1, metavar="N", help="frames that a clip must have (1)")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="as in training (auto)")
-    parser.add_argument("--split", default="", help="as in training: a subfolder, or a list of UCF-101's")
+    parser.add_argument("--split", default="", help="as in training: a subfolder or one of UCF-101's lists")
     parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="the contact sheet")
     options = parser.parse_args()
     with exit_on_user_error():

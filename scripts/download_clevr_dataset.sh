@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# scripts/download_clevr_dataset.sh [--dry-run] [DIR]   fetch CLEVRER's videos into DIR/train, DIR/val, DIR/test (data/CLEVRER)
+# scripts/download_clevr_dataset.sh [--dry-run] [DIR]   download CLEVRER's videos to DIR/train, DIR/val, DIR/test (data/CLEVRER)
 #
-# An interrupted download goes on where it stopped; a split appears under its name only when it is whole, and one that is
-# there is not fetched again. The disk is checked for room first, and each archive's sha256 is printed: no official sums
-# are known. VIDM_SOURCES, a list of base addresses, is tried in turn instead of the public one.
+# An interrupted download continues where it stopped. A split appears only when it is complete, and an existing one is not
+# downloaded again. Free disk space is checked first. Each archive's sha256 is printed; no official checksums are known.
+# The base addresses in VIDM_SOURCES, separated by spaces, are tried in turn instead of the public one.
 set -u
 sources=${VIDM_SOURCES:-https://data.csail.mit.edu/clevrer/videos}
 parts="train/video_train validation/video_validation test/video_test"
@@ -14,8 +14,8 @@ dry=
 for word in "$@"; do
     case $word in
         --dry-run) dry=yes ;;
-        -*) fail "$word is not known; usage: $0 [--dry-run] [DIR]" ;;
-        *) [ -z "$folder" ] || fail "one folder will do, not $folder and $word"; folder=$word ;;
+        -*) fail "unknown option $word; usage: $0 [--dry-run] [DIR]" ;;
+        *) [ -z "$folder" ] || fail "give one folder, not $folder and $word"; folder=$word ;;
     esac
 done
 folder=${folder:-data/CLEVRER}
@@ -27,14 +27,14 @@ split_of() { case $1 in train/*) echo train ;; validation/*) echo val ;; *) echo
 bytes_of() { stat -c %s "$1" 2>/dev/null || echo 0; }
 gigabytes() { awk -v b="$1" 'BEGIN { printf "%.1f GB", b / 1e9 }'; }
 
-# room: bytes free where the folder is or will be.
-room() {
-    local there=$folder
-    while [ ! -e "$there" ]; do there=$(dirname "$there"); done
-    df -Pk "$there" | awk 'NR == 2 { printf "%.0f", $4 * 1024 }'
+# free_bytes: free space on the disk of the folder, which may not exist yet.
+free_bytes() {
+    local existing=$folder
+    while [ ! -e "$existing" ]; do existing=$(dirname "$existing"); done
+    df -Pk "$existing" | awk 'NR == 2 { printf "%.0f", $4 * 1024 }'
 }
 
-# size_of ADDRESS: the archive's bytes by the server's word; false when it cannot be reached or does not say.
+# size_of ADDRESS: the archive's size as reported by the server; fails if the server does not answer or report it.
 size_of() {
     local headers
     headers=$(curl --fail --location --head --silent --connect-timeout 20 "$1") || return
@@ -44,7 +44,7 @@ size_of() {
 wanted=
 for part in $parts; do
     if [ -d "$folder/$(split_of $part)" ]; then
-        echo "$folder/$(split_of $part) is there already"
+        echo "$folder/$(split_of $part) exists already"
     else
         wanted="$wanted $part"
     fi
@@ -53,14 +53,14 @@ done
 
 if [ -n "$dry" ]; then
     for part in $wanted; do
-        for source in $sources; do echo "would fetch $source/$part.zip and unpack it into $folder/$(split_of $part)"; done
+        for source in $sources; do echo "would download $source/$part.zip and unpack it into $folder/$(split_of $part)"; done
     done
-    echo "$(gigabytes "$(room)") are free there; whether that is enough is checked before anything is fetched"
+    echo "$(gigabytes "$(free_bytes)") are free; whether that is enough is checked before the download starts"
     exit 0
 fi
 
-# Where each part comes from, and whether all of it fits: an archive goes once it is unpacked, and videos shrink no
-# further, so what has to fit is every archive once and the largest of them twice.
+# Find the source of each part and check that everything fits. An archive is deleted once it is unpacked, and videos do
+# not compress further, so the disk needs space for every archive once and for the largest twice.
 plan=
 need=0
 largest=0
@@ -69,19 +69,19 @@ for part in $wanted; do
     for source in $sources; do
         size=$(size_of "$source/$part.zip") && break
     done
-    [ -n "$size" ] || fail "cannot reach $source/$part.zip: without a network, unpack the archives from elsewhere" \
-        "into $folder/train, $folder/val and $folder/test, or make data with scripts/make_synthetic_dataset.py"
+    [ -n "$size" ] || fail "cannot reach $source/$part.zip: without a network, unpack copies of the archives into" \
+        "$folder/train, $folder/val and $folder/test, or generate data with scripts/make_synthetic_dataset.py"
     plan="$plan $source/$part.zip $size $part"
     need=$((need + size - $(bytes_of "$folder/.$(split_of $part).zip.part")))
     [ "$size" -gt "$largest" ] && largest=$size
 done
 need=$((need + largest))
-free=$(room)
-[ "$free" -ge "$need" ] || fail "$(gigabytes $need) are needed in $folder, and $(gigabytes "$free") are free there"
+free=$(free_bytes)
+[ "$free" -ge "$need" ] || fail "$(gigabytes $need) are needed in $folder, and $(gigabytes "$free") are free"
 
-mkdir -p "$folder" || fail "cannot make the folder $folder"
+mkdir -p "$folder" || fail "cannot create the folder $folder"
 
-# fetch ADDRESS FILE SIZE: go on with a part that is there; begin anew where the server cannot, or the part is too long.
+# fetch ADDRESS FILE SIZE: continue a partial download; start over if the server cannot or the partial file is too long.
 fetch() {
     [ "$(bytes_of "$2")" -gt "$3" ] && rm -f "$2"
     [ "$(bytes_of "$2")" = "$3" ] && return
@@ -89,24 +89,24 @@ fetch() {
     [ $? = 33 ] && rm -f "$2" && curl --fail --location --progress-bar --output "$2" "$1"
 }
 
-# unpack ARCHIVE SPLIT: every file is checked against the archive's own sums on the way.
+# unpack ARCHIVE SPLIT: every file is checked against its checksum in the archive.
 unpack() {
     rm -rf "$folder/.$2.unpacking" && mkdir "$folder/.$2.unpacking" &&
         python3 -m zipfile -e "$1" "$folder/.$2.unpacking" 2>/dev/null && mv "$folder/.$2.unpacking" "$folder/$2"
 }
 
-# shellcheck disable=SC2086 # three words a part
+# shellcheck disable=SC2086 # three words per part
 set -- $plan
 while [ $# -gt 0 ]; do
     address=$1 size=$2 split=$(split_of "$3")
     shift 3
     archive=$folder/.$split.zip.part
-    echo "fetching $address, $(gigabytes "$size")"
-    fetch "$address" "$archive" "$size" || fail "$address could not be fetched whole: start again, and it goes on there"
+    echo "downloading $address, $(gigabytes "$size")"
+    fetch "$address" "$archive" "$size" || fail "the download of $address is incomplete: run this again to continue it"
     echo "$address  sha256 $(sha256sum "$archive" | cut -d ' ' -f 1)"
     if ! unpack "$archive" "$split"; then
         rm -rf "$archive" "$folder/.$split.unpacking"
-        fail "$address is no whole zip archive, or the disk is full: thrown away; start again"
+        fail "$address is not a valid zip archive, or the disk is full: the file was deleted; run this again"
     fi
     rm -f "$archive"
     echo "$folder/$split: $(find "$folder/$split" -name '*.mp4' | wc -l) videos"

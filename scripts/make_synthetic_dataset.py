@@ -1,7 +1,7 @@
 """python scripts/make_synthetic_dataset.py --out data/CLEVRER --num-videos 100 --num-frames 128 --resolution 128
 
-Writes videos of the embedded world in CLEVRER's folder layout, with ground truth beside each: nothing is downloaded.
-Stopped and started again, it goes on where it was.
+Generates videos of the embedded world in CLEVRER's folder layout, each with its ground truth; nothing is downloaded.
+Running an interrupted command again continues it.
 """
 
 import argparse
@@ -17,9 +17,9 @@ def main() -> int:
     )
     parser.add_argument("--out", default="data/CLEVRER", metavar="DIR", help="folder to write to")
     parser.add_argument("--num-videos", type=int, default=100, metavar="N", help="how many videos")
-    parser.add_argument("--num-frames", type=int, default=128, metavar="T", help="frames a video, 25 a second")
-    parser.add_argument("--resolution", type=int, default=128, metavar="R", help="pixels a side")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other videos")
+    parser.add_argument("--num-frames", type=int, default=128, metavar="T", help="frames per video, 25 per second")
+    parser.add_argument("--resolution", type=int, default=128, metavar="R", help="height and width in pixels")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed")
     args = parser.parse_args()
     try:
         write_dataset(**vars(args), workers=os.cpu_count() or 1)

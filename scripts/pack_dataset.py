@@ -1,8 +1,9 @@
 """python scripts/pack_dataset.py --data data/CLEVRER --out packs/clevrer
 
-Packs a folder of videos or of frame folders into few large tar files with an index, from which training reads as from
-the folder (--data PACK), sample for sample. Encoded files are kept byte for byte; with --raw R, frames are decoded,
-cropped to their middle square and resized to R x R, which reads much faster. A pack appears whole or not at all.
+Packs a folder of videos or of frame folders into a few large tar files with an index. Training reads the same samples
+from the pack (--data PACK) as from the folder. Encoded files are copied byte for byte; with --raw R, frames are
+decoded, cropped to their central square and resized to R x R, which is much faster to read. An interrupted run leaves
+no pack.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import PackWriter, probe, read_frames, write_pack
 from vidm.runtime import exit_on_user_error
 
-FRAMES_AT_ONCE = 128  # of a video in memory at its own size
+FRAMES_AT_ONCE = 128  # frames of a video in memory at full size
 
 
 def raw_frames(path: Path, num_frames: int, resolution: int) -> np.ndarray | OSError | ValueError:
@@ -34,7 +35,7 @@ def raw_frames(path: Path, num_frames: int, resolution: int) -> np.ndarray | OSE
 
 
 def all_raw_frames(index: ClipIndex, resolution: int) -> Iterator[np.ndarray | OSError | ValueError]:
-    """raw_frames of each video, in order, decoded side by side; no more of them are in memory than there are cores."""
+    """raw_frames of each video, in order, decoded in parallel; at most one video per core is in memory."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(index.paths), workers):
@@ -44,7 +45,7 @@ def all_raw_frames(index: ClipIndex, resolution: int) -> Iterator[np.ndarray | O
 
 
 def add(pack: PackWriter, index: ClipIndex, resolution: int | None) -> int:
-    """Add every clip that can be read, in the index's order, naming the others; return how many those are."""
+    """Add every readable clip, in the index's order, and report the others; return the number of the others."""
     num_bad = 0
     raw = all_raw_frames(index, resolution) if resolution else None
     for path in tqdm(index.paths, unit="video"):
@@ -65,8 +66,8 @@ def add(pack: PackWriter, index: ClipIndex, resolution: int | None) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of videos or of frame folders")
-    parser.add_argument("--out", required=True, metavar="PACK", help="folder to make")
-    parser.add_argument("--raw", type=int, metavar="R", help="keep decoded frames of R x R instead of encoded files")
+    parser.add_argument("--out", required=True, metavar="PACK", help="folder to create")
+    parser.add_argument("--raw", type=int, metavar="R", help="store decoded R x R frames instead of encoded files")
     parser.add_argument("--shard-size", type=int, default=1024, metavar="MB", help="largest tar file, MiB (1024)")
     options = parser.parse_args(argv)
     with exit_on_user_error():

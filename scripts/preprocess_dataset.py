@@ -1,8 +1,8 @@
 """python scripts/preprocess_dataset.py --data data/CLEVRER --out data/CLEVRER_frames --frames
 
-Turns every video below DATA, in all splits, into a folder of png frames at the same place below OUT: train/a/7.mp4
-becomes train/a/7/00000.png and so on. Training reads either. A clip's folder appears whole or not at all, so a run that
-was stopped is started again and goes on; videos that cannot be read are named, counted and skipped.
+Converts every video below DATA, in all splits, to a folder of png frames at the same place below OUT: train/a/7.mp4
+becomes train/a/7/00000.png and so on. Training reads both. A clip's folder appears completely or not at all, so running
+an interrupted command again continues it. Unreadable videos are reported, counted and skipped.
 """
 
 import argparse
@@ -19,15 +19,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from vidm.files import atomic_dir
-from vidm.layouts import index_clips
 from vidm.video_io import VideoError, read_frames
 
-# Frames held in memory at a time: all of a CLEVRER video, a part of a film.
-CHUNK = 128
+CHUNK = 128  # frames in memory at a time: all of a CLEVRER video, a part of a film
 
 
 def choose_folders(data: Path, out: Path, paths: Sequence[Path]) -> list[Path]:
-    """Where each video's frames go: its place and name below `out`, with the suffix where the name alone is taken."""
+    """The folder of each video's frames: its path below `out`, without the suffix unless that is ambiguous."""
     plain = [out / path.relative_to(data).with_suffix("") for path in paths]
     used = Counter(plain) + Counter({parent for folder in plain for parent in folder.parents})
     return [
@@ -36,7 +34,7 @@ def choose_folders(data: Path, out: Path, paths: Sequence[Path]) -> list[Path]:
 
 
 def extract(job: tuple[Path, int, Path]) -> str:
-    """Write a video's frames; return why that cannot be, or nothing."""
+    """Write a video's frames; return the reason if that fails, else an empty string."""
     path, num_frames, folder = job
     try:
         with atomic_dir(folder) as temporary:
@@ -50,7 +48,9 @@ def extract(job: tuple[Path, int, Path]) -> str:
 
 
 def extract_all(data: Path, out: Path, workers: int) -> None:
-    """Extract the frames of every video below `data`, on `workers` processes."""
+    """Extract the frames of every video below `data`, with `workers` processes."""
+    from vidm.layouts import index_clips  # loads PyTorch, which the worker processes, who import this file, do not need
+
     if out.resolve() == data.resolve():
         raise ValueError(f"--out {out} is the folder of the videos: choose another")
     index = index_clips(data, layout="videos", progress=True)
@@ -62,21 +62,21 @@ def extract_all(data: Path, out: Path, workers: int) -> None:
         if not (folder.is_dir() and any(folder.iterdir()))
     ]
     failed = [reason for _, reason in index.skipped]
-    say = partial(tqdm.write, file=sys.stderr)
+    warn = partial(tqdm.write, file=sys.stderr)
     for reason in failed:
-        say(f"skipped: {reason}")
+        warn(f"skipped: {reason}")
     with (
         tqdm(total=len(index.paths), initial=len(index.paths) - len(jobs), unit="video") as bar,
         ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool,
     ):
         for reason in pool.map(extract, jobs):
             if reason:
-                say(f"skipped: {reason}")
+                warn(f"skipped: {reason}")
                 failed.append(reason)
             bar.update()
-    there = len(index.paths) - len(jobs)
-    written = len(index.paths) + len(index.skipped) - there - len(failed)
-    print(f"{out}: {written} videos extracted, {there} were there already, {len(failed)} skipped")
+    existing = len(index.paths) - len(jobs)
+    written = len(index.paths) + len(index.skipped) - existing - len(failed)
+    print(f"{out}: {written} videos extracted, {existing} existed already, {len(failed)} skipped")
 
 
 def main() -> int:
@@ -84,7 +84,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of videos, at any depth")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--frames", action="store_true", required=True, help="extract png frames")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one a core)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)"
+    )
     options = parser.parse_args()
     try:
         extract_all(options.data, options.out, options.workers)

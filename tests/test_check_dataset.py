@@ -1,4 +1,4 @@
-"""Claims about scripts/check_dataset.py: what training would see, told before it is started."""
+"""Tests of scripts/check_dataset.py, which prints what training finds in a folder."""
 
 import runpy
 import sys
@@ -20,13 +20,13 @@ def check(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return SCRIPT["main"]()
 
 
-def test_lengths_sizes_codecs_and_what_is_skipped_are_told(
+def test_lengths_sizes_codecs_and_skipped_clips_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, sheet = tmp_path / "data", tmp_path / "out" / "sheet.png"
     for name, level, num_frames, width in (("a.mp4", 50, 8, 32), ("b.gif", 100, 9, 16), ("c", 200, 12, 16)):
         frames = np.full((num_frames, 16, width, 3), level, np.uint8)
-        frames += np.arange(num_frames, dtype=np.uint8)[:, None, None, None]  # equal ones a gif would unite
+        frames += np.arange(num_frames, dtype=np.uint8)[:, None, None, None]  # a gif merges equal frames
         write_video(data / name, frames)
     write_video(data / "short.npy", np.zeros((3, 16, 16, 3), np.uint8))
     (data / "text.mp4").write_text("not a video")
@@ -35,20 +35,20 @@ def test_lengths_sizes_codecs_and_what_is_skipped_are_told(
         f"{data}: 4 videos in one flat folder and 1 folder of frames up to 1 level down",
         f"skipped: {data}/short.npy: has 3 frames, 8 are needed",
         *[line for line in [SCRIPT["survey_clips"](data, 8).skipped_message().splitlines()[1]] if "text.mp4" in line],
-        "usable: 3 of 5 clips; 1 unreadable or absent, 1 too short",
-        "frames: 8 to 12, 9 in the middle, 29 in all",
+        "usable: 3 of 5 clips; 1 unreadable or missing, 1 too short",
+        "frames: 8 to 12, median 9, 29 in total",
         "sizes: 16x16 (2), 32x16 (1)",
         "codecs: h264 (1), gif (1), png frames (1)",
-        "frames a second: none kept (2), 25 (1)",
+        "frames per second: none stored (2), 25 (1)",
         f"contact sheet: {sheet}",
     ]
     rows = read_image(sheet).reshape(3, SCRIPT["SHEET_SIDE"], -1)
     assert rows.shape[2] == 3 * SCRIPT["SHEET_SIDE"] * SCRIPT["SHEET_FRAMES"]
-    for row, level in zip(rows, (50, 100, 200), strict=True):  # a clip a row, in order
+    for row, level in zip(rows, (50, 100, 200), strict=True):  # one clip per row, in order
         assert np.abs(row.astype(int) - level).max() <= 15
 
 
-def test_the_contact_sheet_runs_through_each_clip(tmp_path: Path) -> None:
+def test_the_contact_sheet_spans_each_clip(tmp_path: Path) -> None:
     frames = np.repeat(np.arange(40, dtype=np.uint8) * 5, 16 * 16 * 3).reshape(40, 16, 16, 3)
     write_video(tmp_path / "a.npy", frames)
     sheet, reasons = SCRIPT["contact_sheet"](SCRIPT["survey_clips"](tmp_path))
@@ -57,7 +57,7 @@ def test_the_contact_sheet_runs_through_each_clip(tmp_path: Path) -> None:
     assert shown.tolist() == [0, 6, 11, 17, 22, 28, 33, 39]
 
 
-def test_a_clip_that_breaks_off_further_in_is_named(
+def test_a_clip_that_is_damaged_after_its_first_frame_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_video(tmp_path / "good", np.zeros((4, 16, 16, 3), np.uint8))
@@ -81,7 +81,7 @@ def test_the_codec_is_read_from_the_container(
 
 
 @pytest.mark.parametrize("content", ["nothing", "bad", "short"])
-def test_where_nothing_is_usable_the_exit_code_is_1_and_the_reasons_are_told(
+def test_if_no_clip_is_usable_the_exit_code_is_1_and_the_reasons_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     if content == "bad":
@@ -113,7 +113,7 @@ def test_a_mistake_is_exit_code_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_pack_is_told_like_the_folder_it_came_from(
+def test_a_pack_is_described_like_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_video(tmp_path / "data" / "a.mp4", np.zeros((8, 16, 16, 3), np.uint8))

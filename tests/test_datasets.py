@@ -1,4 +1,4 @@
-"""What training learns from is a function of (seed, epoch, index) and (seed, step, place), and of nothing else."""
+"""Training samples are a function of (seed, epoch, index), and their order of (seed, step, place)."""
 
 import warnings
 from pathlib import Path
@@ -31,7 +31,7 @@ NUM_FRAMES = 6
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """5 videos of 12 frames: the left half's red is the frame's number, green the video's; the right half is blue."""
+    """5 videos of 12 frames: red is 10 * frame number in the left half, green 10 * video number; the rest is blue."""
     folder = tmp_path_factory.mktemp("data")
     for video in range(5):
         frames = np.zeros((12, 16, 24, 3), np.uint8)
@@ -69,7 +69,7 @@ def assert_same_samples(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
 # Pixels
 
 
-def test_every_level_survives_the_way_to_float_and_back() -> None:
+def test_every_level_survives_the_conversion_to_float_and_back() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     frames = to_float(levels)
     assert frames.dtype == torch.float32
@@ -86,20 +86,17 @@ def test_to_uint8_rounds_and_clamps() -> None:
     assert to_uint8(frames)[0, :, 0].tolist() == [0, 0, 1, 99, 100, 255]
 
 
-def test_fit_square_keeps_the_centre_and_leaves_a_fitting_square_alone() -> None:
+def test_fit_square_keeps_the_centre_and_does_not_change_a_square_of_the_right_size() -> None:
     clip = np.random.default_rng(0).integers(0, 256, (2, 10, 18, 3), np.uint8)
     np.testing.assert_array_equal(fit_square(clip, 10), clip[:, :, 4:14])
     np.testing.assert_array_equal(fit_square(clip.transpose(0, 2, 1, 3), 10), clip.transpose(0, 2, 1, 3)[:, 4:14])
 
 
-def test_fit_square_averages_a_fine_checkerboard_instead_of_picking_from_it() -> None:
+def test_fit_square_averages_a_fine_checkerboard_instead_of_sampling_it() -> None:
     y, x = np.mgrid[:64, :64]
     board = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[None, :, :, None], 3, axis=3)
-    assert set(np.unique(board[:, ::8, ::8])) == {0}  # picking every eighth pixel sees black alone
+    assert set(np.unique(board[:, ::8, ::8])) == {0}  # every eighth pixel is black
     assert np.abs(fit_square(board, 8).astype(int) - 127.5).max() < 3
-
-
-# Triplets
 
 
 def test_fit_square_agrees_with_pillow_to_one_level() -> None:
@@ -108,7 +105,10 @@ def test_fit_square_agrees_with_pillow_to_one_level() -> None:
     assert np.abs(fit_square(frame, 32)[0].astype(int) - expected).max() <= 1
 
 
-def test_a_triplet_holds_frames_0_and_n_minus_1_and_n_of_one_window(triplets: FrameTriplets) -> None:
+# Triplets
+
+
+def test_a_triplet_contains_frames_0_and_n_minus_1_and_n_of_one_window(triplets: FrameTriplets) -> None:
     seen = set()
     for epoch in range(60):
         for index in range(5):
@@ -118,12 +118,12 @@ def test_a_triplet_holds_frames_0_and_n_minus_1_and_n_of_one_window(triplets: Fr
             assert frame_number(sample["frame"]) == start + n
             assert {video_number(sample[name]) for name in ("first", "previous", "frame")} == {index}
             seen.add((start, n))
-    # Every window that fits, and every frame of it but the first, has its turn.
+    # Every window that fits occurs, with each of its frames except the first.
     assert seen == {(start, n) for start in range(12 - NUM_FRAMES + 1) for n in range(1, NUM_FRAMES)}
 
 
 @pytest.mark.parametrize(("num_frames", "stride", "starts"), [(6, 2, 2), (4, 3, 3), (2, 11, 1)])
-def test_with_a_stride_a_window_takes_every_kth_frame_and_fits(
+def test_with_a_stride_a_window_has_every_kth_frame_and_fits(
     data: Path, num_frames: int, stride: int, starts: int
 ) -> None:
     length = window_length(num_frames, stride)
@@ -146,9 +146,9 @@ def test_a_stride_of_one_is_every_frame(data: Path, triplets: FrameTriplets) -> 
         assert_same_samples(again[2, video], triplets[2, video])
 
 
-def test_the_stride_is_kept_in_the_checkpoint_and_long_enough_videos_are_asked_for(tiny: Config) -> None:
+def test_the_stride_is_saved_in_the_checkpoint_and_short_videos_are_refused(tiny: Config) -> None:
     config = tiny.replaced({"frame_stride": 3, "video_timesteps": 6, "total_iters": 1, "test_freq": 1})
-    fit(Trainer(config, torch.device("cpu")))  # the world's videos have 16 frames, all of which this window takes
+    fit(Trainer(config, torch.device("cpu")))  # the world's videos have 16 frames, all of which this window spans
     checkpoint = load_checkpoint(checkpoint_path(config.train.out, 1))
     assert checkpoint.config.data.frame_stride == 3
     with pytest.raises(ValueError, match="has the 21 frames asked for, the longest has 16"):
@@ -180,7 +180,7 @@ def test_a_flip_mirrors_all_three_frames_half_of_the_time(triplets: FrameTriplet
     assert 70 < num_flipped < 130
 
 
-def test_a_sample_depends_on_seed_epoch_and_index_alone(triplets: FrameTriplets, data: Path) -> None:
+def test_a_sample_depends_only_on_seed_epoch_and_index(triplets: FrameTriplets, data: Path) -> None:
     again = FrameTriplets(index_clips(data), resolution=8, num_frames=NUM_FRAMES, seed=3)
     for key in ((4, 2), (0, 0), (4, 1)):
         assert_same_samples(again[key], triplets[key])
@@ -194,7 +194,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(triplets: FrameTriplets,
 def test_workers_change_nothing(triplets: FrameTriplets, context: str, num_workers: int) -> None:
     sampler = ResumableSampler(5, batch_size=4, seed=3, start_step=2, num_steps=3)
     with warnings.catch_warnings():
-        # From Python 3.12 on, forking a process that has threads warns; PyTorch's own threads do not mind.
+        # From Python 3.12 on, forking a process that has threads warns; PyTorch's threads are not affected.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         loader = DataLoader(triplets, batch_sampler=sampler, num_workers=num_workers, multiprocessing_context=context)
         many = list(loader)
@@ -204,7 +204,7 @@ def test_workers_change_nothing(triplets: FrameTriplets, context: str, num_worke
         assert_same_samples(ours, theirs)
 
 
-def test_a_video_that_went_bad_is_replaced_by_the_next_and_named_once(
+def test_a_video_that_becomes_unreadable_is_replaced_by_the_next_and_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for video in range(3):
@@ -221,7 +221,7 @@ def test_a_video_that_went_bad_is_replaced_by_the_next_and_named_once(
     assert "2.npy" in lines[1]
 
 
-def test_training_stops_when_no_video_can_be_read_any_more(tmp_path: Path) -> None:
+def test_training_stops_when_no_video_can_be_read_anymore(tmp_path: Path) -> None:
     write_video(tmp_path / "0.npy", np.zeros((8, 8, 8, 3), np.uint8))
     triplets = FrameTriplets(index_clips(tmp_path), resolution=8, num_frames=4, seed=0)
     (tmp_path / "0.npy").write_bytes(b"")
@@ -232,7 +232,7 @@ def test_training_stops_when_no_video_can_be_read_any_more(tmp_path: Path) -> No
 # Clips
 
 
-def test_single_frames_are_the_first_of_each_video_or_any_of_it(data: Path) -> None:
+def test_single_frames_are_the_first_or_a_random_frame_of_each_video(data: Path) -> None:
     index = index_clips(data)
     first, anywhere = (SingleFrames(index, resolution=8, seed=3, anywhere=a) for a in (False, True))
     for dataset, expected in ((first, {0}), (anywhere, set(range(12)))):
@@ -242,7 +242,7 @@ def test_single_frames_are_the_first_of_each_video_or_any_of_it(data: Path) -> N
         assert 0.3 < np.mean([is_flipped(frame) for frame in samples]) < 0.7
 
 
-def test_clips_are_the_asked_frames_with_their_path(data: Path) -> None:
+def test_clips_are_the_requested_frames_with_their_path(data: Path) -> None:
     index = index_clips(data)
     clips = Clips(index, num_frames=7, starts=[3] * len(index.paths))
     assert len(clips) == 5
@@ -256,7 +256,7 @@ def test_clips_are_the_asked_frames_with_their_path(data: Path) -> None:
     np.testing.assert_array_equal(small, fit_square(read_video(index.paths[0])[:7], 8))
 
 
-def test_a_damaged_clip_is_not_left_out_of_a_measurement_in_silence(tmp_path: Path) -> None:
+def test_a_damaged_clip_raises_instead_of_being_left_out_silently(tmp_path: Path) -> None:
     write_video(tmp_path / "0.npy", np.zeros((8, 8, 8, 3), np.uint8))
     clips = Clips(index_clips(tmp_path), num_frames=4)
     (tmp_path / "0.npy").write_bytes(b"")
@@ -272,7 +272,7 @@ def sampler(num_samples: int = 23, batch_size: int = 8, num_steps: int = 9, **op
     return ResumableSampler(num_samples, batch_size, num_steps=num_steps, **options)
 
 
-def test_an_epoch_holds_every_sample_at_most_once_and_drops_less_than_a_batch() -> None:
+def test_an_epoch_contains_every_sample_at_most_once_and_drops_less_than_a_batch() -> None:
     keys = [key for batch in sampler(num_steps=6) for key in batch]
     assert [epoch for epoch, _ in keys] == [0] * 16 + [1] * 16 + [2] * 16
     assert len(set(keys)) == len(keys)
@@ -297,18 +297,18 @@ def test_a_batch_larger_than_the_data_repeats_samples_as_new_epochs() -> None:
 
 
 @pytest.mark.parametrize(("world_size", "accum_steps"), [(2, 1), (1, 4), (2, 2), (4, 2), (8, 1)])
-def test_ranks_and_micro_batches_share_out_the_batch_of_one_process(world_size: int, accum_steps: int) -> None:
+def test_ranks_and_micro_batches_divide_the_batch_of_one_process(world_size: int, accum_steps: int) -> None:
     whole = list(sampler())
     ranks = [list(sampler(rank=r, world_size=world_size, accum_steps=accum_steps)) for r in range(world_size)]
     assert all(len(rank) == 9 * accum_steps for rank in ranks)
     for step in range(9):
         micro_batches = [
             key for m in range(accum_steps) for rank in ranks for key in rank[step * accum_steps + m]
-        ]  # place by place: micro-batch by micro-batch, rank by rank
+        ]  # in order of places: micro-batch by micro-batch, rank by rank
         assert micro_batches == whole[step]
 
 
-def test_a_run_resumed_at_step_k_goes_on_as_if_it_had_never_stopped() -> None:
+def test_a_sampler_resumed_at_step_k_equals_one_that_never_stopped() -> None:
     whole = list(sampler(num_steps=9, accum_steps=2))
     for k in (1, 4, 8):
         resumed = sampler(start_step=k, num_steps=9 - k, accum_steps=2)
@@ -316,7 +316,7 @@ def test_a_run_resumed_at_step_k_goes_on_as_if_it_had_never_stopped() -> None:
         assert list(resumed) == whole[2 * k :]
 
 
-def test_a_global_batch_needs_no_step_before_it() -> None:
+def test_a_global_batch_does_not_depend_on_earlier_steps() -> None:
     assert sampler(rank=1, world_size=2).global_batch(1000) == sampler().global_batch(1000)
     assert list(sampler(start_step=1000, num_steps=1)) == [sampler().global_batch(1000)]
 
@@ -324,9 +324,9 @@ def test_a_global_batch_needs_no_step_before_it() -> None:
 def stream(
     triplets: FrameTriplets, start_step: int, num_workers: int, world_size: int
 ) -> list[dict[str, torch.Tensor]]:
-    """The global batches of steps start_step .. 5 as the ranks' loaders deliver them, put together again."""
+    """The global batches of steps start_step .. 5 from the loaders of all ranks, concatenated."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # more workers than cores, or a fork beside threads
+        warnings.simplefilter("ignore")  # more workers than cores, or a fork in a process with threads
         loaders = [
             DataLoader(
                 triplets,
@@ -344,11 +344,11 @@ def stream(
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_stream_resumed_at_step_k_is_the_one_that_never_stopped(
+def test_a_stream_resumed_at_step_k_equals_the_one_that_never_stopped(
     triplets: FrameTriplets, num_workers: int, world_size: int
 ) -> None:
     whole = stream(triplets, 0, num_workers=0, world_size=1)
-    for k in (1, 4):  # 5 videos: batches of 4 make an epoch a step, so both are in the middle of the run
+    for k in (1, 4):  # 5 videos: with batches of 4 an epoch is one step, so both are in the middle of the run
         resumed = stream(triplets, k, num_workers, world_size)
         assert len(resumed) == 6 - k
         for ours, theirs in zip(resumed, whole[k:], strict=True):

@@ -1,4 +1,4 @@
-"""Claims about scripts/download_clevr_dataset.sh, against a server on this machine."""
+"""Tests of scripts/download_clevr_dataset.sh against a local server."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 def archive(split: str) -> bytes:
-    """A zip of three videos, in CLEVRER's folders; the files tell what they should be."""
+    """A zip of three videos, in CLEVRER's folders; each contains its split and number."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for number in range(3):
@@ -30,7 +30,7 @@ def archive(split: str) -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves the server's archives below /good, whole or from where a range begins; elsewhere 404."""
+    """Serves the server's archives below /good, completely or from the start of a range; elsewhere 404."""
 
     def answer(self, body: bool) -> None:
         content = self.server.archives.get(self.path.removeprefix("/good/"))
@@ -100,23 +100,23 @@ def test_the_three_splits_arrive_unpacked_with_their_sha256(server, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["test", "train", "val"]
 
 
-def test_an_interrupted_download_goes_on_and_a_split_that_is_there_is_left_alone(server, tmp_path):
+def test_an_interrupted_download_continues_and_an_existing_split_is_left_alone(server, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / ".val.zip.part").write_bytes(server.archives[PARTS["val"]][:1000])
     (tmp_path / ".test.zip.part").write_bytes(server.archives[PARTS["test"]])
     done = download(server, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert server.asked == [(f"/good/{PARTS['val']}", 1000)]  # the third was whole and not yet unpacked
-    assert "train is there already" in done.stdout
+    assert server.asked == [(f"/good/{PARTS['val']}", 1000)]  # the third was complete and not yet unpacked
+    assert "train exists already" in done.stdout
     assert len(list(tmp_path.rglob("*.mp4"))) == 6
 
 
-def test_a_dry_run_says_what_would_happen_and_does_nothing(server, tmp_path):
+def test_a_dry_run_prints_what_would_happen_and_does_nothing(server, tmp_path):
     done = download(server, "--dry-run", tmp_path / "new")
     assert done.returncode == 0
     for split, name in PARTS.items():
         assert f"/good/{name} and unpack it into {tmp_path}/new/{split}" in done.stdout
-    assert "are free there" in done.stdout
+    assert "are free; whether" in done.stdout
     assert server.asked == []
     assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +126,7 @@ def test_sources_are_tried_in_turn(server, tmp_path):
     assert len(list(tmp_path.rglob("*.mp4"))) == 9
 
 
-def test_without_a_network_there_is_one_line_and_nothing_is_made(server, tmp_path):
+def test_without_a_network_there_is_a_one_line_error_and_no_folder(server, tmp_path):
     done = download(server, tmp_path / "new", sources="bad worse")
     assert len(done.stderr.splitlines()) == 1
     assert "cannot reach" in error_of(done)
@@ -134,22 +134,22 @@ def test_without_a_network_there_is_one_line_and_nothing_is_made(server, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_too_small_is_told_before_anything_is_fetched(server, tmp_path):
+def test_a_disk_that_is_too_small_is_reported_before_the_download(server, tmp_path):
     server.claimed = 10**15
-    assert re.search(r"4000000\.0 GB are needed in .* GB are free there", error_of(download(server, tmp_path)))
+    assert re.search(r"4000000\.0 GB are needed in .* GB are free", error_of(download(server, tmp_path)))
     assert server.asked == []
 
 
-def test_an_archive_with_a_wrong_byte_is_thrown_away(server, tmp_path):
+def test_an_archive_with_a_wrong_byte_is_deleted(server, tmp_path):
     content = bytearray(server.archives[PARTS["train"]])
     content[200] ^= 1  # inside the first video
     server.archives[PARTS["train"]] = bytes(content)
     done = download(server, tmp_path)
-    assert "video_train.zip is no whole zip archive" in error_of(done)
+    assert "video_train.zip is not a valid zip archive" in error_of(done)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("words", "message"), [(["--force"], "--force is not known"), (["a", "b"], "not a and b")])
-def test_a_mistake_is_one_line(server, words, message):
+@pytest.mark.parametrize(("words", "message"), [(["--force"], "unknown option --force"), (["a", "b"], "not a and b")])
+def test_a_mistake_is_a_one_line_error(server, words, message):
     assert message in error_of(download(server, *words))
     assert server.asked == []

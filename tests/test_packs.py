@@ -1,4 +1,4 @@
-"""A pack is the folder that it was made of: the same clips in the same order, the same pixels, the same samples."""
+"""A pack equals the folder that was packed: the same clips in the same order, the same pixels, the same samples."""
 
 import os
 import re
@@ -33,7 +33,7 @@ RESOLUTION = 16
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of every kind, sizes and lengths mixed, in folders, with names that tar and WebDataset could trip over."""
+    """Clips of every kind, size and length, in folders, with names that are difficult for tar and WebDataset."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
 
@@ -108,7 +108,7 @@ def test_a_pack_lists_the_clips_of_its_folder_in_the_same_order(data: Path, pack
     ("kind", "workers", "context"),
     [("encoded", 0, None), ("raw", 0, None), ("encoded", 2, "fork"), ("raw", 2, "fork"), ("raw", 1, "spawn")],
 )
-def test_training_on_a_pack_sees_the_samples_of_the_folder(
+def test_training_samples_from_a_pack_equal_those_from_the_folder(
     data: Path, request: pytest.FixtureRequest, kind: str, workers: int, context: str | None
 ) -> None:
     ours, theirs = samples(request.getfixturevalue(kind), workers, context), samples(data)
@@ -118,7 +118,7 @@ def test_training_on_a_pack_sees_the_samples_of_the_folder(
         assert all(torch.equal(our[name], their[name]) for name in our)
 
 
-def test_every_frame_of_an_encoded_pack_is_that_of_the_folder(data: Path, encoded: Path) -> None:
+def test_every_frame_of_an_encoded_pack_equals_that_of_the_folder(data: Path, encoded: Path) -> None:
     for path in index_clips(data).paths:
         video, inside = read_video(path), encoded / path.relative_to(data)
         np.testing.assert_array_equal(read_frames(inside, range(len(video))), video)
@@ -126,7 +126,7 @@ def test_every_frame_of_an_encoded_pack_is_that_of_the_folder(data: Path, encode
         assert probe(inside) == probe(path)
 
 
-def test_a_raw_pack_holds_the_squares_of_the_folder(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_raw_pack_contains_the_squares_of_the_folder(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack_dataset, "FRAMES_AT_ONCE", 3)
     in_parts = pack_of(data, raw.parent / "in_parts", "--raw", str(RESOLUTION))
     for path in index_clips(data).paths:
@@ -136,7 +136,7 @@ def test_a_raw_pack_holds_the_squares_of_the_folder(data: Path, raw: Path, monke
             assert probe(pack / path.relative_to(data)) == (len(squares), RESOLUTION, RESOLUTION, probe(path).fps)
 
 
-def test_single_frames_and_clips_are_read_from_a_pack_too(data: Path, raw: Path) -> None:
+def test_single_frames_and_clips_are_read_from_a_pack(data: Path, raw: Path) -> None:
     for ours, theirs in (
         (SingleFrames(index_clips(f), RESOLUTION, seed=1, anywhere=True)[2, 4]["frame"] for f in (raw, data)),
         (torch.from_numpy(Clips(index_clips(f), 3, RESOLUTION, stride=2)[3][0]) for f in (raw, data)),
@@ -144,21 +144,21 @@ def test_single_frames_and_clips_are_read_from_a_pack_too(data: Path, raw: Path)
         assert torch.equal(ours, theirs)
 
 
-def test_a_folder_that_holds_the_frames_itself_makes_a_pack_of_one_clip(data: Path, tmp_path: Path) -> None:
+def test_a_folder_of_frames_becomes_a_pack_of_one_clip(data: Path, tmp_path: Path) -> None:
     pack = pack_of(data / "frames" / "12", tmp_path / "pack")
     index = index_clips(pack)
     assert index.paths == [pack]
     np.testing.assert_array_equal(read_frames(pack, [7, 2]), read_video(data / "frames" / "12")[[7, 2]])
 
 
-def test_packs_may_lie_below_the_folder_that_is_indexed(data: Path, encoded: Path, tmp_path: Path) -> None:
+def test_packs_are_found_below_the_indexed_folder(data: Path, encoded: Path, tmp_path: Path) -> None:
     shutil.copytree(encoded, tmp_path / "train")
     shutil.copytree(data / "frames" / "12", tmp_path / "val")
     names = [str(path.relative_to(tmp_path)) for path in index_clips(tmp_path).paths]
     assert names == [*(f"train/{p.relative_to(data)}" for p in index_clips(data).paths), "val"]
 
 
-def test_a_pack_written_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_pack_that_is_written_again_is_read_again(tmp_path: Path) -> None:
     for level in (10, 20):
         shutil.rmtree(tmp_path / "pack", ignore_errors=True)
         with write_pack(tmp_path / "pack") as pack:
@@ -169,7 +169,7 @@ def test_a_pack_written_anew_is_read_anew(tmp_path: Path) -> None:
 # The shards
 
 
-def test_plain_tar_unpacks_the_very_files(data: Path, encoded: Path, tmp_path: Path) -> None:
+def test_tar_unpacks_the_original_files(data: Path, encoded: Path, tmp_path: Path) -> None:
     subprocess.run(["tar", "xf", str(shard_of(encoded)), "-C", str(tmp_path)], check=True)
     listed = subprocess.run(["tar", "tf", str(shard_of(encoded))], check=True, capture_output=True, text=True)
     assert sorted(listed.stdout.split()) == sorted(os.listdir(tmp_path))
@@ -181,7 +181,7 @@ def test_plain_tar_unpacks_the_very_files(data: Path, encoded: Path, tmp_path: P
         assert [file.suffix for file in unpacked] == [file.suffix.lower() for file in files]
 
 
-def test_the_members_of_a_clip_stand_together_under_one_key(data: Path, pack: Path) -> None:
+def test_the_members_of_a_clip_are_consecutive_and_have_one_key(data: Path, pack: Path) -> None:
     with tarfile.open(shard_of(pack), "r:") as shard:
         split = [re.fullmatch(r"([^./]+)\.(.+)", name) for name in shard.getnames()]  # WebDataset's rule
         keys = [match[1] for match in split if match]
@@ -198,7 +198,7 @@ def test_numpy_reads_the_raw_members(data: Path, raw: Path) -> None:
     np.testing.assert_array_equal(unpacked, fit_square(read_video(index_clips(data).paths[2]), RESOLUTION))
 
 
-def test_shards_keep_to_their_size_and_clips_are_never_split(tmp_path: Path) -> None:
+def test_shards_do_not_exceed_their_size_and_clips_are_never_split(tmp_path: Path) -> None:
     videos = np.random.default_rng(0).integers(0, 256, (7, 4, 8, 8, 3), np.uint8)
     with write_pack(tmp_path / "pack", shard_bytes=8192) as pack:
         for number, video in enumerate(videos):
@@ -221,7 +221,7 @@ def test_the_same_folder_gives_the_same_pack(data: Path, pack: Path, tmp_path: P
 # Damage
 
 
-def test_a_changed_byte_is_named_and_the_next_clip_takes_its_place(
+def test_a_clip_with_a_changed_byte_is_reported_and_replaced_by_the_next(
     data: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = index_clips(copy)
@@ -242,13 +242,13 @@ def test_a_changed_byte_is_named_and_the_next_clip_takes_its_place(
     assert line.startswith(f"replaced by the next video: {shard_of(copy)}: bytes of {bad.relative_to(copy)}")
 
 
-def test_a_shard_cut_short_costs_the_clips_behind_the_cut(data: Path, copy: Path) -> None:
+def test_a_truncated_shard_loses_only_the_clips_after_the_cut(data: Path, copy: Path) -> None:
     whole = index_clips(copy)
     with tarfile.open(shard_of(copy), "r:") as shard:
         cut = max(m.offset_data + m.size for m in shard.getmembers() if m.name.startswith("00000004.")) - 1
     os.truncate(shard_of(copy), cut)
     for bad, num_frames in zip(whole.paths[4:], whole.num_frames[4:], strict=True):  # a run that began before the cut
-        with pytest.raises(VideoError, match=rf"{shard_of(copy)}: is cut short, before the end of "):
+        with pytest.raises(VideoError, match=rf"{shard_of(copy)}: truncated before the end of "):
             read_frames(bad, range(num_frames))
     os.utime(copy / "vidm-pack.json")
     index = index_clips(copy)
@@ -258,7 +258,7 @@ def test_a_shard_cut_short_costs_the_clips_behind_the_cut(data: Path, copy: Path
     assert probe(index.paths[0]) == probe(whole.paths[0])
 
 
-def test_a_missing_shard_is_named(copy: Path) -> None:
+def test_a_missing_shard_is_named_in_the_error(copy: Path) -> None:
     clips = index_clips(copy).paths
     shard = shard_of(copy)
     shard.unlink()
@@ -270,7 +270,7 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["vidm-pack.json", "vidm-pack.table"])
-def test_a_damaged_index_is_named(encoded: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_index_is_named_in_the_error(encoded: Path, tmp_path: Path, name: str) -> None:
     for number, damage in enumerate((lambda b: b[:-8], lambda b: b"", lambda b: b"[]" + b[2:], lambda b: None)):
         pack = Path(shutil.copytree(encoded, tmp_path / f"{number}"))
         damaged = damage((pack / name).read_bytes())
@@ -278,17 +278,19 @@ def test_a_damaged_index_is_named(encoded: Path, tmp_path: Path, name: str) -> N
         if damaged is not None:
             (pack / name).write_bytes(damaged)
         elif name == "vidm-pack.json":
-            continue  # without it, the folder is no pack
-        with pytest.raises(VideoError, match=rf"{pack}/vidm-pack\.json: cannot be read as a pack's index"):
+            continue  # without it, the folder is not a pack
+        with pytest.raises(VideoError, match=rf"{pack}/vidm-pack\.json: not a readable pack index"):
             index_clips(pack)
 
 
-def test_a_frame_or_clip_that_is_not_there_is_named(pack: Path) -> None:
+def test_a_frame_or_clip_that_does_not_exist_is_named_in_the_error(pack: Path) -> None:
     clip = index_clips(pack).paths[0]
     for index in (8, -1):
-        with pytest.raises(VideoError, match=rf"{clip}: frame {index} was asked for, but it has 8, counted from 0"):
+        with pytest.raises(
+            VideoError, match=rf"{clip}: frame {index} was requested, but it has 8 frames, counted from 0"
+        ):
             read_frames(clip, [0, index])
-    with pytest.raises(VideoError, match=rf"{pack}/nothing\.mp4: {pack} is a pack, and has no clip of that name"):
+    with pytest.raises(VideoError, match=rf"{pack}/nothing\.mp4: the pack {pack} has no clip of that name"):
         read_frames(pack / "nothing.mp4", [0])
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         read_frames(pack.parent / "nothing.mp4", [0])
@@ -296,22 +298,22 @@ def test_a_frame_or_clip_that_is_not_there_is_named(pack: Path) -> None:
         list_pack(pack.parent)
 
 
-def test_files_that_decode_badly_are_named_by_their_place_in_the_pack(tmp_path: Path) -> None:
+def test_an_undecodable_file_is_named_by_its_path_in_the_pack(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_video(data / "a.npy", np.zeros((3, 8, 8, 3), np.uint8))
     write_video(data / "b", np.zeros((3, 8, 8, 3), np.uint8))
     (data / "b" / "00001.png").write_bytes(b"not a picture")
     Image.new("RGB", (9, 8)).save(data / "b" / "00002.png")
     pack = pack_of(data, tmp_path / "pack")
-    with pytest.raises(VideoError, match=f"{pack}/a.npy: frame 3 was asked for"):
+    with pytest.raises(VideoError, match=f"{pack}/a.npy: frame 3 was requested"):
         read_frames(pack / "a.npy", [3])
     with pytest.raises(VideoError, match=f"{pack}/b frame 1: cannot be read"):
         read_frames(pack / "b", [1])
-    with pytest.raises(VideoError, match=f"{pack}/b frame 2: is 9x8, not 8x8 as the first"):
+    with pytest.raises(VideoError, match=f"{pack}/b frame 2: is 9x8, but frame 0 is 8x8"):
         read_frames(pack / "b", [2])
 
 
-def test_reading_leaves_nothing_open_and_nothing_behind(
+def test_reading_leaves_no_open_and_no_temporary_files(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -329,27 +331,27 @@ def test_reading_leaves_nothing_open_and_nothing_behind(
 # Packing
 
 
-def test_a_pack_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    def stopped_half_way() -> None:
+def test_an_interrupted_pack_leaves_nothing_behind(tmp_path: Path) -> None:
+    def interrupted() -> None:
         with write_pack(tmp_path / "pack") as pack:
             pack.add_raw("clip", np.zeros((2, 8, 8, 3), np.uint8))
             assert not (tmp_path / "pack").exists()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stopped_half_way()
+        interrupted()
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("options", [[], ["--raw", "8"]])
-def test_bad_clips_are_named_skipped_and_counted(
+def test_bad_clips_are_reported_skipped_and_counted(
     tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
     for name in ("a", "b", "c"):
         write_video(data / name, np.zeros((3, 8, 8, 3), np.uint8))
     (data / "d.mp4").write_text("not a video")
-    (data / "b" / "00002.png").write_bytes(b"")  # which only a decoder can tell
+    (data / "b" / "00002.png").write_bytes(b"")  # which only decoding detects
     pack = pack_of(data, tmp_path / "pack", *options)
     shown = capsys.readouterr()
     bad = ["d.mp4", "b/00002.png"] if options else ["d.mp4"]
@@ -367,23 +369,23 @@ def test_errors_are_one_line_and_leave_no_pack(
     broken = tmp_path / "broken"
     write_video(broken, np.zeros((2, 8, 8, 3), np.uint8))
     (broken / "00001.png").write_bytes(b"")
-    for options, told in (
+    for options, reason in (
         (["--data", str(tmp_path / "gone"), "--out", str(out)], "gone"),
         (["--data", str(data), "--out", str(encoded)], "is there already"),
         (["--data", str(data), "--out", str(out), "--raw", "0"], "--raw 0"),
         (["--data", str(data), "--out", str(out), "--shard-size", "-1"], "--shard-size -1"),
-        (["--data", str(broken), "--out", str(out), "--raw", "8"], "not one clip could be packed"),
+        (["--data", str(broken), "--out", str(out), "--raw", "8"], "no clip could be packed"),
     ):
         with pytest.raises(SystemExit) as caught:
             pack_dataset.main(options)
         assert caught.value.code == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert told in line
+        assert reason in line
         assert not out.exists()
     assert sorted(os.listdir(tmp_path)) == ["broken"]
 
 
-def test_the_command_line_trains_on_a_pack_as_on_the_folder(world: Path, tmp_path: Path) -> None:
+def test_training_on_a_pack_gives_the_weights_of_training_on_the_folder(world: Path, tmp_path: Path) -> None:
     folders = {"folder": world, "pack": pack_of(world, tmp_path / "packed", "--raw", "32")}
     sums = []
     for name, folder in folders.items():
@@ -395,12 +397,12 @@ def test_the_command_line_trains_on_a_pack_as_on_the_folder(world: Path, tmp_pat
     assert sums[0] == sums[1]
 
 
-def test_first_frames_to_continue_may_come_from_a_pack(pack: Path) -> None:
+def test_first_frames_are_read_from_a_pack(pack: Path) -> None:
     for path in list_content(pack):
         assert np.array_equal(read_first_frame(path), read_frames(path, [0])[0])
 
 
-def test_a_split_of_a_pack_is_what_lay_in_that_folder(data: Path, tmp_path: Path) -> None:
+def test_a_split_of_a_pack_is_a_subfolder_of_the_packed_folder(data: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_video(tmp_path / "data" / split / "a.mp4", np.full((8, 16, 16, 3), len(split), np.uint8))
     pack = pack_of(tmp_path / "data", tmp_path / "pack")

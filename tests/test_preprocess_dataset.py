@@ -1,4 +1,4 @@
-"""Claims about scripts/preprocess_dataset.py: the same frames, in the same places, as often as it is started."""
+"""Tests of scripts/preprocess_dataset.py: it extracts the same frames to the same places, in one run or several."""
 
 import os
 import runpy
@@ -18,7 +18,7 @@ NAMES = ("train/video_00000-01000/video_00000.mp4", "train/a b.gif", "val/x.mp4"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Five videos in two splits, three of which want to be called val/x, and two that cannot be read."""
+    """Five videos in two splits, of which three would be named val/x, and two that cannot be read."""
     for number, name in enumerate(NAMES):
         frames = np.random.default_rng(number).integers(0, 256, (5 + number, 16, 16, 3), np.uint8)
         write_video(tmp_path / "data" / name, frames)
@@ -33,11 +33,11 @@ def preprocess(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 
-def test_frames_are_the_videos_in_the_same_places_and_a_second_run_does_the_rest(data: Path, tmp_path: Path) -> None:
+def test_frames_equal_the_videos_and_a_second_run_extracts_only_what_is_missing(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = preprocess("--data", data, "--out", out, "--frames")
     assert first.returncode == 0, first.stderr
-    assert f"{out}: 5 videos extracted, 0 were there already, 1 skipped" in first.stdout
+    assert f"{out}: 5 videos extracted, 0 existed already, 1 skipped" in first.stdout
     assert "skipped: " in first.stderr
     assert "zero.mp4" in first.stderr
     folders = ("train/video_00000-01000/video_00000", "train/a b", "val/x.mp4", "val/x.npy", "val/x/deep")
@@ -46,15 +46,15 @@ def test_frames_are_the_videos_in_the_same_places_and_a_second_run_does_the_rest
     assert {path.parent for path in out.rglob("*.png")} == {out / folder for folder in folders}
 
     kept = (out / folders[0] / "00000.png").stat().st_mtime_ns
-    for frame in (out / folders[1]).iterdir():  # what an interrupted run would not have done yet
+    for frame in (out / folders[1]).iterdir():  # not yet written by an interrupted run
         frame.unlink()
     again = preprocess("--data", data, "--out", out, "--frames")
-    assert "1 videos extracted, 4 were there already, 1 skipped" in again.stdout
+    assert "1 videos extracted, 4 existed already, 1 skipped" in again.stdout
     np.testing.assert_array_equal(read_video(out / folders[1]), read_video(data / NAMES[1]))
     assert (out / folders[0] / "00000.png").stat().st_mtime_ns == kept
 
 
-def test_a_long_video_is_extracted_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_video_is_extracted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
     write_video(tmp_path / "a.npy", frames)
     monkeypatch.setitem(SCRIPT["extract"].__globals__, "CHUNK", 3)
@@ -62,16 +62,19 @@ def test_a_long_video_is_extracted_a_part_at_a_time(tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(read_video(tmp_path / "frames"), frames)
 
 
-def test_a_video_that_breaks_off_leaves_no_folder_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_video_leaves_no_folder_and_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "a.npy", np.zeros((5, 8, 8, 3), np.uint8))
     monkeypatch.setitem(SCRIPT["extract"].__globals__, "CHUNK", 3)
-    assert "a.npy: frame 5 was asked for" in SCRIPT["extract"]((tmp_path / "a.npy", 9, tmp_path / "frames"))
+    assert "a.npy: frame 5 was requested" in SCRIPT["extract"]((tmp_path / "a.npy", 9, tmp_path / "frames"))
     assert os.listdir(tmp_path) == ["a.npy"]
 
 
 def test_mistakes_are_one_line_and_exit_code_2(data: Path, tmp_path: Path) -> None:
     same = preprocess("--data", data, "--out", data, "--frames")
-    assert (same.returncode, same.stderr) == (2, f"error: --out {data} is the folder of the videos: choose another\n")
+    assert (same.returncode, same.stderr) == (
+        2,
+        f"error: --out {data} is the folder of the videos: choose another\n",
+    )
     nowhere = preprocess("--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--frames")
     assert nowhere.returncode == 2
     assert nowhere.stderr.startswith(f"error: no such folder: {tmp_path / 'nowhere'}")

@@ -1,4 +1,4 @@
-"""Damaged videos, made from good ones: what is read of one is what decoding it from the start gives, or it is named."""
+"""Randomly damaged videos: reading returns the frames of sequential decoding, or an error that names the file."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ HANG_SECONDS = 10
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the same frames in every format, of several groups of pictures where there are such."""
+    """A folder with the same frames in every format, with several groups of pictures if the format has them."""
     folder, frames = tmp_path_factory.mktemp("good"), moving_pattern(NUM_FRAMES)
     encode(folder / "gop12.mp4", frames, "libx264", gop_size=12, max_b_frames=2)
     remux(folder / "gop12.mp4", folder / "copy.mkv")
@@ -63,8 +63,8 @@ def read_or_none(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray | Non
     return None
 
 
-def decode_going_on(path: Path) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """What comes out of the decoder when errors do not end it, as it comes and by the time of packets; PyAV alone."""
+def decode_despite_errors(path: Path) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """What PyAV decodes if errors do not stop it: frames as they are output, and by the times of packets."""
     frames: list[tuple[int | None, np.ndarray]] = []
     times: list[int | None] = []
     with av.open(str(path), metadata_errors="replace") as container:
@@ -81,7 +81,7 @@ def decode_going_on(path: Path) -> tuple[list[np.ndarray], list[np.ndarray | Non
 
 
 def check(path: Path, rng: np.random.Generator) -> str:
-    """Read a damaged video in every way; return what became of it."""
+    """Read a damaged video in every way; return how much of it was readable."""
     wanted = sorted(rng.choice(NUM_FRAMES, size=5, replace=False).tolist())
     alone = {index: read_or_none(path, lambda i=index: read_frames(path, [i])) for index in wanted}
     video = read_or_none(path, lambda: read_video(path))
@@ -96,7 +96,7 @@ def check(path: Path, rng: np.random.Generator) -> str:
     # Some frames may still be good.
     found = {index: frames[0] for index, frames in alone.items() if frames is not None}
     if found and path.suffix in (".mp4", ".mkv", ".webm", ".avi"):
-        truths = decode_going_on(path)
+        truths = decode_despite_errors(path)
         for index, frame in found.items():
             same = [index < len(truth) and np.array_equal(frame, truth[index]) for truth in truths]
             assert any(same), f"{path.name}: frame {index}"
@@ -106,7 +106,7 @@ def check(path: Path, rng: np.random.Generator) -> str:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files where the system lists them")
 @pytest.mark.parametrize("num_files", [60, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_damaged_video_gives_the_frames_of_sequential_decoding_or_is_named(
+def test_a_damaged_video_gives_the_frames_of_sequential_decoding_or_an_error_naming_it(
     good: Path, tmp_path: Path, name: str, num_files: int
 ) -> None:
     before = len(os.listdir("/proc/self/fd"))
@@ -119,5 +119,5 @@ def test_a_damaged_video_gives_the_frames_of_sequential_decoding_or_is_named(
         outcomes.add(check(path, rng))
         assert time.monotonic() - start < HANG_SECONDS, path.name
         assert len(os.listdir("/proc/self/fd")) == before, f"{path.name} stays open"
-    assert "whole" in outcomes, "damage that reading survives goes untested"
-    assert outcomes & {"refused", "partly"}, "damage that reading does not survive goes untested"
+    assert "whole" in outcomes, "no damage that reading survives was tested"
+    assert outcomes & {"refused", "partly"}, "no damage that reading does not survive was tested"

@@ -1,4 +1,4 @@
-"""Video files <-> uint8 (T, H, W, 3): exact access, honest errors, true colours, nothing half-written."""
+"""Video files <-> uint8 (T, H, W, 3): exact frames, errors that name the file, correct colours, atomic writes."""
 
 import gc
 import hashlib
@@ -25,7 +25,7 @@ FORMATS = ["b_frames.mp4", "copy.mkv", "vp9.webm", "vp8.webm", "divx.avi", "a.gi
 # Several groups of pictures each; a rate that changes; no count of frames in the header.
 SOUGHT = ["groups.mp4", "groups.mkv", "changing_rate.mp4", "changing_rate.mkv", "no_count.mp4", "av1.mp4"]
 SOUGHT += ["groups.webm", "edit_list_in_group.mp4"]
-# Decoded from the start: these have no place to begin but the first, or numbers that only decoding tells.
+# Decoded from the start: decoding cannot start elsewhere, or only decoding shows which frame is which.
 NOT_SOUGHT = ["open_groups.mp4", "refreshed.mp4", "divx.mp4", "divx.avi", "vp8.webm"]
 REAL = Path(__file__).parent / "data" / "nasa_13013.mp4"
 
@@ -44,7 +44,7 @@ def encode(
     times_ms: np.ndarray | None = None,
     **tags: int,
 ) -> None:
-    """Write with PyAV alone, so that reading is not only tested on what write_video makes."""
+    """Write with PyAV directly, so that reading is not only tested on files of write_video."""
     matrix = Colorspace.ITU709 if tags.get("colorspace") == 1 else Colorspace.ITU601
     range_ = ColorRange.JPEG if tags.get("color_range") == 2 else ColorRange.MPEG
     with av.open(str(path), "w") as container:
@@ -63,7 +63,7 @@ def encode(
 
 
 def remux(source: Path, target: Path, skip: int = 0, **options: str) -> None:
-    """Copy the packets; the first `skip` frames are cut by an edit list, their packets partly kept."""
+    """Copy the packets; the first `skip` frames are removed by an edit list; some of their packets remain."""
     with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
@@ -76,7 +76,7 @@ def remux(source: Path, target: Path, skip: int = 0, **options: str) -> None:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the same twenty frames in every format."""
+    """A folder with the same twenty frames in every format."""
     folder, frames = tmp_path_factory.mktemp("videos"), moving_pattern(20)
     for name in ("b_frames.mp4", "a.gif", "a.webp", "a.npy", "folder"):
         write_video(folder / name, frames)
@@ -94,7 +94,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         remux(folder / f"{name}.mp4", folder / f"{name}.mkv")
     remux(folder / "groups.mp4", folder / "no_count.mp4", movflags="frag_keyframe+empty_moov")
     remux(folder / "groups.mp4", folder / "edit_list_in_group.mp4", skip=3)
-    encode(folder / "av1.mp4", moving_pattern(20, 64, 96), "libsvtav1", gop_size=6)  # smaller ones it refuses
+    encode(folder / "av1.mp4", moving_pattern(20, 64, 96), "libsvtav1", gop_size=6)  # its smallest frames
     encode(folder / "groups.webm", frames, "libvpx-vp9", gop_size=6)
     encode(folder / "divx.mp4", frames, "mpeg4", bit_rate=4_000_000, **groups)
     encode(folder / "open_groups.mp4", frames, "libx264", options={"x264-params": "open-gop=1:b-adapt=0"}, **groups)
@@ -104,7 +104,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """Every file that grows beyond 100 bytes fails, as on a full disk."""
+    """Writing more than 100 bytes to a file fails, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     yield
@@ -115,7 +115,7 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", [*FORMATS, *SOUGHT, *NOT_SOUGHT[:3], "edit_list.mp4"])
-def test_every_frame_read_alone_is_the_frame_of_sequential_reading(videos: Path, name: str) -> None:
+def test_every_frame_read_alone_equals_that_of_sequential_reading(videos: Path, name: str) -> None:
     video = read_video(videos / name)
     assert len(video) == {"edit_list.mp4": 13, "edit_list_in_group.mp4": 17}.get(name, 20)
     assert video.shape[1:] == ((64, 96, 3) if name == "av1.mp4" else (32, 48, 3))
@@ -135,14 +135,14 @@ def test_three_frames_are_read_without_sequential_decoding(
 
 
 @pytest.mark.parametrize("name", NOT_SOUGHT)
-def test_where_seeking_is_not_certain_to_be_exact_there_is_none(videos: Path, name: str) -> None:
+def test_frames_are_not_sought_if_seeking_may_be_inexact(videos: Path, name: str) -> None:
     in_the_first_group = frames_by_seeking(videos / name, {0})
     assert len(in_the_first_group) == (name in ("open_groups.mp4", "refreshed.mp4"))
     video = read_video(videos / name)
     np.testing.assert_array_equal(read_frames(videos / name, [0, 19]), video[[0, 19]])
 
 
-def test_a_frame_behind_a_damaged_one_is_read(videos: Path, tmp_path: Path) -> None:
+def test_a_frame_after_a_damaged_one_is_read(videos: Path, tmp_path: Path) -> None:
     with av.open(str(videos / "groups.mp4")) as container:
         packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     content = bytearray((videos / "groups.mp4").read_bytes())
@@ -155,12 +155,12 @@ def test_a_frame_behind_a_damaged_one_is_read(videos: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(read_frames(tmp_path / "damaged.mp4", [6, 19]), whole[[6, 19]])
 
 
-def test_a_frame_that_the_decoder_swallows_shifts_no_other(videos: Path, tmp_path: Path) -> None:
+def test_a_frame_that_the_decoder_drops_does_not_shift_others(videos: Path, tmp_path: Path) -> None:
     with av.open(str(videos / "av1.mp4")) as container:
         packets = sorted((packet.pts, packet.pos, packet.size) for packet in container.demux(video=0) if packet.size)
     _, position, size = packets[3]
     content = bytearray((videos / "av1.mp4").read_bytes())
-    # A unit of padding, whose length is a number of two bytes, seven bits each (AV1 specification, 4.10.5 and 5.7).
+    # A padding unit, whose length is a two-byte number, seven bits each (AV1 specification, 4.10.5 and 5.7).
     content[position : position + size] = bytes([0x7A, (size - 3) % 128 + 128, (size - 3) // 128]) + bytes(size - 3)
     (tmp_path / "lost.mp4").write_bytes(content)
     with av.open(str(tmp_path / "lost.mp4")) as container:
@@ -168,11 +168,11 @@ def test_a_frame_that_the_decoder_swallows_shifts_no_other(videos: Path, tmp_pat
     whole = read_video(videos / "av1.mp4")
     np.testing.assert_array_equal(read_frames(tmp_path / "lost.mp4", [0, 12, 19]), whole[[0, 12, 19]])
     for read in (read_video, lambda path: read_frames(path, [3]), lambda path: read_frames(path, [5])):
-        with pytest.raises(VideoError, match=r"lost\.mp4: damaged, frame 3 does not come out"):
+        with pytest.raises(VideoError, match=r"lost\.mp4: damaged, frame 3 cannot be decoded"):
             read(tmp_path / "lost.mp4")
 
 
-def test_what_stands_in_for_a_damaged_frame_does_not_depend_on_how_one_came_to_it(tmp_path: Path) -> None:
+def test_the_pixels_of_a_damaged_frame_do_not_depend_on_where_decoding_started(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 40, size=(64, 96, 1))
     groups = {"gop_size": 12, "max_b_frames": 3}
     encode(tmp_path / "good.mp4", (moving_pattern(36, 64, 96) + noise).astype(np.uint8), "libx264", **groups)
@@ -194,9 +194,9 @@ def test_what_stands_in_for_a_damaged_frame_does_not_depend_on_how_one_came_to_i
                 np.testing.assert_array_equal(read_frames(path, [index])[0], video[index])
 
 
-def test_decoding_begins_where_no_frame_needs_one_from_before() -> None:
-    # In order of decoding: a closed group; one whose second frame is shown before its keyframe; one with a hidden
-    # frame; a closed one.
+def test_decoding_starts_where_no_frame_needs_an_earlier_one() -> None:
+    # In order of decoding: a closed group; a group whose second frame is shown before its keyframe; a group with a
+    # hidden frame; a closed group.
     times = np.array([0, 3, 1, 2, 5, 4, 6, 7, 8, 9, 10, 11, 13, 12])
     keys = np.isin(times, [0, 5, 7, 11])
     shown = times != 9
@@ -207,7 +207,7 @@ def test_decoding_begins_where_no_frame_needs_one_from_before() -> None:
     assert table.last_before.tolist() == [0, 3, 3, 3, 5, 5, 6, 7, 8, 9, 10, 12, 12]
 
 
-def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     write_video(path, moving_pattern(5))
     assert probe(path).num_frames == 5
@@ -216,7 +216,7 @@ def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_frames(path, [8])[0], read_video(path)[8])
 
 
-def test_frames_of_a_real_film_read_alone_are_those_of_sequential_reading() -> None:
+def test_frames_of_a_real_film_read_alone_equal_those_of_sequential_reading() -> None:
     video = read_video(REAL)
     assert probe(REAL)[:3] == video.shape[:3] == (325, 180, 320)
     for indices in ([0, 201, 202], [203], [110, 111], [324], [260, 3]):
@@ -224,7 +224,7 @@ def test_frames_of_a_real_film_read_alone_are_those_of_sequential_reading() -> N
 
 
 @pytest.mark.slow
-def test_every_frame_of_a_real_film_read_alone_is_that_of_sequential_reading() -> None:
+def test_every_frame_of_a_real_film_read_alone_equals_that_of_sequential_reading() -> None:
     video = read_video(REAL)
     for index in range(len(video)):
         np.testing.assert_array_equal(read_frames(REAL, [index])[0], video[index])
@@ -236,20 +236,20 @@ def test_the_mp4_of_these_tests_has_b_frames(videos: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_frames_come_in_the_order_asked_with_repeats(videos: Path, name: str) -> None:
+def test_frames_are_returned_in_the_requested_order_with_repeats(videos: Path, name: str) -> None:
     video = read_video(videos / name)
     np.testing.assert_array_equal(read_frames(videos / name, [11, 3, 3, 0]), video[[11, 3, 3, 0]])
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_frames_show_what_was_written(videos: Path, name: str) -> None:
+def test_frames_read_equal_those_written(videos: Path, name: str) -> None:
     error = np.abs(read_video(videos / name).astype(int) - moving_pattern(20)).mean()
     lossless = name in ("a.webp", "a.npy", "folder")
     assert error == 0 if lossless else error < 8
 
 
 @pytest.mark.parametrize("name", [*FORMATS, *SOUGHT, *NOT_SOUGHT[:3], "index_last.mp4", "edit_list.mp4"])
-def test_probe_counts_the_frames_that_reading_gives(videos: Path, name: str) -> None:
+def test_probe_counts_the_frames_that_reading_returns(videos: Path, name: str) -> None:
     info = probe(videos / name)
     assert (info.num_frames, info.height, info.width) == read_video(videos / name).shape[:3]
     is_container = name.endswith((".mp4", ".mkv", ".webm", ".avi"))
@@ -259,11 +259,11 @@ def test_probe_counts_the_frames_that_reading_gives(videos: Path, name: str) -> 
 
 def test_the_count_in_an_mp4_header_is_wrong_under_an_edit_list(videos: Path) -> None:
     with av.open(str(videos / "edit_list.mp4")) as container:
-        assert container.streams.video[0].frames == 20  # the tempting shortcut
+        assert container.streams.video[0].frames == 20  # a tempting shortcut
     assert probe(videos / "edit_list.mp4").num_frames == 13
 
 
-def test_frames_of_a_folder_stand_in_natural_order(tmp_path: Path) -> None:
+def test_frames_of_a_folder_are_in_natural_order(tmp_path: Path) -> None:
     for number in (10, 9, 1, 0, 2):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"frame_{number}.png")
     Image.new("RGB", (9, 9)).save(tmp_path / ".thumbnail.png")
@@ -290,20 +290,20 @@ def assert_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "index_last.mp4", "groups.mkv", "groups.webm", "divx.avi"])
-def test_a_container_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
+def test_a_container_truncated_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
     whole = (videos / name).read_bytes()
-    untold = 8 if name == "divx.avi" else 0  # bytes at the end
-    ends = np.linspace(1, len(whole) - 1 - untold, 40).astype(int)
-    for end in {*ends, *range(len(whole) - untold - 9, len(whole) - untold)}:
+    undetected = 8 if name == "divx.avi" else 0  # bytes at the end
+    ends = np.linspace(1, len(whole) - 1 - undetected, 40).astype(int)
+    for end in {*ends, *range(len(whole) - undetected - 9, len(whole) - undetected)}:
         cut = tmp_path / f"cut_at_{end}{Path(name).suffix}"
         cut.write_bytes(whole[:end])
         assert_refused(cut)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.npy"])
-def test_an_animation_or_array_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
+def test_a_truncated_animation_or_array_is_named_in_the_error(videos: Path, tmp_path: Path, name: str) -> None:
     whole = (videos / name).read_bytes()
-    # A gif's last two bytes only close it.
+    # The last two bytes of a gif only mark its end.
     for end in np.linspace(1, len(whole) - 3, 30).astype(int):
         cut = tmp_path / f"cut_at_{end}{Path(name).suffix}"
         cut.write_bytes(whole[:end])
@@ -311,10 +311,10 @@ def test_an_animation_or_array_cut_anywhere_is_named_in_the_error(videos: Path, 
             read_video(cut)
 
 
-def test_a_png_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
+def test_a_png_truncated_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
     whole = (videos / "folder" / "00007.png").read_bytes()
     write_video(tmp_path / "clip", moving_pattern(8))
-    # The last 20 bytes are checksums and the closing chunk; without them the picture is whole.
+    # The last 20 bytes are checksums and the closing chunk; without them all pixels are still there.
     for end in np.linspace(0, len(whole) - 21, 30).astype(int):
         (tmp_path / "clip" / "00007.png").write_bytes(whole[:end])
         with pytest.raises(VideoError, match=r"00007\.png"):
@@ -325,12 +325,12 @@ def test_a_png_cut_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi", ".gif", ".webp", ".npy"])
 @pytest.mark.parametrize("content", [b"", b"this is a text\n" * 100, bytes(5000)], ids=["nothing", "text", "zeros"])
-def test_what_is_no_video_is_named_in_the_error(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_that_is_not_a_video_is_named_in_the_error(tmp_path: Path, suffix: str, content: bytes) -> None:
     (tmp_path / f"fake{suffix}").write_bytes(content)
     assert_refused(tmp_path / f"fake{suffix}")
 
 
-def test_sound_without_pictures_is_named_in_the_error(tmp_path: Path) -> None:
+def test_a_file_with_only_sound_is_named_in_the_error(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -348,12 +348,12 @@ def test_other_arrays_suffixes_and_empty_folders_are_refused(tmp_path: Path) -> 
         assert_refused(tmp_path / name)
 
 
-def test_a_file_one_may_not_read_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
+def test_a_file_without_read_permission_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked.mp4"
     locked.write_bytes((videos / "b_frames.mp4").read_bytes())
     locked.chmod(0)
     user = os.geteuid()
-    if user == 0:  # who may read everything: be nobody for a moment
+    if user == 0:  # root can read any file, so become another user
         os.seteuid(65534)
     try:
         assert_refused(locked)
@@ -361,7 +361,7 @@ def test_a_file_one_may_not_read_is_named_in_the_error(videos: Path, tmp_path: P
         os.seteuid(user)
 
 
-def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_raises_file_not_found(tmp_path: Path) -> None:
     for read in (probe, read_video, read_image, lambda p: read_frames(p, [0])):
         with pytest.raises(FileNotFoundError, match=r"no such file or folder: .*gone\.mp4"):
             read(tmp_path / "gone.mp4")
@@ -369,12 +369,12 @@ def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("index", [20, -1])
-def test_a_frame_that_is_not_there_is_named_with_what_is(videos: Path, name: str, index: int) -> None:
-    with pytest.raises(VideoError, match=rf"{name}: frame {index} was asked for, but it has 20"):
+def test_a_frame_number_out_of_range_is_named_with_the_number_of_frames(videos: Path, name: str, index: int) -> None:
+    with pytest.raises(VideoError, match=rf"{name}: frame {index} was requested, but it has 20 frames"):
         read_frames(videos / name, [0, index])
 
 
-def test_the_frame_of_another_size_is_named(tmp_path: Path) -> None:
+def test_a_frame_of_another_size_is_named_in_the_error(tmp_path: Path) -> None:
     write_video(tmp_path / "clip", moving_pattern(5))
     Image.new("RGB", (10, 20)).save(tmp_path / "clip" / "00003.png")
     with pytest.raises(VideoError, match=r"00003\.png: is 10x20 but 00000\.png is 48x32"):
@@ -385,13 +385,13 @@ def test_the_frame_of_another_size_is_named(tmp_path: Path) -> None:
 def test_no_file_stays_open(videos: Path, tmp_path: Path) -> None:
     whole = (videos / "b_frames.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[:-50])
-    (tmp_path / "not_utf8.mp4").write_bytes(whole.replace(b"isom", b"is\x97m"))  # words about the video
+    (tmp_path / "not_utf8.mp4").write_bytes(whole.replace(b"isom", b"is\x97m"))  # metadata
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for name in FORMATS:
         read_frames(videos / name, [1])
     read_frames(tmp_path / "not_utf8.mp4", [1])
-    errors = []  # kept, since an error's traceback could keep its file open
+    errors = []  # kept, because a traceback can keep a file open
     for path, index in ((tmp_path / "cut.mp4", 0), (videos / "b_frames.mp4", 99), (videos / "a.gif", 99)):
         with pytest.raises(VideoError) as error:
             read_frames(path, [index])
@@ -428,14 +428,14 @@ def test_flat_colours_survive_a_round_trip(tmp_path: Path, name: str) -> None:
         ("ten_bits.mkv", "ffv1", "yuv420p10le", {}),
     ],
 )
-def test_colours_follow_the_matrix_and_range_that_the_file_names(
+def test_colours_follow_the_matrix_and_range_in_the_file(
     tmp_path: Path, name: str, codec: str, pixels: str, tags: dict[str, int]
 ) -> None:
     encode(tmp_path / name, flat_frames(), codec, pixels, **tags)
     assert worst_mean_colour_error(tmp_path / name) <= 4
 
 
-def test_written_mp4_names_its_matrix_and_range(videos: Path) -> None:
+def test_a_written_mp4_has_its_matrix_and_range(videos: Path) -> None:
     with av.open(str(videos / "b_frames.mp4")) as container:
         context = container.streams.video[0].codec_context
         assert (context.pix_fmt, int(context.colorspace), int(context.color_range)) == ("yuv420p", 6, 1)
@@ -453,7 +453,7 @@ def test_odd_sides_grow_by_one_repeated_row_and_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fps", [8, 25, 30000 / 1001])
-def test_the_frame_rate_is_kept(tmp_path: Path, fps: float) -> None:
+def test_the_frame_rate_is_stored(tmp_path: Path, fps: float) -> None:
     write_video(tmp_path / "a.mp4", moving_pattern(5), fps=fps)
     assert probe(tmp_path / "a.mp4").fps == pytest.approx(fps, rel=1e-6)
     write_video(tmp_path / "a.gif", moving_pattern(5), fps=fps)
@@ -462,7 +462,7 @@ def test_the_frame_rate_is_kept(tmp_path: Path, fps: float) -> None:
         assert image.info["loop"] == 0
 
 
-def test_a_browser_can_start_an_mp4_before_it_is_loaded(videos: Path) -> None:
+def test_a_browser_can_play_an_mp4_before_it_is_completely_loaded(videos: Path) -> None:
     content = (videos / "b_frames.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
 
@@ -474,7 +474,7 @@ def test_the_same_frames_give_the_same_mp4_bytes_in_any_process(tmp_path: Path) 
         "write_video(sys.argv[1], np.stack([4 * x + 3 * t, 5 * y + 2 * t, x + y + t], -1).astype(np.uint8))"
     )
     hashes = set()
-    for fill in ("0", "17", "200"):  # what glibc puts into memory that a program never set
+    for fill in ("0", "17", "200"):  # glibc fills uninitialized memory with this
         path = tmp_path / f"{fill}.mp4"
         subprocess.run([sys.executable, "-c", code, path], env={**os.environ, "MALLOC_PERTURB_": fill}, check=True)
         hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
@@ -488,7 +488,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, full_disk: Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_video_is_not_written(tmp_path: Path) -> None:
+def test_frames_that_are_not_a_video_are_not_written(tmp_path: Path) -> None:
     for frames in (np.zeros((5, 8, 8), np.uint8), np.zeros((5, 8, 8, 3)), np.zeros((0, 8, 8, 3), np.uint8)):
         with pytest.raises(ValueError, match=r"a\.mp4: cannot write"):
             write_video(tmp_path / "a.mp4", frames)
@@ -502,7 +502,7 @@ def test_what_is_no_video_is_not_written(tmp_path: Path) -> None:
 # Still images
 
 
-def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
+def test_images_of_every_mode_are_converted_to_rgb(tmp_path: Path) -> None:
     half_clear = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
     half_clear.putpixel((0, 0), (255, 0, 0, 255))
     half_clear.save(tmp_path / "alpha.png")
@@ -525,7 +525,7 @@ def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
     assert tuple(read_image(tmp_path / "alpha.png")[0, 0]) == (255, 0, 0)
 
 
-def test_the_turn_that_a_camera_notes_is_undone(tmp_path: Path) -> None:
+def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held a quarter turn
     Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=exif)

@@ -1,12 +1,12 @@
-"""Training triplets and evaluation clips from any layout, and the order in which training sees them. Ours.
+"""Training samples and evaluation clips from a clip index, and the order of samples in training. Ours.
 
     index = index_clips("data/CLEVRER", min_frames=128)
     triplets = FrameTriplets(index, resolution=128, num_frames=128, seed=0)
     sampler = ResumableSampler(len(triplets), batch_size=8, seed=0, start_step=0, num_steps=100)
     batches = DataLoader(triplets, batch_sampler=sampler)
 
-A triplet (the first frame, the one before, the one to learn) is keyed by (epoch, index), and all that is random about
-it follows from (seed, epoch, index): neither workers nor ranks nor a restart change it.
+A triplet (first frame, previous frame, frame to predict) has the key (epoch, index). Everything random in it is a
+function of (seed, epoch, index), so workers, ranks and restarts do not change it.
 """
 
 import sys
@@ -27,7 +27,7 @@ from vidm.video_io import VideoError
 def fit_square(clip_u8: np.ndarray, resolution: int) -> np.ndarray:
     """Crop frames to their central square and resize it: uint8 (T, H, W, 3) -> uint8 (T, R, R, 3).
 
-    Bicubic with antialiasing, in 8 bits as Pillow does it; a square of that size comes back untouched. Ours.
+    Bicubic with antialiasing on 8 bits, as in Pillow; a square of the right size is not changed. Ours.
     """
     height, width = clip_u8.shape[1:3]
     side = min(height, width)
@@ -41,74 +41,70 @@ def fit_square(clip_u8: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def to_float(frames_u8: np.ndarray) -> Tensor:
-    """Turn uint8 (..., H, W, 3) in 0 .. 255 into float32 (..., 3, H, W) in [-1, 1]. Ours."""
+    """Convert uint8 (..., H, W, 3) in 0 .. 255 to float32 (..., 3, H, W) in [-1, 1]. Ours."""
     channels_first = np.moveaxis(frames_u8, -1, -3)
     return torch.from_numpy(channels_first.astype(np.float32, order="C")) / 127.5 - 1
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
-    """Turn float (..., 3, H, W) in [-1, 1] into uint8 (..., H, W, 3): the nearest level, what lies outside clamped.
-
-    The inverse of to_float, exactly. Ours.
-    """
+    """Convert float (..., 3, H, W) in [-1, 1] to uint8 (..., H, W, 3), rounded and clamped: inverts to_float. Ours."""
     levels = ((frames.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.movedim(-3, -1).cpu().numpy()
 
 
 def window_length(num_frames: int, stride: int) -> int:
-    """How many frames of a video a window of `num_frames` frames spans that are `stride` apart. Ours."""
+    """Return how many frames of a video are spanned by `num_frames` frames that are `stride` apart. Ours."""
     return (num_frames - 1) * stride + 1
 
 
 class _TrainingVideos(Dataset[dict[str, Tensor]]):
-    """What training sets share: samples keyed by (epoch, index of a video), of which all that is random follows from
-    (seed, epoch, index)."""
+    """A training set of one sample per video and epoch, with the key (epoch, index of the video)."""
 
     def __init__(self, index: ClipIndex, resolution: int, seed: int, flip: bool) -> None:
         self.index, self.resolution, self.seed, self.flip = index, resolution, seed, flip
-        self._named: set[Path] = set()
+        self._reported: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self.index.paths)
 
     def _read(self, index: int, choose: Callable[[int], list[int]], mirrored: bool) -> Tensor:
-        """Frames of a video, float (n, 3, R, R): those that `choose` picks from the number of frames there are.
+        """Frames of a video, float (n, 3, R, R); `choose` returns their numbers, given the video's number of frames.
 
-        Where a video has become unreadable, the next one takes its place: a disk may fail in week two.
+        A video that has become unreadable is replaced by the next one: a disk may fail in the second week of a run.
         """
         for candidate in range(index, index + len(self)):
             path = self.index.paths[candidate % len(self)]
             try:
                 frames = read_frames(path, choose(self.index.num_frames[candidate % len(self)]))
             except (VideoError, FileNotFoundError) as error:
-                if path not in self._named:
-                    self._named.add(path)
+                if path not in self._reported:
+                    self._reported.add(path)
                     print(f"replaced by the next video: {error}", file=sys.stderr, flush=True)
                 continue
             squares = fit_square(frames, self.resolution)
             return to_float(squares[:, :, ::-1] if mirrored else squares)
-        raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read any more")
+        raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read anymore")
 
 
 class FrameTriplets(_TrainingVideos):
-    """One training sample a video: a window of it begins anywhere, and one frame of the window is to be learned.
+    """One frame to predict per video: it is drawn from a window of num_frames frames, which starts at a random frame.
 
     A sample's key is (epoch, index of the video). A sample is a dict of float32 (3, R, R) in [-1, 1]: `first`, frame 0
-    of the window; `frame`, frame n, n uniform in 1 .. num_frames - 1; `previous`, frame n - 1; and of int64
-    `frame_index`, n. Frame n of a window stands n * stride frames of the video after its frame 0. With `flip`, half of
-    the triplets are mirrored. The videos of `index` have window_length(num_frames, stride) frames or more.
+    of the window; `frame`, frame n, with n uniform in 1 .. num_frames - 1; `previous`, frame n - 1; and of int64
+    `frame_index`, n. Frames of a window are `stride` frames of the video apart. With `flip`, half of the triplets are
+    mirrored. The videos of `index` must have at least window_length(num_frames, stride) frames.
     """
 
     def __init__(
         self, index: ClipIndex, resolution: int, num_frames: int, seed: int, flip: bool = True, stride: int = 1
     ) -> None:
-        assert min(index.num_frames) >= window_length(num_frames, stride), "index_clips takes min_frames"
+        assert min(index.num_frames) >= window_length(num_frames, stride), "pass min_frames to index_clips"
         assert num_frames >= 2
         super().__init__(index, resolution, seed, flip)
         self.num_frames, self.stride = num_frames, stride
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the sample of (epoch, index). Raises VideoError if no video at all can be read."""
+        """Return the sample of (epoch, index). Raises VideoError if no video can be read."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         where, coin = rng.random(2)
@@ -128,9 +124,9 @@ class FrameTriplets(_TrainingVideos):
 
 
 class SingleFrames(_TrainingVideos):
-    """One frame a video, for the content generator: its first or, with `anywhere`, any one of it.
+    """One frame per video, for the content generator: the first or, with `anywhere`, a random one.
 
-    A sample of key (epoch, index) is {`frame`: float32 (3, R, R) in [-1, 1]}; with `flip`, half of them are mirrored.
+    The sample of key (epoch, index) is {`frame`: float32 (3, R, R) in [-1, 1]}; with `flip`, half are mirrored.
     """
 
     def __init__(self, index: ClipIndex, resolution: int, seed: int, anywhere: bool = False, flip: bool = True) -> None:
@@ -138,23 +134,23 @@ class SingleFrames(_TrainingVideos):
         self.anywhere = anywhere
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the sample of (epoch, index). Raises VideoError if no video at all can be read."""
+        """Return the sample of (epoch, index). Raises VideoError if no video can be read."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         where, coin = rng.random(2)
 
-        def one(num_frames: int) -> list[int]:
+        def single(num_frames: int) -> list[int]:
             return [int(where * num_frames) if self.anywhere else 0]
 
-        (frame,) = self._read(index, one, mirrored=self.flip and coin < 0.5)
+        (frame,) = self._read(index, single, mirrored=self.flip and coin < 0.5)
         return {"frame": frame}
 
 
 class Clips(Dataset[tuple[np.ndarray, str]]):
     """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), every `stride`-th frame from starts[i] on.
 
-    Without `starts`, from the first. With a `resolution` R, frames are cropped to their central square and resized to
-    R x R. A damaged video raises VideoError.
+    Without `starts` every clip starts at frame 0. With a `resolution` R, frames are cropped to their central square and
+    resized to R x R. A damaged video raises VideoError.
     """
 
     def __init__(
@@ -169,7 +165,7 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
         self.starts = [0] * len(index.paths) if starts is None else list(starts)
         length = window_length(num_frames, stride)
         ends = [start + length for start in self.starts]
-        assert all(end <= n for end, n in zip(ends, index.num_frames, strict=True)), "index_clips takes min_frames"
+        assert all(end <= n for end, n in zip(ends, index.num_frames, strict=True)), "pass min_frames to index_clips"
 
     def __len__(self) -> int:
         return len(self.index.paths)
@@ -180,7 +176,7 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
         return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
 
     def readable(self) -> Iterator[np.ndarray]:
-        """The clips alone, in order, without those that turn out damaged."""
+        """Yield the clips without their paths, in order, leaving out damaged ones."""
         for index in range(len(self)):
             try:
                 yield self[index][0]
@@ -189,14 +185,14 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
 
 
 class ResumableSampler:
-    """Batches of (epoch, index) keys: what stands at place i of step s's global batch is a function of (seed, s, i).
+    """Batches of (epoch, index) keys: the key at place i of step s's global batch is a function of (seed, s, i).
 
-    An epoch is every sample once, in an order that follows from (seed, epoch); a rest too small for a batch is dropped.
-    Where a batch is larger than the data it holds several epochs, so that repeats differ in augmentation.
+    An epoch contains every sample once, in an order given by (seed, epoch); a last incomplete batch is dropped. A batch
+    larger than the data contains several epochs, so that repeated videos differ in augmentation.
 
-    Iterating yields `accum_steps` micro-batches, this rank's share, for each of `num_steps` steps from `start_step` on.
-    Micro-batch m of rank r takes places (m * world_size + r) * micro and on of the global batch, and so 1 x 8, 2 x 4
-    and 4 x 2 are the same step. `batch_size` is global, a multiple of world_size * accum_steps.
+    Iterating yields this rank's `accum_steps` micro-batches for each of `num_steps` steps, starting at `start_step`.
+    Micro-batch m of rank r has the places from (m * world_size + r) * micro on of the global batch, so that 1 x 8,
+    2 x 4 and 4 x 2 are the same step. `batch_size` is global, a multiple of world_size * accum_steps.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""mp4, gif, npy or a frame folder <-> uint8 (T, H, W, 3). Ours; PyAV decodes containers, Pillow the rest.
+"""mp4, gif, npy or a folder of frames <-> uint8 (T, H, W, 3). Ours; PyAV for containers, Pillow for the rest.
 
-    frames = read_frames("clip.mp4", [0, 5, 7])        # (3, H, W, 3), the very pixels that read_video gives
+    frames = read_frames("clip.mp4", [0, 5, 7])        # (3, H, W, 3), the same pixels as from read_video
     write_video("copy.gif", read_video("clip.mp4"), fps=25)
 
 A file that cannot be read raises VideoError, which names it.
@@ -10,10 +10,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image, ImageOps
 
 from vidm.files import atomic_dir, atomic_write
@@ -26,34 +29,39 @@ from vidm.video_containers import (
     frames_in_order,
     missing_bytes,
     probe_container,
-    write_mp4,
 )
 
 ANIMATION_SUFFIXES = (".gif", ".webp")
 VIDEO_SUFFIXES = (*CONTAINER_SUFFIXES, *ANIMATION_SUFFIXES, ".npy")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
 
+# The same frames must give the same bytes. The output of x264 depends on the number of threads, and its macroblock
+# tree reads uninitialized memory when frames are small.
+X264_OPTIONS = {"crf": "12", "threads": "1", "x264-params": "mbtree=0"}
+SMPTE170M = 6  # H.264's number for BT.601 in its 525-line form (ITU-T H.273, tables 2 to 4)
+
 
 @contextmanager
-def _failures_named(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder throws into a VideoError that names the file."""
+def _decoder_errors_named(path: Path) -> Iterator[None]:
+    """Turn any error of a decoder into a VideoError that names the file."""
     try:
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
         yield
     except (VideoError, FileNotFoundError):
         raise
-    except Exception as error:  # damaged bytes make decoders raise SyntaxError, IndexError and nearly anything else
+    except Exception as error:  # damaged files make decoders raise SyntaxError, IndexError and many other types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise VideoError(f"{path}: cannot be read as a video or image ({reason})") from error
 
 
-# Images, animations, frame folders, arrays
+# Images, animations, folders of frames, arrays
 
 
 def rgb_from_image(image: Image.Image) -> np.ndarray:
+    """Convert any image to RGB: uint8 (H, W, 3). See read_image. Ours."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
         grey = (np.asarray(image).astype(np.int64) / 257).round().clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
@@ -69,55 +77,53 @@ def _animation_frames(path: Path) -> FrameStream:
             yield partial(rgb_from_image, image)
 
 
-def _write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    # `lossless` speaks to WebP alone.
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, lossless=True)
-
-
 def natural_key(path: str | Path) -> tuple[list[str | int], str]:
-    """Return a sort key under which frame_2 stands before frame_10: digits compare as numbers. Ours."""
+    """Return a sort key that orders frame_2 before frame_10: digits compare as numbers. Ours."""
     parts = re.split(r"([0-9]+)", str(path))
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], str(path)
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Return the visible png and jpg files that lie directly in a folder, in natural order. Ours."""
+    """Return the png and jpg files directly in a folder, without hidden ones, in natural order. Ours."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(FRAME_SUFFIXES) and name[0] != "."]
     return [folder / name for name in sorted(names, key=natural_key)]
 
 
 def _read_frame_file(path: Path, size: tuple[int, int], first: Path) -> np.ndarray:
-    with _failures_named(path), Image.open(path) as image:
+    with _decoder_errors_named(path), Image.open(path) as image:
         if image.size != size:
             sizes = "{}x{} but {} is {}x{}".format(*image.size, first.name, *size)
-            raise VideoError(f"{path}: is {sizes}; the frames of a folder are of one size")
+            raise VideoError(f"{path}: is {sizes}; all frames of a folder must have the same size")
         return rgb_from_image(image)
 
 
 def _folder_frames(folder: Path) -> FrameStream:
     files = frame_files(folder)
     if not files:
-        raise VideoError(f"{folder}: a folder without png or jpg frames")
-    with _failures_named(files[0]), Image.open(files[0]) as image:
+        raise VideoError(f"{folder}: contains no png or jpg frames")
+    with _decoder_errors_named(files[0]), Image.open(files[0]) as image:
         size = image.size
     for file in files:
         yield partial(_read_frame_file, file, size, files[0])
 
 
+def _is_clip(frames: np.ndarray) -> bool:
+    return frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and 0 not in frames.shape
+
+
 def _array_frames(path: Path) -> FrameStream:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape:
-        raise VideoError(f"{path}: holds {array.dtype} {array.shape}; a video is uint8 (T, H, W, 3)")
+    if not _is_clip(array):
+        raise VideoError(f"{path}: contains {array.dtype} {array.shape}; a video is uint8 (T, H, W, 3)")
     for frame in array:
         yield partial(np.array, frame)
 
 
-# Public names
+# Reading
 
 
 def _is_container(path: Path) -> bool:
-    """Tell whether PyAV is to read it. Raises VideoError if so but the file was cut short: FFmpeg may not notice."""
+    """Whether PyAV reads the file. Raises VideoError if it is truncated, which FFmpeg may not detect."""
     if path.is_dir() or path.suffix.lower() not in CONTAINER_SUFFIXES:
         return False
     if missing := missing_bytes(path):
@@ -135,17 +141,17 @@ def _frames_of(path: Path) -> FrameStream:
         return _animation_frames(path)
     if suffix == ".npy":
         return _array_frames(path)
-    raise VideoError(f"{path}: not a video by its name; use {' '.join(VIDEO_SUFFIXES)} or a folder of frames")
+    raise VideoError(f"{path}: unknown video format; use {' '.join(VIDEO_SUFFIXES)} or a folder of frames")
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Return a video's number of frames (as many as read_video gives), height and width in px, and rate.
+    """Return a video's number of frames (as many as read_video returns), height and width in px, and frame rate.
 
-    Decodes nothing of an mp4, mkv or webm as they are usually made, and only the first frame of a folder or npy;
-    other containers and animations are gone through once. Raises VideoError, FileNotFoundError. Ours.
+    Usually decodes no frame of an mp4, mkv or webm, and one of a folder or npy; other containers and animations are
+    decoded once. Raises VideoError, FileNotFoundError. Ours.
     """
     path = Path(path)
-    with _failures_named(path):
+    with _decoder_errors_named(path):
         if _is_container(path):
             return probe_container(path)
         with closing(_frames_of(path)) as stream:
@@ -154,7 +160,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def _frames_from_start(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
-    """Go through a video up to the last frame wanted. Raises VideoError if one is not there."""
+    """Decode a video up to the last wanted frame. Raises VideoError if one does not exist."""
     frames: dict[int, np.ndarray] = {}
     num_seen = 0
     with closing(_frames_of(path)) as stream:
@@ -165,19 +171,19 @@ def _frames_from_start(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
             if len(frames) == len(wanted):
                 return frames
     missing = min(wanted - frames.keys())
-    raise VideoError(f"{path}: frame {missing} was asked for, but it has {num_seen}, counted from 0")
+    raise VideoError(f"{path}: frame {missing} was requested, but it has {num_seen} frames, counted from 0")
 
 
 def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
-    """Read frames by number, in the order asked, repeats allowed: uint8 (len(indices), H, W, 3).
+    """Read frames by number, in the given order, repeats allowed: uint8 (len(indices), H, W, 3).
 
-    The pixels are those of read_video, bit for bit. From a container they are decoded from the keyframe before on
-    where that is certain to be the same, else from the start; a frame behind a damaged one may so still be read.
-    Raises VideoError (also for a number that is not there), FileNotFoundError. Ours.
+    The pixels equal those of read_video bit for bit. A container is decoded from the keyframe before a frame if that is
+    certain to give the same pixels, else from its start, so a frame after a damaged one may still be readable. Raises
+    VideoError (also for a number that does not exist), FileNotFoundError. Ours.
     """
     path, indices = Path(path), [int(index) for index in indices]
     wanted = set(indices)
-    with _failures_named(path):
+    with _decoder_errors_named(path):
         frames = frames_by_seeking(path, wanted) if _is_container(path) else {}
         if len(frames) < len(wanted):
             frames = _frames_from_start(path, wanted)
@@ -187,35 +193,67 @@ def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
 def read_video(path: str | Path) -> np.ndarray:
     """Read all frames of a video: uint8 (T, H, W, 3). Raises VideoError, FileNotFoundError. Ours."""
     path = Path(path)
-    with _failures_named(path), closing(_frames_of(path)) as stream:
+    with _decoder_errors_named(path), closing(_frames_of(path)) as stream:
         frames = [to_rgb() for to_rgb in stream]
         if not frames:
-            raise VideoError(f"{path}: holds no frames")
+            raise VideoError(f"{path}: contains no frames")
         return np.stack(frames)
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read a still image (png, jpg, webp, bmp, ...): uint8 (H, W, 3).
 
-    16-bit grey is scaled to 8 bits, palettes and CMYK become RGB, transparency is laid on white, a camera's turn
-    is undone. Raises VideoError, FileNotFoundError. Ours.
+    16-bit grey is scaled to 8 bits, palettes and CMYK are converted to RGB, transparency is blended with white, and
+    the EXIF orientation is applied. Raises VideoError, FileNotFoundError. Ours.
     """
     path = Path(path)
-    with _failures_named(path), Image.open(path) as image:
+    with _decoder_errors_named(path), Image.open(path) as image:
         return rgb_from_image(image)
 
 
+# Writing
+
+
+def _write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    # `lossless` only affects WebP.
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, lossless=True)
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    # 4:2:0 stores one colour per 2 x 2 pixels, so an odd side repeats its last row or column.
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    reformatter = VideoReformatter()
+    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)  # represents 24000/1001 and 30000/1001 exactly
+        stream = container.add_stream("libx264", rate=rate, options=X264_OPTIONS)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = SMPTE170M
+        context.color_range = ColorRange.MPEG
+        for array in frames:
+            frame = reformatter.reformat(
+                av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24"),
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU601,
+                dst_color_range=ColorRange.MPEG,
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
 def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
-    """Write uint8 (T, H, W, 3) frames as the suffix says, whole or not at all; missing parents are made.
+    """Write uint8 (T, H, W, 3) frames in the format given by the suffix, completely or not at all.
 
     .mp4: H.264, 4:2:0, near lossless, plays in any browser; an odd side grows by one repeated row or column.
-    .gif (256 colours a frame), .webp (lossless): looping; neighbouring equal frames become one longer frame.
-    .npy: the array. No suffix: a new or empty folder of 00000.png, 00001.png, ... `fps` > 0 is kept by the first
-    three. Raises ValueError for another suffix, other frames or another rate. Ours.
+    .gif (256 colours per frame), .webp (lossless): looping; consecutive equal frames become one longer frame.
+    .npy: the array. No suffix: a new or empty folder of 00000.png, 00001.png, ... Only the first three store `fps`,
+    which must be above 0. Missing parent folders are created. Raises ValueError for another suffix, other frames or
+    another rate. Ours.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+    if not _is_clip(frames):
         raise ValueError(f"{path}: cannot write {frames.dtype} {frames.shape}; a video is uint8 (T, H, W, 3)")
     if fps <= 0:
         raise ValueError(f"{path}: cannot be written at {fps} frames per second; give more than 0")
@@ -228,6 +266,6 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
             np.save(temporary, frames)
     elif suffix in (".mp4", *ANIMATION_SUFFIXES):
         with atomic_write(path) as temporary:
-            (write_mp4 if suffix == ".mp4" else _write_animation)(temporary, frames, fps)
+            (_write_mp4 if suffix == ".mp4" else _write_animation)(temporary, frames, fps)
     else:
-        raise ValueError(f"{path}: cannot write {suffix}; use .mp4 .gif .webp .npy, or no suffix: a png folder")
+        raise ValueError(f"{path}: cannot write {suffix}; use .mp4 .gif .webp .npy, or no suffix for a folder of png")

@@ -49,7 +49,7 @@ def extract(job: tuple[Path, int, Path]) -> str:
 
 def extract_all(data: Path, out: Path, workers: int) -> None:
     """Extract the frames of every video below `data`, with `workers` processes."""
-    from vidm.layouts import index_clips  # loads PyTorch, which the worker processes, who import this file, do not need
+    from vidm.layouts import index_clips  # loads PyTorch; worker processes import this file without it
 
     if out.resolve() == data.resolve():
         raise ValueError(f"--out {out} is the folder of the videos: choose another")

@@ -195,7 +195,7 @@ def test_start_iters_counts_from_there(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--data nowhere", "make embedded data with `python scripts/make_synthetic_dataset.py --out nowhere`"),
+        ("--data nowhere", "generate synthetic data with `python scripts/make_synthetic_dataset.py --out nowhere`"),
         ("--data {empty}", "no videos"),
         ("--num-frames 64", "the longest has 16"),
         ("--resolution 33", "33x33"),

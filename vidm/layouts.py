@@ -33,7 +33,7 @@ Skipped = list[tuple[Path, str]]
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """The clips of a folder in natural order: `num_frames[i]` belongs to `paths[i]`.
+    """The usable clips of a folder in natural order: `num_frames[i]` belongs to `paths[i]`.
 
     `skipped` contains (path, reason) of clips that are unreadable, too short or listed but missing; `bad` contains the
     same without those that are only too short. `longest` is the largest number of frames of any readable clip, `found`
@@ -68,11 +68,11 @@ def _where_data_comes_from(root: Path) -> str:
     )
 
 
-# Any folder
+# Folders of videos or frames
 
 
 class _Listing(NamedTuple):
-    """Paths of clips, what is bad before any is opened, and a one-line description."""
+    """Paths of clips, bad clips and folders known before any clip is opened, and a one-line description."""
 
     clips: list[Path]
     bad: Skipped
@@ -168,16 +168,15 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
     clips = [existing[key] for key in map(_class_and_name, listed) if key in existing]
     missing = [path for path in listed if _class_and_name(path) not in existing]
     missing_classes = sorted({path.parent.name for path in missing} - classes)
-    bad = [
-        (root / path, f"{root / path}: listed in {lists[split].name}, but {what} does not exist")
-        for path in missing
-        for what in [f"the folder of class {path.parent.name}" if path.parent.name in missing_classes else "the file"]
-    ]
+    bad = list(everything.bad)
+    for path in missing:
+        what = f"the folder of class {path.parent.name}" if path.parent.name in missing_classes else "the file"
+        bad.append((root / path, f"{root / path}: listed in {lists[split].name}, but {what} does not exist"))
     used = {path.parent.name for path in clips}
     found = f"UCF-101, {lists[split].name}: {len(clips)} of the {len(listed)} videos listed, {len(used)} classes"
     if missing_classes:
         found += f"; missing: {', '.join(missing_classes)}"
-    return _Listing(sorted(clips, key=natural_key), everything.bad + bad, found)
+    return _Listing(sorted(clips, key=natural_key), bad, found)
 
 
 # The layouts
@@ -186,7 +185,7 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
 def _list_packed(root: Path, layout: str, split: str) -> _Listing:
     """A pack's clips, or those that were in the subfolder `split` of the packed folder."""
     if layout != "auto":
-        raise ValueError(f"--layout {layout}: {root} is a pack; its clips were chosen when it was written: omit it")
+        raise ValueError(f"--layout {layout}: {root} is a pack, which has no layouts: omit --layout")
     clips = [path for path in list_pack(root) if not split or path.relative_to(root).parts[:1] == (split,)]
     if split and not clips:
         raise ValueError(f"--split {split}: the pack {root} has no clips from a folder of that name")
@@ -241,8 +240,8 @@ def _survey(root: Path, min_frames: int, layout: str, split: str, progress: bool
     return ClipIndex(root, paths, num_frames, skipped, bad, longest, _printable(found))
 
 
-def _existing(root: str | Path) -> Path:
-    """The folder, which every process checks for itself: the nodes of a cluster may have different disks."""
+def _existing_folder(root: str | Path) -> Path:
+    """Return the folder. Every process checks that it exists, because nodes may have different disks."""
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(Path(root))}")
     return Path(root)
@@ -259,7 +258,7 @@ def survey_clips(
     several processes all call this, the main one opens the videos, and all get the same index. Raises
     FileNotFoundError for a missing folder, ValueError for an unknown layout or split. Ours.
     """
-    return on_main(partial(_survey, _existing(root), min_frames, layout, split, progress))
+    return on_main(partial(_survey, _existing_folder(root), min_frames, layout, split, progress))
 
 
 def _refuse_bad_fraction(index: ClipIndex, max_bad_fraction: float, bad_list: Path) -> None:
@@ -289,7 +288,7 @@ def index_clips(
     of all clips are unreadable or missing, their list is written to the file `bad_list`, one per line. Raises
     ValueError in that case, and if no clip is usable; FileNotFoundError for a missing folder. Ours.
     """
-    root = _existing(root)
+    root = _existing_folder(root)
 
     def usable() -> ClipIndex:
         index = _survey(root, min_frames, layout, split, progress)

@@ -1,4 +1,4 @@
-"""The embedded world: its physics in closed form, its pictures against its geometry, its files against its words."""
+"""Tests of the embedded world: physics in closed form, pictures against geometry, and the files it writes."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import torch
 from vidm.spynet import warp
 from vidm.video_io import read_video
 from vidm.world import FPS, CollisionWorld, render_clip, write_dataset
-from vidm.world_physics import Motion, simulate
+from vidm.world_physics import Discs, Motion, simulate
 from vidm.world_render import EYE, FOCAL, HALF_SIZES, Camera, Solid
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_synthetic_dataset.py"
@@ -29,17 +29,8 @@ def slide(
 ) -> Motion:
     """Discs of radius 0.5 that may turn."""
     count = len(positions)
-    return simulate(
-        np.array(positions),
-        np.array(velocities),
-        radii=np.full(count, 0.5),
-        masses=np.array(masses[:count]),
-        braking=np.full(count, braking),
-        turns=np.full(count, True),
-        num_frames=num_frames,
-        fps=FPS,
-        rubbing=rubbing,
-    )
+    discs = Discs(np.full(count, 0.5), np.array(masses[:count]), np.full(count, braking), np.full(count, True))
+    return simulate(discs, np.array(positions), np.array(velocities), num_frames, FPS, rubbing)
 
 
 def smallest_gap(positions: np.ndarray, radii: np.ndarray) -> float:
@@ -83,7 +74,7 @@ def test_rubbing_keeps_both_momenta_and_loses_energy():
     motion = slide([[0.0, 0.0], [3.0, 0.6]], [[5.0, 0.2], [0.0, -0.3]], masses=(1.0, 2.0), rubbing=0.3)
     momentum = (masses[:, None] * motion.velocities).sum(1)
     np.testing.assert_allclose(momentum[-1], momentum[0], atol=1e-9)
-    spins = np.diff(motion.yaws, axis=0)[-1] * FPS  # nothing brakes them here
+    spins = np.diff(motion.yaws, axis=0)[-1] * FPS  # spins are constant without braking
     moments = masses * 0.5**2 / 3
     x, v = motion.positions, motion.velocities
     orbital = (masses * (x[..., 0] * v[..., 1] - x[..., 1] * v[..., 0])).sum(1)
@@ -99,12 +90,12 @@ def test_nothing_tunnels_at_a_thousand_times_the_usual_speed():
     np.testing.assert_allclose(motion.velocities[-1], [[0, 0], [4000, 0]], atol=1e-6)
 
 
-def test_a_queue_passes_a_push_on_to_its_last():
+def test_a_row_of_touching_discs_passes_the_impulse_to_the_last():
     motion = slide([[0.0, 0.0], [2.0, 0.0], [3.0005, 0.0]], [[3.0, 0.0], [0, 0], [0, 0]], masses=(1.0, 1.0, 1.0))
     np.testing.assert_allclose(motion.velocities[-1], [[0, 0], [0, 0], [3, 0]], atol=1e-9)
 
 
-# What worlds are like
+# Worlds
 
 
 def test_no_two_solids_overlap_in_any_frame():
@@ -113,7 +104,7 @@ def test_no_two_solids_overlap_in_any_frame():
     assert min(smallest_gap(world.positions, world.radii) for world in worlds) > -1e-9
 
 
-def test_a_world_depends_on_seed_and_index_alone():
+def test_a_world_depends_only_on_seed_and_index():
     first, again = CollisionWorld(3, 8, 16), CollisionWorld(3, 8, 16)
     assert first.ground_truth() == again.ground_truth()
     assert (render_clip(first, 32) == render_clip(again, 32)).all()
@@ -145,7 +136,7 @@ def test_no_two_solids_of_a_world_look_alike():
 
 
 @pytest.mark.parametrize("numbers", [(-1, 0, 16), (0, -1, 16), (0, 0, 0)])
-def test_bad_numbers_are_named(numbers: tuple[int, int, int]):
+def test_invalid_numbers_are_reported(numbers: tuple[int, int, int]):
     with pytest.raises(ValueError, match=r"-1|num_frames is 0"):
         CollisionWorld(*numbers)
 
@@ -184,7 +175,7 @@ def test_rays_enter_each_solid_at_its_surface(shape: str):
 
 
 @pytest.mark.parametrize("shape", HALF_SIZES)
-def test_a_solid_covers_what_is_behind_it_in_whatever_order_they_are_listed(shape: str):
+def test_a_solid_occludes_what_is_behind_it_in_any_order_of_the_list(shape: str):
     near, far = (Solid(shape, RED, False), (0.0, -0.3, 0.2)), (Solid("cube", BLUE, False), (0.1, 0.85, 0.5))
     camera = Camera(128)
     pictures = [camera.render(*zip(*order, strict=True)) for order in ([near, far], [far, near])]
@@ -232,8 +223,8 @@ def owners(world: CollisionWorld, frame: int, side: int) -> np.ndarray:
     return camera.cast(world.solids, world.poses(frame), rays)[1].reshape(side, side)
 
 
-def test_the_flow_of_a_sphere_is_that_of_the_point_each_pixel_sees():
-    """One pixel at a time, by a camera written down again."""
+def test_the_flow_of_a_sphere_is_that_of_the_surface_point_at_each_pixel():
+    """Checked pixel by pixel with an independent camera."""
     world, side, seen = CollisionWorld(0, 5, 9), 96, 0
     flow, _ = world.flow(0, 8, side)
     owner = owners(world, 0, side)
@@ -276,7 +267,7 @@ def test_warping_a_later_frame_by_the_flow_gives_the_earlier_one():
 
 
 def test_the_flow_turns_with_a_cube():
-    """A cube's corner, tracked by hand through a clip in which it spins."""
+    """The corner of a spinning cube is where the flow moves it."""
     world = next(
         world
         for world in (CollisionWorld(0, index, 60) for index in range(50))
@@ -303,7 +294,7 @@ def test_the_flow_turns_with_a_cube():
     np.testing.assert_allclose(flow[:, row, column], top_corner(j) - here, atol=1.0)
 
 
-def test_the_floor_stays_and_is_hidden_where_a_solid_has_come():
+def test_the_floor_has_zero_flow_and_is_occluded_where_a_solid_arrives():
     world = CollisionWorld(0, 7, 16)
     flow, visible = world.flow(0, 15, 64)
     floor = owners(world, 0, 64) == -1
@@ -313,7 +304,7 @@ def test_the_floor_stays_and_is_hidden_where_a_solid_has_come():
     assert (floor & covered).sum() > 20
 
 
-def test_a_frame_flows_nowhere_to_itself():
+def test_the_flow_of_a_frame_to_itself_is_zero():
     flow, visible = CollisionWorld(0, 1, 4).flow(2, 2, (48, 72))
     assert flow.shape == (2, 48, 72)
     assert flow.dtype == np.float32
@@ -324,7 +315,7 @@ def test_a_frame_flows_nowhere_to_itself():
 # Files
 
 
-def test_ground_truth_survives_json_and_agrees_with_the_world():
+def test_ground_truth_round_trips_through_json_and_agrees_with_the_world():
     world = CollisionWorld(0, 3, 40)
     truth = world.ground_truth()
     assert json.loads(json.dumps(truth)) == truth
@@ -353,7 +344,7 @@ def test_a_dataset_has_the_clevrer_layout_with_ground_truth_beside_each_video(tm
     assert truth == {**world.ground_truth(), "resolution": [32, 48]}
 
 
-def test_a_dataset_goes_on_where_it_was_stopped(tmp_path: Path):
+def test_an_interrupted_dataset_is_completed(tmp_path: Path):
     write_dataset(tmp_path, 2, num_frames=3, resolution=16, progress=False)
     kept, lost = sorted(tmp_path.rglob("*.mp4"))
     before, content = kept.stat().st_mtime_ns, lost.read_bytes()
@@ -364,14 +355,14 @@ def test_a_dataset_goes_on_where_it_was_stopped(tmp_path: Path):
     assert len(list(tmp_path.rglob("*.mp4"))) == 3
 
 
-def test_two_workers_write_what_one_writes(tmp_path: Path):
+def test_two_workers_write_the_same_files_as_one(tmp_path: Path):
     for workers in (1, 2):
         write_dataset(tmp_path / str(workers), 3, num_frames=3, resolution=16, workers=workers, progress=False)
     one, two = (sorted(path for path in (tmp_path / name).rglob("*.*")) for name in "12")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
-def test_videos_made_otherwise_are_not_mixed_in(tmp_path: Path):
+def test_videos_with_other_settings_are_not_mixed(tmp_path: Path):
     write_dataset(tmp_path, 1, num_frames=3, resolution=16, progress=False)
     with pytest.raises(ValueError, match=r"video_00000.mp4 has seed 0, not 1"):
         write_dataset(tmp_path, 1, num_frames=3, resolution=16, seed=1, progress=False)
@@ -387,7 +378,7 @@ def run_script(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, check=False)
 
 
-def test_the_script_writes_the_videos_asked_for(tmp_path: Path):
+def test_the_script_writes_the_requested_videos(tmp_path: Path):
     flags = f"--out {tmp_path} --num-videos 1 --num-frames 4 --resolution 24 --seed 6"
     result = run_script(*flags.split())
     assert result.returncode == 0, result.stderr
@@ -402,11 +393,11 @@ def test_the_script_writes_the_videos_asked_for(tmp_path: Path):
         (["--num-frames", "0"], "num_frames is 0"),
         (["--resolution", "5"], "5x5"),
         (["--seed", "-1"], "seed -1"),
-        (["--out", "file"], "file cannot be a folder"),
-        (["--out", "file/below"], "file/below cannot be a folder"),
+        (["--out", "file"], "file cannot be used as an output folder"),
+        (["--out", "file/below"], "file/below cannot be used as an output folder"),
     ],
 )
-def test_the_script_refuses_in_one_line_and_leaves_nothing(tmp_path: Path, flags: list[str], named: str):
+def test_the_script_reports_an_error_in_one_line_and_writes_nothing(tmp_path: Path, flags: list[str], named: str):
     (tmp_path / "file").write_text("kept")
     result = subprocess.run(
         [sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, check=False, cwd=tmp_path

@@ -1,8 +1,8 @@
-"""A CLEVRER-like world of colliding solids, made from nothing but a seed, with ground truth.
+"""A CLEVRER-like synthetic world of colliding solids, generated from a seed, with ground truth.
 
-Cubes, spheres and cylinders in 8 colours and 2 materials rest on a grey floor, slide in, and collide (after CLEVRER, Yi
-et al. 2020, https://arxiv.org/abs/1910.01442; the world is ours). A clip depends on (seed, index) alone and its first
-frames do not depend on its length.
+Cubes, spheres and cylinders in 8 colours and 2 materials rest on a grey floor, slide into view, and collide. It follows
+CLEVRER (Yi et al. 2020, https://arxiv.org/abs/1910.01442); the implementation is ours. A clip depends only on
+(seed, index), and its first frames do not depend on its length.
 
     world = CollisionWorld(seed=0, index=7, num_frames=16)
     clip_u8 = render_clip(world, 64)  # (16, 64, 64, 3)
@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from vidm.files import atomic_write
 from vidm.video_io import write_video
-from vidm.world_physics import simulate
+from vidm.world_physics import Discs, simulate
 from vidm.world_render import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius
 
 FPS = 25
-COLOURS = {  # linear RGB, those of CLEVR
+COLOURS = {  # linear RGB, as in CLEVR
     "gray": (0.34, 0.34, 0.34),
     "red": (0.68, 0.14, 0.14),
     "blue": (0.16, 0.29, 0.84),
@@ -37,9 +37,9 @@ COLOURS = {  # linear RGB, those of CLEVR
 MASSES = {"rubber": 1.0, "metal": 2.0}
 BRAKING = {"rubber": 0.9, "metal": 0.6}  # deceleration on the floor, units / s^2
 
-STAGE = (2.3, 3.0)  # half axes of the ellipse around the stage's centre where solids rest and meet
+STAGE = (2.3, 3.0)  # half axes of the ellipse in which solids rest and meet
 STAGE_CENTRE = (0.0, 0.4)
-RIM = 1.35  # solids slide in across this multiple of it, about where the square picture ends
+RIM = 1.35  # solids slide in across this multiple of STAGE, which is near the edge of a square picture
 VIDEOS_PER_FOLDER = 1000  # as in CLEVRER's archives
 
 
@@ -51,9 +51,9 @@ def _inside_stage(rng: np.random.Generator) -> np.ndarray:
 def _sliding_in(
     rng: np.random.Generator, target: np.ndarray, braking: float, late: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Position and velocity at frame 0 of a solid that crosses the rim towards a target, now or up to 4 s later.
+    """Position and velocity at frame 0 of a solid that crosses the rim towards a target, at once or up to 4 s later.
 
-    It is drawn at the rim and followed back in time, against the braking."""
+    The crossing is sampled at the rim and traced back in time to frame 0, which undoes the braking."""
     angle = rng.uniform(0, 2 * np.pi)
     rim = np.array(STAGE_CENTRE) + RIM * np.array(STAGE) * [np.cos(angle), np.sin(angle)]
     heading = target + rng.normal(0, 0.2, 2) - rim
@@ -69,12 +69,12 @@ def _apart(positions: np.ndarray, radii: np.ndarray) -> bool:
 
 
 class CollisionWorld:
-    """What happens in one clip: 2 to 5 solids, no two alike, one of them sliding in from the first frame on.
+    """The motion in one clip: 2 to 5 solids that all look different, at least one of which slides in at frame 0.
 
-    positions, velocities (T, N, 2) on the floor, in units and units per second, x right and y away from the camera;
-    yaws (T, N) radians: only cubes turn, the others look the same however they stand; shapes, colours, materials: N
-    names each; masses (N,); radii (N,) of the footprints, which never overlap (a cube's goes through its corners);
-    collisions [(frame, i, j)] with i < j, the frame being the first that shows the outcome.
+    positions, velocities (T, N, 2) on the floor, in units and units per second, x to the right and y away from the
+    camera; yaws (T, N) in radians, constant except for cubes; shapes, colours, materials: N names each; masses (N,);
+    radii (N,) of the footprints, which never overlap (a cube's goes through its corners); collisions [(frame, i, j)]
+    with i < j, where frame is the first one that shows the outcome.
     Raises ValueError for a negative seed or index and for num_frames < 1. Ours."""
 
     def __init__(self, seed: int, index: int, num_frames: int = 128) -> None:
@@ -93,22 +93,13 @@ class CollisionWorld:
         braking = np.array([BRAKING[material] for material in self.materials])
         cubes = np.array([shape == "cube" for shape in self.shapes])
         positions, velocities = self._draw_start(rng, braking)
-        motion = simulate(
-            positions,
-            velocities,
-            radii=self.radii,
-            masses=self.masses,
-            braking=braking,
-            turns=cubes,
-            num_frames=num_frames,
-            fps=FPS,
-        )
+        motion = simulate(Discs(self.radii, self.masses, braking, turns=cubes), positions, velocities, num_frames, FPS)
         self.positions, self.velocities, self.collisions = motion.positions, motion.velocities, motion.collisions
         self.yaws = motion.yaws + cubes * rng.uniform(0, np.pi / 2, count)
         self.solids = [Solid(shape, COLOURS[colour], material == "metal") for shape, colour, material in chosen]
 
     def _draw_start(self, rng: np.random.Generator, braking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Everyone gets a place on the stage; some rest there, others slide in towards somebody else's."""
+        """Sample a place on the stage for each solid; some rest there, the others slide in towards another's place."""
         count = len(self.radii)
         while True:
             places = np.stack([_inside_stage(rng) for _ in range(count)])
@@ -126,9 +117,9 @@ class CollisionWorld:
         return np.concatenate([self.positions[frame], self.yaws[frame, :, None]], 1).tolist()
 
     def centres(self) -> np.ndarray:
-        """The solids' middles in the picture, (T, N, 2): column, row, from its middle, in picture heights.
+        """The projected centres of the solids, (T, N, 2): column and row from the picture's centre, in picture heights.
 
-        Resolution and sides do not matter: a pixel position is (W / 2 + H column, H / 2 + H row)."""
+        They do not depend on the resolution: a pixel position is (W / 2 + H column, H / 2 + H row)."""
         heights = np.array([HALF_SIZES[shape] for shape in self.shapes])
         middles = np.concatenate([self.positions, np.broadcast_to(heights, self.yaws.shape)[..., None]], -1)
         return Camera(8).project(middles) / 8 - 0.5
@@ -136,10 +127,10 @@ class CollisionWorld:
     def flow(self, i: int, j: int, resolution: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Exact optical flow from frame i to frame j: (flow, visible).
 
-        flow, float32 (2, H, W), x then y, in px: where the surface point seen at a pixel's centre in frame i lies in
-        frame j, less where it lies in i; 0 on the floor. Warping frame j by it gives frame i, as
-        SPyNet(reference=i, support=j) has it. visible, bool (H, W): the point is in the picture of frame j and nothing
-        hides it there. Spheres and cylinders slide without turning."""
+        flow, float32 (2, H, W), x then y, in px: the displacement from frame i to frame j of the surface point seen at
+        each pixel's centre in frame i; 0 on the floor. Warping frame j by it gives frame i, which is the convention of
+        SPyNet(reference=i, support=j). visible, bool (H, W): the point is inside the picture of frame j and not
+        occluded there. Spheres and cylinders do not turn."""
         camera = Camera(resolution)
         columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
         here = np.stack([columns.ravel(), rows.ravel()], 1)
@@ -162,10 +153,10 @@ class CollisionWorld:
         return flow.astype(np.float32), visible.reshape(camera.height, camera.width)
 
     def ground_truth(self) -> dict[str, Any]:
-        """Everything the world knows, ready for JSON: lists by frame, then by object; lengths to 5 decimals.
+        """The full state of the world as JSON values: lists by frame, then by object, rounded to 5 decimals.
 
         Keys: seed, index, num_frames, fps; objects [{shape, colour, material, radius, height, mass}]; positions,
-        velocities, yaws as the attributes; centres (see `centres`); collisions [{frame, objects: [i, j]}]."""
+        velocities and yaws as the attributes; centres (see `centres`); collisions [{frame, objects: [i, j]}]."""
         tracks = {
             "positions": self.positions,
             "velocities": self.velocities,
@@ -194,9 +185,10 @@ class CollisionWorld:
 
 
 def render_clip(world: CollisionWorld, resolution: int | tuple[int, int]) -> np.ndarray:
-    """The world's video, clip_u8 (T, H, W, 3), at an int for a square or (height, width), 8 px a side or more.
+    """Render the world's video, clip_u8 (T, H, W, 3).
 
-    A square shows the middle of what a wide picture shows, whatever the number of pixels. Ours."""
+    resolution: an int for a square or (height, width), at least 8 px per side; a square picture is the central part of
+    a wide one at any resolution. Raises ValueError for a smaller side. Ours."""
     camera = Camera(resolution)
     return np.stack([camera.render(world.solids, world.poses(frame)) for frame in range(world.num_frames)])
 
@@ -207,13 +199,13 @@ def _video_path(out: Path, index: int) -> Path:
 
 
 def _is_written(path: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the video stands there; ValueError if another one does."""
+    """Whether this video exists; raises ValueError if a different one has its name."""
     if not path.exists():
         return False
     truth_path = path.with_suffix(".json")
     if not truth_path.exists():
         raise ValueError(
-            f"{path} is there without {truth_path.name}, so it is not of this world; choose another folder"
+            f"{path} exists without {truth_path.name}, so it was not written by this script; choose another folder"
         )
     truth = json.loads(truth_path.read_text())
     for name, wanted in recipe.items():
@@ -229,7 +221,7 @@ def _write_one(out: Path, recipe: dict[str, Any], index: int) -> None:
     frames = render_clip(world, (height, width))
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps({**world.ground_truth(), "resolution": recipe["resolution"]}))
-    write_video(path, frames, fps=FPS)  # last: a video that is there has its ground truth
+    write_video(path, frames, fps=FPS)  # last, so that every video has its ground truth
 
 
 def write_dataset(
@@ -242,20 +234,20 @@ def write_dataset(
     workers: int = 1,
     progress: bool = True,
 ) -> None:
-    """Write videos start ... start + num_videos - 1 in CLEVRER's layout, with ground truth beside each.
+    """Write videos start ... start + num_videos - 1 in CLEVRER's layout, with a ground-truth JSON file for each.
 
-    OUT/video_00000-01000/video_00000.mp4 and so on, 1000 to a folder; video_00000.json has `ground_truth` and the
-    resolution [height, width]. Each file appears whole or not at all; videos that are there already are kept. More than
-    one worker means fresh processes, so the calling script needs its `if __name__ == "__main__"`. Raises ValueError for
-    bad numbers, for a place that cannot be a folder and where a video made otherwise is in the way. Ours."""
+    The files are OUT/video_00000-01000/video_00000.mp4 and so on, 1000 per folder; video_00000.json has `ground_truth`
+    and the resolution [height, width]. Files are written atomically and existing videos are kept. With more than one
+    worker, processes are spawned, so the calling script needs `if __name__ == "__main__"`. Raises ValueError for
+    invalid numbers, if `out` cannot be a folder, and if it has a video written with other settings. Ours."""
     if num_videos < 1:
-        raise ValueError(f"num_videos is {num_videos}; ask for at least 1")
+        raise ValueError(f"num_videos is {num_videos}; give at least 1")
     out, camera = Path(out), Camera(resolution)
-    CollisionWorld(seed, start, num_frames)  # complains of bad numbers before anything is written
+    CollisionWorld(seed, start, num_frames)  # raises for invalid numbers before anything is written
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{out} cannot be a folder to write to ({error.strerror}); choose another place") from error
+        raise ValueError(f"{out} cannot be used as an output folder ({error.strerror}); choose another path") from error
     recipe = {"seed": seed, "num_frames": num_frames, "resolution": [camera.height, camera.width]}
     missing = [index for index in range(start, start + num_videos) if not _is_written(_video_path(out, index), recipe)]
     write = partial(_write_one, out, recipe)

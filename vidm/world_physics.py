@@ -90,9 +90,8 @@ class _State:
         normal = between / distance
         tangent = np.array([-normal[1], normal[0]])
         pair = [i, j]
-        arms = (
-            self.radii[pair] * distance / self.radii[pair].sum()
-        )  # both end at one point, so that angular momentum is exact
+        # Both arms end at one point, so that angular momentum is conserved exactly.
+        arms = self.radii[pair] * distance / self.radii[pair].sum()
         relative = self.velocities[i] - self.velocities[j]
         inverse_mass = self.inverse_masses[pair].sum()
         push = 2 * (relative @ normal) / inverse_mass

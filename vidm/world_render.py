@@ -1,9 +1,9 @@
-"""A fixed camera over a floor, and the light: rays against spheres, cubes and cylinders, in closed form.
+"""A renderer for spheres, cubes and cylinders on a floor: closed-form ray intersections, a fixed camera and lights.
 
-Framing, sizes, colours and shadows follow the pictures of CLEVRER (Yi et al. 2020), which were made with Blender; here
-a pixel is a few formulas. Colours are linear light until the last step. Units: world units (a sphere is 0.9 across),
-x to the right, y away from the camera, z up; picture points count in pixels from the top left corner, so that the first
-pixel's centre is (0.5, 0.5). Ours.
+Framing, sizes, colours and shadows follow the pictures of CLEVRER (Yi et al. 2020), which were rendered with Blender.
+Colours are linear light until the last step. World units: a sphere has a diameter of 0.9; x points to the right, y away
+from the camera, z up. Picture points are in pixels from the top left corner: the first pixel's centre is (0.5, 0.5).
+Ours.
 
     camera = Camera((320, 480))
     frame = camera.render([Solid("cube", (0.5, 0.29, 0.1), metal=False)], [(x, y, yaw)])
@@ -14,21 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-HALF_SIZES = {"cube": 0.4, "sphere": 0.45, "cylinder": 0.42}  # half of the width, and of the height
-BEVEL = 0.06  # over which width the light treats an edge as rounded
+HALF_SIZES = {"cube": 0.4, "sphere": 0.45, "cylinder": 0.42}  # half of the width and of the height
+BEVEL = 0.06  # width over which an edge is shaded as if rounded
 
 EYE = (0.0, -9.84, 5.34)
 PITCH = np.arctan2(-EYE[2], -EYE[1])  # the camera looks at the origin
 FORWARD, UP = np.array([0, np.cos(PITCH), np.sin(PITCH)]), np.array([0, -np.sin(PITCH), np.cos(PITCH)])
 FOCAL = 1.644  # in picture heights
-NEAREST = 2.0  # nothing on the floor that is in view stands nearer than this
+NEAREST = 2.0  # everything in view on the floor is farther away than this
 
-# Direction towards each light (for a floor facing up), its share of the floor's light, and how quickly its shadow blurs
-# with height. The last is the sky: shadows almost straight down (quite, and a cylinder's would be 0 / 0) and very soft.
+# Direction towards each light, its share of the light on the floor, and how fast its shadow blurs with height. The last
+# light is the sky, with very soft shadows almost straight down (exactly vertical would make a cylinder's shadow 0 / 0).
 LIGHTS = np.array([[0.75, 0.2, 1], [-0.7, -1.3, 1], [-0.6, 0.9, 1], [1e-3, 2e-3, 1]])
 SHARES = np.array([0.22, 0.24, 0.1, 0.44], np.float32)
 BLUR = np.array([0.18, 0.25, 0.3, 1.2], np.float32)
-DEEPEST = 0.85  # of a light that a shadow can take; the rest comes back from other surfaces
+DEEPEST = 0.85  # the largest share of a light that a shadow removes; the rest is reflected by other surfaces
 BRIGHTNESS = 0.3  # linear radiance of a white surface that faces up
 FLOOR = 0.245  # linear radiance of the floor
 
@@ -52,7 +52,7 @@ class Solid(NamedTuple):
 
 
 def footprint_radius(shape: str) -> float:
-    """The radius of the disc in which the solid stands."""
+    """The radius of the smallest disc on the floor that contains the solid."""
     return HALF_SIZES[shape] * (2**0.5 if shape == "cube" else 1)
 
 
@@ -62,23 +62,23 @@ def _turn(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.nd
 
 
 def _to_solid(pose: Pose, half: float, points: np.ndarray, *directions: np.ndarray) -> list[np.ndarray]:
-    """Points, then directions (3, M), in the solid's own axes, the origin in its middle."""
+    """Points and directions (3, M) in the solid's own coordinates, with the origin at its centre."""
     x, y, yaw = pose
     moved = [points - np.array([[x], [y], [half]], points.dtype), *directions]
     return [np.stack([*_turn(vectors[0], vectors[1], -yaw), vectors[2]]) for vectors in moved]
 
 
 def intersect(shape: str, pose: Pose, directions: np.ndarray) -> np.ndarray:
-    """Where rays (3, M) from the eye enter a solid: distances (M,) in units of the ray, inf where it is missed.
+    """Where rays (3, M) from the eye enter a solid: distances (M,) in units of the ray, inf where the ray misses it.
 
-    A ray is inside while it is inside every pair of parallel planes, and the quadric, that bound the solid."""
+    A ray is inside the solid while it is inside every pair of parallel planes and the quadric that bound it."""
     half = HALF_SIZES[shape]
     origin, rays = _to_solid(pose, half, np.reshape(EYE, (3, 1)).astype(directions.dtype), directions)
     flat, curved = {"cube": ([0, 1, 2], []), "cylinder": ([2], [0, 1]), "sphere": ([], [0, 1, 2])}[shape]
     enter, leave = np.full((2, directions.shape[1]), [[-np.inf], [np.inf]], directions.dtype)
     for axis in flat:
         side = np.copysign(half, rays[axis])
-        with np.errstate(divide="ignore"):  # a ray along the planes is between them for ever, or never: +-inf is right
+        with np.errstate(divide="ignore"):  # a ray parallel to the planes: +-inf is right
             enter = np.maximum(enter, (-side - origin[axis]) / rays[axis])
             leave = np.minimum(leave, (side - origin[axis]) / rays[axis])
     if curved:
@@ -91,7 +91,7 @@ def intersect(shape: str, pose: Pose, directions: np.ndarray) -> np.ndarray:
 
 
 def surface_normals(shape: str, pose: Pose, points: np.ndarray) -> np.ndarray:
-    """Unit normals (3, M) at points of the surface; edges look slightly rounded, though the outline is sharp."""
+    """Unit normals (3, M) at surface points; edges are shaded as if slightly rounded, while the outline is sharp."""
     half = HALF_SIZES[shape]
     (local,) = _to_solid(pose, half, points)
     if shape != "sphere":
@@ -104,10 +104,10 @@ def surface_normals(shape: str, pose: Pose, points: np.ndarray) -> np.ndarray:
 
 
 def cast_shadow(shape: str, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The share of each light that a solid takes from floor points x, y (M,): (lights, M) in [0, 1].
+    """The share of each light that a solid blocks at floor points x, y (M,): (lights, M) in [0, 1].
 
-    From each point a ray climbs towards each light. The point is in the shade if the ray runs through the solid; the
-    edge blurs over a width that grows with the height z at which the ray, (a + z u, b + z v, z), comes closest."""
+    A ray goes from each point towards each light. The point is in shadow if the ray crosses the solid. The edge is
+    blurred over a width that grows with the height z at which the ray, (a + z u, b + z v, z), is closest to it."""
     half = HALF_SIZES[shape]
     a, b = _turn(x - float(pose[0]), y - float(pose[1]), -pose[2])
     u, v = (slope[:, None].astype(x.dtype) for slope in _turn(LIGHTS[:, 0], LIGHTS[:, 1], -pose[2]))
@@ -116,12 +116,12 @@ def cast_shadow(shape: str, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndar
         heights = [(half - a * u - b * v) / (1 + u**2 + v**2)]
     elif shape == "cylinder":
         heights = [-(a * u + b * v) / (u**2 + v**2), *ends]
-    else:  # max(|a + z u|, |b + z v|) is least where one of the two is, where they are equal, or at an end
-        with np.errstate(divide="ignore", invalid="ignore"):  # light along a face or a diagonal: a void candidate
+    else:  # max(|a + z u|, |b + z v|) is smallest where either of them is, where they are equal, or at an end
+        with np.errstate(divide="ignore", invalid="ignore"):  # light along a face or a diagonal gives no candidate
             heights = [-a / u, -b / v, (b - a) / (u - v), -(a + b) / (u + v), *ends]
     cover = np.zeros((len(LIGHTS), len(x)), x.dtype)
     for height in heights:
-        z = np.fmin(np.fmax(height, 0), 2 * half)  # these let no NaN through, as clip would
+        z = np.fmin(np.fmax(height, 0), 2 * half)  # unlike clip, these remove NaN
         across, along = a + z * u, b + z * v
         if shape == "cube":
             outside = np.maximum(np.abs(across), np.abs(along)) - half
@@ -133,11 +133,11 @@ def cast_shadow(shape: str, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndar
 
 
 def shade(solid: Solid, normals: np.ndarray, views: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """Linear light (M, 3) from points with unit normals (3, M), unit views (3, M) and heights (M,) over the floor.
+    """Linear light (M, 3) from points with unit normals (3, M), unit views (3, M) and heights (M,) above the floor.
 
-    Lambert's law under the lamps and an even sky. Shadows of one solid on another are left out."""
+    Lambertian reflection of the lamps and a uniform sky. Solids cast no shadows on each other."""
     lamps = LIGHTS[:3].astype(normals.dtype)
-    contact = 0.7 + 0.3 * (heights / 0.3).clip(0, 1)  # little light comes from the floor just below
+    contact = 0.7 + 0.3 * (heights / 0.3).clip(0, 1)  # less light is reflected by the floor just below
     diffuse = SHARES[:3] @ (lamps @ normals).clip(0) + SHARES[3] * (1.02 + 0.03 * normals[2]) * contact
     mirrored = views - 2 * (views * normals).sum(0) * normals
     glints = ((lamps / np.linalg.norm(lamps, axis=1, keepdims=True)) @ mirrored).clip(0)
@@ -145,7 +145,7 @@ def shade(solid: Solid, normals: np.ndarray, views: np.ndarray, heights: np.ndar
     if not solid.metal:
         sheen = 0.1 * SHARES[:3] @ glints**6
         return BRIGHTNESS * (diffuse[:, None] * albedo + sheen[:, None])
-    # Polished metal mirrors its surroundings in its own colour: the bright floor, a dim room above it, and the lamps.
+    # Polished metal reflects its surroundings in its own colour: the bright floor, a dim room above it, and the lamps.
     above = (0.5 + 5 * mirrored[2]).clip(0, 1)
     floor = (0.45 + 0.6 * mirrored[0] ** 2) * contact
     room = 0.2 + 0.5 * mirrored[2].clip(0) + 0.25 * mirrored[0]
@@ -155,14 +155,15 @@ def shade(solid: Solid, normals: np.ndarray, views: np.ndarray, heights: np.ndar
 
 
 class Camera:
-    """The view at one resolution: an int for a square, or (height, width).
+    """The fixed view at one resolution: an int for a square, or (height, width).
 
-    The vertical field of view is fixed: a square picture is the middle of a wide one, at any resolution."""
+    The vertical field of view is fixed, so a square picture is the central part of a wide one at any resolution.
+    Raises ValueError for a side below 8 pixels."""
 
     def __init__(self, resolution: int | tuple[int, int]) -> None:
         self.height, self.width = (resolution, resolution) if isinstance(resolution, int) else resolution
         if min(self.height, self.width) < 8:
-            raise ValueError(f"resolution {self.width}x{self.height} is too small; use at least 8 pixels a side")
+            raise ValueError(f"resolution {self.width}x{self.height} is too small; use at least 8 pixels per side")
         columns, rows = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         directions = self.directions(columns, rows)
         reach = -EYE[2] / directions[2]
@@ -171,7 +172,7 @@ class Camera:
         self.floor = self._light_floor(directions).astype(np.float32)
 
     def _light_floor(self, directions: np.ndarray) -> np.ndarray:
-        # CLEVRER's floor: even, warmer in front, bluish at the far left, and dark where it ends.
+        # As in CLEVRER: uniform, warmer in front, bluish at the far left, and dark at the far end.
         far = ((self.floor_y - 5) / 13).clip(0, 1)
         left = (-self.floor_x / 8).clip(-1, 1)
         vignette = (1 / np.linalg.norm(directions, axis=0)) ** 0.6
@@ -185,7 +186,7 @@ class Camera:
         return np.stack([right, FORWARD[1] + up * UP[1], FORWARD[2] + up * UP[2]])
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """World points (..., 3) -> picture points (..., 2): column, row. What is behind the eye lands far outside."""
+        """World points (..., 3) -> picture points (..., 2): column, row. Points behind the eye map far outside."""
         seen = points - np.array(EYE)
         scale = FOCAL * self.height / (seen @ FORWARD).clip(0.1)
         return np.stack([self.width / 2 + scale * seen[..., 0], self.height / 2 - scale * (seen @ UP)], -1)
@@ -193,7 +194,7 @@ class Camera:
     def cast(
         self, solids: Sequence[Solid], poses: Sequence[Pose], directions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The first thing on each ray (3, M): its depth (M,), and its index (M,), -1 being the floor."""
+        """The nearest hit of each ray (3, M): its depth (M,) and the index of the solid (M,), -1 for the floor."""
         depth, nearest = -EYE[2] / directions[2], np.full(directions.shape[1], -1)
         for index, (solid, pose) in enumerate(zip(solids, poses, strict=True)):
             enter = intersect(solid.shape, pose, directions)
@@ -202,7 +203,7 @@ class Camera:
         return depth, nearest
 
     def _window(self, low: Sequence[float], high: Sequence[float]) -> tuple[slice, slice] | None:
-        """Rows and columns that hold the picture of a box, or None if it is out of view."""
+        """Rows and columns that contain the projection of a box, or None if it is out of view."""
         corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), -1).reshape(-1, 3)
         if ((corners - np.array(EYE)) @ FORWARD).min() < NEAREST:
             return None
@@ -212,7 +213,7 @@ class Camera:
         return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
 
     def _dim_floor(self, light: np.ndarray, solid: Solid, pose: Pose) -> None:
-        """Take the solid's shadow from the light (lights, H, W) that reaches the floor."""
+        """Subtract the solid's shadow from the light (lights, H, W) that reaches the floor."""
         margin = footprint_radius(solid.shape) + 0.1
         height = 2 * HALF_SIZES[solid.shape]
         blur = BLUR[:, None] * height / 2
@@ -250,13 +251,13 @@ class Camera:
         picture[window] = picture[window] * (1 - painted[..., 3:]) + painted[..., :3]
 
     def render(self, solids: Sequence[Solid], poses: Sequence[Pose]) -> np.ndarray:
-        """One frame, uint8 (H, W, 3), of solids that stand apart on the floor."""
+        """Render one frame, uint8 (H, W, 3), of solids on the floor that do not overlap."""
         light = np.ones((len(LIGHTS), self.height, self.width), np.float32)
         for solid, pose in zip(solids, poses, strict=True):
             self._dim_floor(light, solid, pose)
         picture = self.floor * np.tensordot(SHARES, light, 1)[..., None]
-        # Far to near. A ray cuts a disc at two distances whose product is the eye's power with respect to the disc,
-        # so of two discs apart, every ray meets the one of lesser power first.
+        # From far to near. A ray crosses a disc at two distances whose product is the power of the eye with respect to
+        # the disc. So of two separate discs, every ray meets the one with the smaller power first.
         powers = [
             (pose[0] - EYE[0]) ** 2 + (pose[1] - EYE[1]) ** 2 - footprint_radius(solid.shape) ** 2
             for solid, pose in zip(solids, poses, strict=True)

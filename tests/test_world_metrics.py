@@ -1,4 +1,4 @@
-"""What the embedded world's truth tells of a video: real ones are near perfect, each fault shows where it should."""
+"""Tests of the world metrics: real videos score near perfect, and each defect changes the score that measures it."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from vidm.video_io import read_video, write_video
 from vidm.world import CollisionWorld, render_clip, write_dataset
-from vidm.world_metrics import WorldScores, displacement_distance, outset_of, track_solids, world_of, world_scores
+from vidm.world_metrics import WorldScores, displacement_distance, find_targets, track_solids, world_of, world_scores
 from vidm.world_render import Camera
 
 NUM_FRAMES = 16
@@ -47,13 +47,13 @@ def test_compression_changes_little(real: list[np.ndarray], real_scores: WorldSc
     for index, clips in enumerate(real):
         write_video(tmp_path / f"{index}.mp4", clips[0])
     scores = world_scores([read_video(tmp_path / f"{i}.mp4")[None] for i in range(len(WORLDS))], WORLDS)
-    assert scores.num_solids == real_scores.num_solids  # whom to ask is the world's to say, not the pixels'
+    assert scores.num_solids == real_scores.num_solids  # the world decides which solids count, not the pixels
     assert min(scores.still_there, scores.colour_kept, scores.shape_kept) >= 0.95
     assert scores.centroid_error.max() < 0.6
     assert displacement_distance(scores.displacements, real_scores.displacements) < 0.05
 
 
-def test_noise_far_from_a_solid_does_not_draw_it_away(real: list[np.ndarray]) -> None:
+def test_noise_far_from_a_solid_does_not_move_its_track(real: list[np.ndarray]) -> None:
     rng = np.random.default_rng(0)
     noisy = [(clips + rng.normal(0, 6, clips.shape)).round().clip(0, 255).astype(np.uint8) for clips in real]
     for clips, noisy_clips in zip(real, noisy, strict=True):
@@ -64,7 +64,7 @@ def test_noise_far_from_a_solid_does_not_draw_it_away(real: list[np.ndarray]) ->
     assert scores.displacements.max() < 3
 
 
-def test_a_larger_picture_scores_the_same_in_its_own_pixels() -> None:
+def test_scores_scale_with_the_resolution() -> None:
     worlds = WORLDS[:8]
     scores = world_scores([render_clip(world, 64)[None] for world in worlds], worlds)
     small = world_scores([render_clip(world, 32)[None] for world in worlds], worlds)
@@ -75,13 +75,13 @@ def test_a_larger_picture_scores_the_same_in_its_own_pixels() -> None:
 def test_measured_displacements_are_the_worlds_own(real_scores: WorldScores) -> None:
     true = []
     for world in WORLDS:
-        outset = outset_of(render_clip(CollisionWorld(world.seed, world.index, 1), 32)[0], world)
-        moves = np.linalg.norm(np.diff(outset.places, axis=0), axis=-1)
-        true.append(moves[outset.asked[1:] & outset.asked[:-1]])
+        targets = find_targets(render_clip(CollisionWorld(world.seed, world.index, 1), 32)[0], world)
+        moves = np.linalg.norm(np.diff(targets.centres, axis=0), axis=-1)
+        true.append(moves[targets.visible[1:] & targets.visible[:-1]])
     assert displacement_distance(real_scores.displacements, np.concatenate(true)) < 0.05
 
 
-def test_a_repeated_first_frame_stands_still_and_falls_behind(real: list[np.ndarray], real_scores: WorldScores) -> None:
+def test_a_repeated_first_frame_has_no_motion_but_an_error(real: list[np.ndarray], real_scores: WorldScores) -> None:
     scores = world_scores([clips[:, :1].repeat(NUM_FRAMES, 1) for clips in real], WORLDS)
     assert scores.displacements.max() < 0.1
     assert scores.displacements.mean() < 1e-3
@@ -93,11 +93,10 @@ def test_a_repeated_first_frame_stands_still_and_falls_behind(real: list[np.ndar
 def test_a_painted_over_solid_is_not_found() -> None:
     world, clip_u8 = red_and_green()
     clip_u8[6:] = [Camera(32).render(world.solids[1:], world.poses(frame)[1:]) for frame in range(6, NUM_FRAMES)]
-    outset = outset_of(clip_u8[0], world)
-    tracks = track_solids(clip_u8, outset)
+    targets = find_targets(clip_u8[0], world)
+    tracks = track_solids(clip_u8, targets)
     assert tracks.found.T.tolist() == [[True] * 6 + [False] * 10, [True] * 16]
-    assert np.isnan(tracks.centroids[6:, 0]).all()
-    assert (tracks.places[6:, 0] == tracks.places[5, 0]).all()  # it counts where it was seen last
+    assert (tracks.positions[6:, 0] == tracks.positions[5, 0]).all()  # the last known position
     scores = world_scores([clip_u8[None]], [world])
     assert (scores.still_there, scores.colour_kept, scores.shape_kept, scores.num_solids) == (0.5, 1, 1, 2)
 
@@ -110,7 +109,7 @@ def test_a_recoloured_solid_is_found_with_another_colour() -> None:
     assert (scores.still_there, scores.colour_kept, scores.shape_kept) == (1, 0.5, 1)
 
 
-def test_a_smeared_solid_keeps_no_shape(real: list[np.ndarray], real_scores: WorldScores) -> None:
+def test_a_blurred_solid_loses_its_shape(real: list[np.ndarray], real_scores: WorldScores) -> None:
     smeared = [clips.copy() for clips in real]
     for clips in smeared:
         clips[:, 1:] = gaussian_filter(clips[:, 1:].astype(float), (0, 0, 1.5, 1.5, 0)).round()
@@ -119,7 +118,7 @@ def test_a_smeared_solid_keeps_no_shape(real: list[np.ndarray], real_scores: Wor
     assert scores.shape_kept < 0.85
 
 
-def test_a_solid_smeared_away_is_lost(real: list[np.ndarray]) -> None:
+def test_a_solid_that_is_blurred_away_is_not_found(real: list[np.ndarray]) -> None:
     dissolved = [clips.copy() for clips in real]
     for clips in dissolved:
         clips[:, 1:] = gaussian_filter(clips[:, 1:].astype(float), (0, 0, 4, 4, 0)).round()
@@ -127,7 +126,7 @@ def test_a_solid_smeared_away_is_lost(real: list[np.ndarray]) -> None:
     assert scores.still_there < 0.3
 
 
-def test_the_best_of_several_videos_makes_the_error_and_all_make_the_rest(real: list[np.ndarray]) -> None:
+def test_the_error_is_of_the_best_of_several_videos_and_the_other_scores_are_of_all(real: list[np.ndarray]) -> None:
     still = [clips[:, :1].repeat(NUM_FRAMES, 1) for clips in real]
     only_real, only_still, both = (
         world_scores(videos, WORLDS)
@@ -141,25 +140,26 @@ def test_the_best_of_several_videos_makes_the_error_and_all_make_the_rest(real: 
     assert len(both.displacements) == len(only_real.displacements) + len(only_still.displacements)
 
 
-def test_of_a_longer_world_the_first_frames_count(real: list[np.ndarray], real_scores: WorldScores) -> None:
+def test_only_the_first_frames_of_a_longer_world_count(real: list[np.ndarray], real_scores: WorldScores) -> None:
     longer = [CollisionWorld(world.seed, world.index, 40) for world in WORLDS]
     assert (world_scores(real, longer).centroid_error == real_scores.centroid_error).all()
 
 
-def test_solids_that_look_alike_are_not_asked_for() -> None:
+def test_solids_that_look_alike_are_not_tracked() -> None:
     world = next(world for world in WORLDS if world.colours == ["yellow", "brown", "yellow", "purple", "blue"])
-    assert outset_of(render_clip(world, 32)[0], world).solids.tolist() == [3]
+    assert find_targets(render_clip(world, 32)[0], world).indices.tolist() == [3]
 
 
-def test_worlds_without_a_solid_to_tell_are_an_error() -> None:
+def test_worlds_without_a_trackable_solid_are_an_error() -> None:
     world, clip_u8 = WORLDS[0], render_clip(WORLDS[0], 32)
-    grey = next(w for w in (CollisionWorld(7, i, 1) for i in range(500)) if not outset_of(clip_u8[0], w).solids.size)
+    candidates = (CollisionWorld(7, i, 1) for i in range(500))
+    grey = next(world for world in candidates if not find_targets(clip_u8[0], world).indices.size)
     with pytest.raises(ValueError, match="any of the 1 worlds"):
         world_scores([render_clip(grey, 32)[None]], [grey])
     assert world_scores([clip_u8[None, :1], render_clip(grey, 32)[None]], [world, grey]).num_solids == 1
 
 
-def test_the_world_is_rebuilt_from_the_json_beside_its_video(tmp_path: Path) -> None:
+def test_a_world_is_recreated_from_the_json_file_of_its_video(tmp_path: Path) -> None:
     write_dataset(tmp_path, 1, num_frames=3, resolution=16, seed=5, start=2, progress=False)
     (video,) = tmp_path.rglob("*.mp4")
     world = world_of(video)
@@ -167,7 +167,7 @@ def test_the_world_is_rebuilt_from_the_json_beside_its_video(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", json.dumps({"seed": -1, "index": 0, "num_frames": 3})])
-def test_another_json_is_named(text: str | None, tmp_path: Path) -> None:
+def test_other_json_is_reported(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "clip.json").write_text(text)
     with pytest.raises(ValueError, match=r"clip\.json: not the ground truth"):

@@ -40,7 +40,7 @@ def norm_with_gradients(norm: Callable[..., Tensor], leaves: list[Tensor], gradi
 
 
 def step_with(norm: Callable[..., Tensor], step: Callable[[], None]) -> None:
-    layers.group_norm = norm  # type: ignore[assignment]
+    layers.group_norm = norm
     step()
 
 

@@ -66,7 +66,7 @@ def seconds_of_baseline(real: Path, made: Path) -> float:
 def peak_bytes() -> int:
     """Peak resident memory of this program; getrusage would include the parent's."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+    return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 1024
 
 
 def peak_in_a_new_process(folder: Path) -> int:

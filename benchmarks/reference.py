@@ -185,6 +185,9 @@ def backward_warp(image: Tensor, flow: Tensor) -> Tensor:
 
 
 class ReferenceSPyNet(nn.Module):
+    mean: Tensor
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.basic_module = nn.ModuleList(ReferenceLevel() for _ in range(6))

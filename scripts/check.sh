@@ -4,4 +4,4 @@ set -eu
 cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
-mypy vidm
+mypy vidm scripts benchmarks

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def train(out: Path, **values: object) -> Path:
     return checkpoint_path(out, trainer.step)
 
 
-def sample(checkpoint: Path, out: Path, **values: object) -> None:
+def sample(checkpoint: Path, out: Path, **values: Any) -> None:
     """Make videos with a motion checkpoint: of given first frames, or with a content checkpoint from nothing."""
     print(f"sampling: {out}")
     settings = SampleConfig(out=str(out), batch_size=NUM_TEST, fps=FPS, **{**SAMPLER, **values})

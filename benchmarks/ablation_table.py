@@ -1,4 +1,4 @@
-"""The rows of bench_ablation.py as a table: the newest of each row and seed, mean and deviation over the seeds.
+"""The table of bench_ablation.py's rows: the newest row of each name and seed, as mean and deviation over the seeds.
 
 print(table(newest_rows()))
 """
@@ -14,7 +14,7 @@ HEADLINE_SEEDS = 3
 
 
 def _mean_after_first(column: str) -> Callable[[Mapping[str, Any]], float | None]:
-    """A row's mean over frames; frame 0 is given."""
+    """The mean over frames, without frame 0, which is given."""
     return lambda row: mean(row[column][1:]) if column in row else None
 
 
@@ -22,26 +22,26 @@ def _value(column: str) -> Callable[[Mapping[str, Any]], float | None]:
     return lambda row: row.get(column)
 
 
-# What a row has no value of stays empty; a column without any value is left out.
+# A cell without a value is empty; a column without any value is omitted.
 COLUMNS = {
-    "distance": _value("distance"),
-    "kernel": _value("kernel"),
+    "Frechet distance": _value("distance"),
+    "kernel distance": _value("kernel"),
     "FVD": _value("fvd"),
     "PSNR": _mean_after_first("psnr_by_frame"),
     "SSIM": _mean_after_first("ssim_by_frame"),
-    "there": _value("still_there"),
-    "colour": _value("colour_kept"),
-    "outline": _value("shape_overlap"),
-    "speed": _value("mean_displacement"),
-    "moves": _value("displacement"),
-    "place": _mean_after_first("centroid_error"),
-    "one of 8": _mean_after_first("one_of_8_error"),
-    "best of 8": _mean_after_first("best_of_8_error"),
+    "found": _value("still_there"),
+    "colour kept": _value("colour_kept"),
+    "outline IoU": _value("shape_overlap"),
+    "speed, px": _value("mean_displacement"),
+    "motion distance, px": _value("displacement"),
+    "position error, px": _mean_after_first("centroid_error"),
+    "mean of 8, px": _mean_after_first("one_of_8_error"),
+    "best of 8, px": _mean_after_first("best_of_8_error"),
 }
 
 
 def newest_rows() -> list[dict[str, Any]]:
-    """The last row of each name and seed, in the order in which names first came."""
+    """The last row of each name and seed, in order of the first one."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for row in map(json.loads, lines):
@@ -50,6 +50,7 @@ def newest_rows() -> list[dict[str, Any]]:
 
 
 def by_name(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows grouped by name."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["row"], []).append(row)
@@ -57,7 +58,7 @@ def by_name(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _number(value: float) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
@@ -70,7 +71,7 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]], names: Sequence[str] | None = None) -> str:
-    """Markdown: a line a name, the mean over its seeds and, of several, the deviation in brackets."""
+    """A Markdown table with one line per name: the mean over its seeds, and the deviation in brackets if several."""
     groups = by_name(rows)
     names = list(groups) if names is None else names
     cells = {

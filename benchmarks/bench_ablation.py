@@ -1,12 +1,15 @@
-"""python benchmarks/bench_ablation.py [--only NAME ...] [--i3d FILE] [--table]
+"""What does each strategy of the method contribute on the embedded world?
 
-What is each strategy worth on the embedded world? A row of the table is a way to make videos: real ones, the first
-frame repeated, the shipped generator sampled in several ways, and generators trained for the same short time with one
-strategy changed. Every row continues the first frames of 64 held-out videos and is measured against 256 others; the
-headline rows do so for three sets of 64 and three seeds. For the best of eight, eight more first frames are continued
-eight times each, once a row. A row that is there is not made again, unless the weights that are shipped are others now;
-a training that was stopped goes on. Rows are added to benchmarks/results/ablation.jsonl, --table prints the last of
-each; to make one anew, take its line out. Data to train on is made first, by the commands in docs/results/README.md.
+    python benchmarks/bench_ablation.py [--only NAME ...] [--i3d FILE] [--table]
+
+Each row of the table is one source of videos: real videos, the repeated first frame, the shipped generator with
+several sampling settings, and generators that are trained for the same short time with one setting changed. Every row
+continues the first frames of 64 held-out videos and is compared with 256 others; the headline rows do so for three sets
+of 64 and three seeds. For the best of eight, eight other first frames are continued eight times each.
+
+Rows are appended to benchmarks/results/ablation.jsonl, and --table prints the newest of each. Existing rows are not
+computed again unless the shipped weights have changed; to compute one again, delete its line. Interrupted trainings
+resume. The training data must exist: docs/results/README.md has the commands.
 """
 
 import argparse
@@ -37,25 +40,25 @@ from vidm.world import write_dataset
 from vidm.world_metrics import WorldScores, displacement_distance, world_of, world_scores
 
 ROOT = Path(__file__).parent.parent
-DATA, MADE = ROOT / "data" / "world", ROOT / "results" / "ablation"
+DATA, OUT = ROOT / "data" / "world", ROOT / "results" / "ablation"
 WORLD, CONTENT = (ROOT / "pretrained_models" / "world" / f"{name}.safetensors" for name in ("motion", "content"))
 PACK, SPYNET = ROOT / "packs" / "world", ROOT / "checkpoints" / "world-flow" / "spynet.pt"
 NOT_ROUNDED = ROOT / "checkpoints" / "world" / "checkpoint_00006000.pt"
 NUM_FRAMES, RESOLUTION = 16, 32
 NUM_VIDEOS, NUM_REFERENCE = 64, 256
 NUM_BEST, BEST_OF = 8, 8
-# Seeds of worlds: 1 is that of the videos to train on, 4 and 5 are the flow's.
+# Seeds of worlds; 1 is used for the training videos, 4 and 5 for the flow.
 REFERENCE_SEED, TEST_SEED, BEST_SEED = 3, 10, 20
 SHORT_STEPS = 2000
-GIVEN = ("real", "still")  # rows that no network makes
+WITHOUT_NETWORK = ("real", "still")
 STANDARD = {"sampler": "dpm-solver++", "steps": "20", "precision": "bf16"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to make videos: the flags of a short training, or none for a checkpoint, and how it is sampled.
+    """One source of videos: the flags of a short training (None: `checkpoint` is used) and the sampling settings.
 
-    `drawn` videos begin with frames of the shipped content generator, so that no world tells what should happen."""
+    The first frames of `drawn` videos are sampled by the shipped content generator, so there is no ground truth."""
 
     training: tuple[str, ...] | None = None
     checkpoint: Path = WORLD
@@ -94,17 +97,17 @@ ROWS = {
 
 
 def make_data(folder: Path, num_videos: int, seed: int) -> Path:
-    """Videos of the embedded world; those that are there stay."""
+    """Write videos of the embedded world; existing ones are kept."""
     write_dataset(folder, num_videos, NUM_FRAMES, RESOLUTION, seed, progress=False)
     return folder
 
 
 def folder_of(name: str) -> Path:
-    return MADE / name.lower().replace(",", "").replace("+", "p").replace(" ", "-")
+    return OUT / name.lower().replace(",", "").replace("+", "p").replace(" ", "-")
 
 
 def train(name: str, flags: Sequence[str]) -> Path:
-    """The checkpoint of a row's short training, which goes on from where it was."""
+    """The checkpoint of a row's short training, which is run or resumed if necessary."""
     out = folder_of(name) / "training"
     last = checkpoint_path(out, SHORT_STEPS)
     if not last.exists():
@@ -112,12 +115,12 @@ def train(name: str, flags: Sequence[str]) -> Path:
         where = ["--data", str(PACK), "--spynet", str(SPYNET), "--out", str(out), "--resume", "auto"]
         how_long = ["--total-iters", str(SHORT_STEPS), "--save-freq", "500", "--keep", "1"]
         if subprocess.run([*script, *where, *how_long, *flags]).returncode:
-            raise ValueError(f"the training of the row {name!r} failed; what it said is above")
+            raise ValueError(f"the training of the row {name!r} failed; its output is above")
     return last
 
 
 def sample(checkpoint: Path, out: Path, num_samples: int, content: Path | None, **values: Any) -> None:
-    """Continue the first frames in a folder, or without one those that the content generator draws."""
+    """Continue the first frames of the videos in `content`; None: those that the content generator samples."""
     first = {"content": str(content)} if content else {"content_resume": str(CONTENT)}
     settings = SampleConfig(
         out=str(out), num_samples=num_samples, batch_size=NUM_VIDEOS, **{**STANDARD, **first, **values}
@@ -126,35 +129,35 @@ def sample(checkpoint: Path, out: Path, num_samples: int, content: Path | None, 
 
 
 def videos_in(folder: Path) -> np.ndarray:
-    """uint8 (N, T, H, W, 3), in order."""
+    """All videos of a folder in order, uint8 (N, T, H, W, 3)."""
     return np.stack([read_video(path) for path in index_clips(folder).paths])
 
 
-def scores_of(made: Path, content: Path) -> WorldScores:
-    """What the worlds of `content` say of the videos that continue their first frames, in turn."""
+def scores_of(videos: Path, content: Path) -> WorldScores:
+    """The scores of videos that continue the first frames of `content`, whose worlds are the ground truth."""
     worlds = [world_of(path) for path in index_clips(content).paths]
-    clips = videos_in(made)
+    clips = videos_in(videos)
     return world_scores([clips[i :: len(worlds)] for i in range(len(worlds))], worlds)
 
 
 def repeat_first_frames(content: Path, out: Path) -> None:
-    """The plainest prediction: nothing ever moves."""
+    """The simplest prediction: nothing moves."""
     for i, path in enumerate(index_clips(content).paths):
         write_video(out / f"video_{i:05d}.mp4", np.repeat(read_video(path)[:1], NUM_FRAMES, axis=0))
 
 
-def measure(made: Path, reference: Path, i3d: str) -> dict[str, Any]:
-    """Distances to other real videos, and where there is a file for it FVD proper."""
-    result = compute_fvd(reference, made, load_detector("random"), NUM_FRAMES, resolution=RESOLUTION, kernel=True)
+def distances(videos: Path, reference: Path, i3d: str) -> dict[str, Any]:
+    """Distances to other real videos in random features and, if an I3D file is given, the FVD."""
+    result = compute_fvd(reference, videos, load_detector("random"), NUM_FRAMES, resolution=RESOLUTION, kernel=True)
     found = {"distance": result.value, "kernel": result.kernel, "detector": result.name}
     if i3d:
-        found["fvd"] = compute_fvd(reference, made, load_detector(i3d), NUM_FRAMES, resolution=RESOLUTION).value
+        found["fvd"] = compute_fvd(reference, videos, load_detector(i3d), NUM_FRAMES, resolution=RESOLUTION).value
     return found
 
 
-def truth(made: Path, content: Path, real_moves: np.ndarray) -> dict[str, Any]:
-    """What the worlds of the first frames tell, and errors by frame; of real videos no errors, which are 0."""
-    scores = scores_of(made, content)
+def ground_truth_scores(videos: Path, content: Path, real_displacements: np.ndarray) -> dict[str, Any]:
+    """Scores against the ground truth; PSNR and SSIM by frame except for real videos, which equal it."""
+    scores = scores_of(videos, content)
     found: dict[str, Any] = {
         "still_there": scores.still_there,
         "colour_kept": scores.colour_kept,
@@ -162,45 +165,46 @@ def truth(made: Path, content: Path, real_moves: np.ndarray) -> dict[str, Any]:
         "shape_overlap": scores.shape_overlap,
         "num_solids": scores.num_solids,
         "centroid_error": scores.centroid_error.tolist(),
-        "displacement": displacement_distance(scores.displacements, real_moves),
+        "displacement": displacement_distance(scores.displacements, real_displacements),
         "mean_displacement": float(scores.displacements.mean()),
     }
-    if made != content:
-        frames = compute_frame_metrics(content, made, NUM_FRAMES)
+    if videos != content:
+        frames = compute_frame_metrics(content, videos, NUM_FRAMES)
         found |= {"psnr_by_frame": frames.psnr_by_frame, "ssim_by_frame": frames.ssim_by_frame}
     return found
 
 
-def how(name: str) -> dict[str, Any]:
-    """What a row says of how its videos were made."""
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings that a row records."""
     row = ROWS[name]
     return {"training": None if row.training is None else list(row.training), "sampling": dict(row.sampling)}
 
 
-def is_there(name: str, seed: int, i3d: str) -> bool:
-    """Whether a row is among the committed ones, made just so, of the weights that are there, and with FVD if asked."""
-    row, found = ROWS[name], [row for row in newest_rows() if (row["row"], row["seed"]) == (name, seed)]
-    if not found or {key: found[0][key] for key in how(name)} != how(name) or (i3d and "fvd" not in found[0]):
+def is_current(name: str, seed: int, i3d: str) -> bool:
+    """Whether a committed row has the same settings and weights, and an FVD if one is requested."""
+    row, settings = ROWS[name], settings_of(name)
+    found = [row for row in newest_rows() if (row["row"], row["seed"]) == (name, seed)]
+    if not found or {key: found[0][key] for key in settings} != settings or (i3d and "fvd" not in found[0]):
         return False
-    return name in GIVEN or row.training is not None or found[0]["weights"] == sha256_of([row.checkpoint])
+    return name in WITHOUT_NETWORK or row.training is not None or found[0]["weights"] == sha256_of([row.checkpoint])
 
 
-def add_row(name: str, seed: int, reference: Path, real_moves: np.ndarray, i3d: str) -> None:
-    """Make a row's videos for one seed, and measure them."""
+def add_row(name: str, seed: int, reference: Path, real_displacements: np.ndarray, i3d: str) -> None:
+    """Generate a row's videos for one seed, measure them, and append the row."""
     row, checkpoint = ROWS[name], None
-    if name not in GIVEN:
+    if name not in WITHOUT_NETWORK:
         checkpoint = row.checkpoint if row.training is None else train(name, row.training)
     weights = sha256_of([checkpoint]) if checkpoint else ""
     content = make_data(DATA / f"test-{seed}", NUM_VIDEOS, TEST_SEED + seed)
     folder = folder_of(name) / weights[:12]
-    made = content if name == "real" else folder / f"seed_{seed}"
+    videos = content if name == "real" else folder / f"seed_{seed}"
     if checkpoint:
-        sample(checkpoint, made, NUM_VIDEOS, None if row.drawn else content, seed=seed, **row.sampling)
+        sample(checkpoint, videos, NUM_VIDEOS, None if row.drawn else content, seed=seed, **row.sampling)
     elif name == "still":
-        repeat_first_frames(content, made)
-    found = measure(made, reference, i3d)
+        repeat_first_frames(content, videos)
+    found = distances(videos, reference, i3d)
     if not row.drawn:
-        found |= truth(made, content, real_moves)
+        found |= ground_truth_scores(videos, content, real_displacements)
     if row.best and seed == 0:
         best, out = make_data(DATA / "best", NUM_BEST, BEST_SEED), folder / "best_0"
         if checkpoint:
@@ -210,19 +214,19 @@ def add_row(name: str, seed: int, reference: Path, real_moves: np.ndarray, i3d: 
         scores = scores_of(out, best)
         found["best_of_8_error"] = scores.centroid_error.tolist()
         found["one_of_8_error"] = scores.mean_centroid_error.tolist()
-    append_row("ablation", {"row": name, "seed": seed, "weights": weights, **how(name), **found})
+    append_row("ablation", {"row": name, "seed": seed, "weights": weights, **settings_of(name), **found})
     tqdm.write(f"{name}, seed {seed}: distance {found['distance']:.3f}, kernel {found['kernel']:.5f}")
 
 
 def check_inputs(names: Sequence[str]) -> None:
-    """Raise ValueError, naming it, for a file that rows need and that is not there."""
-    needed = {ROWS[name].checkpoint for name in names if name not in GIVEN and ROWS[name].training is None}
+    """Raise ValueError with the name of the first file that rows need and that does not exist."""
+    needed = {ROWS[name].checkpoint for name in names if name not in WITHOUT_NETWORK and ROWS[name].training is None}
     if any(ROWS[name].training is not None for name in names):
         needed |= {PACK, SPYNET}
     for path in sorted(needed):
         if not path.exists():
             raise ValueError(
-                f"{path.relative_to(ROOT)} is missing: docs/results/README.md has the command that makes it"
+                f"{path.relative_to(ROOT)} is missing; docs/results/README.md has the command that creates it"
             )
 
 
@@ -230,9 +234,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=f"rows to add: {', '.join(ROWS)}")
     parser.add_argument(
-        "--i3d", default="", metavar="FILE", help="an I3D detector, for FVD proper in a column of its own"
+        "--i3d", default="", metavar="FILE", help="an I3D detector, for an additional column with the FVD"
     )
-    parser.add_argument("--table", action="store_true", help="print the table of the rows that are there, and end")
+    parser.add_argument("--table", action="store_true", help="print the table of the existing rows and exit")
     options = parser.parse_args()
     if options.table:
         print(table(newest_rows()))
@@ -240,13 +244,13 @@ def main() -> None:
     with exit_on_user_error():
         keep_freed_memory()
         runs = [(name, seed) for name in options.only or ROWS for seed in range(ROWS[name].seeds)]
-        missing = [run for run in runs if not is_there(*run, options.i3d)]
+        missing = [run for run in runs if not is_current(*run, options.i3d)]
         check_inputs([name for name, _ in missing])
         reference = make_data(DATA / "reference", NUM_REFERENCE, REFERENCE_SEED)
-        real_moves = scores_of(reference, reference).displacements
+        real_displacements = scores_of(reference, reference).displacements
         for name, seed in missing:
-            add_row(name, seed, reference, real_moves, options.i3d)
-        print(f"{len(missing)} rows were added to {RESULTS}")
+            add_row(name, seed, reference, real_displacements, options.i3d)
+        print(f"appended {len(missing)} rows to {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""python benchmarks/bench_memory.py [--repetitions 3] [--image-size 128] [--batch-size 2]
+"""How much memory do the activations of a training step take, with and without activation checkpointing?
 
-How much memory does a training step take beyond weights, gradients, AdamW's moments and averaged weights, the published
-way (benchmarks/reference.py) and ours, and how much less with activations that are computed again? The paper's motion
-generator on the CPU in fp32. Every step is taken in a
-process of its own, the ways taking turns; what is measured is resident memory: its peak during the step less what was
-resident before it, when all but the activations was there already. Prints a table and appends a row to
-benchmarks/results/memory.jsonl.
+    python benchmarks/bench_memory.py [--repetitions 3] [--image-size 128] [--batch-size 2]
+
+Compares the reference implementation (benchmarks/reference.py) and the package, with the paper's motion generator on
+the CPU in fp32. Each step runs in its own process, and the variants alternate. The measured value is the peak of
+resident memory during the step minus the resident memory before it, when weights, gradients, AdamW's moments and
+averaged weights are already allocated. Prints a table and appends a row to benchmarks/results/memory.jsonl.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from statistics import median
 import torch
 from measuring import append_row
 from reference import ReferenceMotionGenerator
+from torch import nn
 
 from vidm.checkpoint import build_diffusion, build_model
 from vidm.config import Config
@@ -27,9 +28,9 @@ from vidm.ema import EMA
 from vidm.runtime import GIB, num_bytes, peak_bytes
 from vidm.unet import set_activation_checkpointing
 
-WAYS = ("reference", "none", "posgn", "full")
+VARIANTS = ("reference", "none", "posgn", "full")
 CPU = torch.device("cpu")
-# Freed blocks go back to the system at once, so that resident memory is memory in use.
+# Freed blocks are returned to the system at once, so that resident memory equals memory in use.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
@@ -38,16 +39,15 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def one_step(way: str, image_size: int, batch_size: int) -> dict[str, float]:
-    """Bytes and seconds of a step, after one of tiny frames that fills gradients, moments and averaged weights."""
+def one_step(variant: str, image_size: int, batch_size: int) -> dict[str, float]:
+    """Bytes and seconds of a step, after a tiny step that allocates gradients, moments and averaged weights."""
     config = Config.from_preset("paper128")
-    model = build_model(config)
-    if way == "reference":
-        model = ReferenceMotionGenerator(model.shape)
-    else:
-        set_activation_checkpointing(model, way)
+    package = build_model(config)
+    model: nn.Module = ReferenceMotionGenerator(package.shape) if variant == "reference" else package
+    if variant != "reference":
+        set_activation_checkpointing(package, variant)
     diffusion = build_diffusion(config)
-    optimizer = torch.optim.AdamW(model.parameters(), foreach=False, fused=way != "reference")
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False, fused=variant != "reference")
     ema = EMA(model, config.train.ema_decay)
 
     def step(size: int, samples: int) -> None:
@@ -68,42 +68,42 @@ def one_step(way: str, image_size: int, batch_size: int) -> dict[str, float]:
     return {"held": held, "rest": peak_bytes(CPU) - before, "seconds": time.perf_counter() - began}
 
 
-def in_a_process_of_its_own(way: str, arguments: argparse.Namespace) -> dict[str, float]:
+def in_own_process(variant: str, arguments: argparse.Namespace) -> dict[str, float]:
     sizes = ["--image-size", str(arguments.image_size), "--batch-size", str(arguments.batch_size)]
-    command = [sys.executable, __file__, "--way", way, *sizes]
+    command = [sys.executable, __file__, "--variant", variant, *sizes]
     return json.loads(subprocess.run(command, env=os.environ | MALLOC, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="steps of each way (3)")
-    parser.add_argument("--image-size", type=int, default=128, metavar="R", help="pixels a side (128)")
-    parser.add_argument("--batch-size", type=int, default=2, metavar="N", help="samples of a step (2)")
-    parser.add_argument("--way", choices=WAYS, help="take one step in this way and print its figures as JSON")
+    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="steps of each variant (3)")
+    parser.add_argument("--image-size", type=int, default=128, metavar="R", help="pixels per side (128)")
+    parser.add_argument("--batch-size", type=int, default=2, metavar="N", help="samples per step (2)")
+    parser.add_argument("--variant", choices=VARIANTS, help="run one step of this variant and print its result as JSON")
     arguments = parser.parse_args()
-    if arguments.way:
-        print(json.dumps(one_step(arguments.way, arguments.image_size, arguments.batch_size)))
+    if arguments.variant:
+        print(json.dumps(one_step(arguments.variant, arguments.image_size, arguments.batch_size)))
         return
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    found: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     for _ in range(arguments.repetitions):
-        for way in WAYS:
-            found[way].append(in_a_process_of_its_own(way, arguments))
-    rest = {way: median(row["rest"] for row in rows) for way, rows in found.items()}
+        for variant in VARIANTS:
+            found[variant].append(in_own_process(variant, arguments))
+    rest = {variant: median(row["rest"] for row in rows) for variant, rows in found.items()}
     held = found["none"][0]["held"]
-    print(f"weights, gradients, AdamW, averaged weights: {held / GIB:.2f} GiB; beyond them, at the peak of a step:")
-    for way, rows in found.items():
+    print(f"weights, gradients, AdamW, averaged weights: {held / GIB:.2f} GiB; in addition, at the peak of a step:")
+    for variant, rows in found.items():
         values = [row["rest"] / GIB for row in rows]
         seconds = median(row["seconds"] for row in rows)
         print(
-            f"  {way:6} {rest[way] / GIB:.2f} GiB ({min(values):.2f} to {max(values):.2f}), "
-            f"{rest[way] / rest['reference']:.2f} of the reference; {seconds:.0f} s"
+            f"  {variant:9} {rest[variant] / GIB:.2f} GiB ({min(values):.2f} to {max(values):.2f}), "
+            f"{rest[variant] / rest['reference']:.2f} of the reference; {seconds:.0f} s"
         )
     row = {
         "image_size": arguments.image_size,
         "batch_size": arguments.batch_size,
         "held_bytes": held,
-        "rest_bytes": {way: [row["rest"] for row in rows] for way, rows in found.items()},
-        "seconds": {way: [round(row["seconds"], 1) for row in rows] for way, rows in found.items()},
+        "rest_bytes": {variant: [row["rest"] for row in rows] for variant, rows in found.items()},
+        "seconds": {variant: [round(row["seconds"], 1) for row in rows] for variant, rows in found.items()},
     }
     append_row("memory", row)
 

@@ -1,18 +1,19 @@
-"""python benchmarks/bench_sampling.py [--only ROW ...] [--repetitions 10]
+"""How much faster is sampling than with the reference implementation, on a CPU?
 
-How much sooner does sampling come to its end than the published way? The motion generator on the CPU, paper-size but
-for the last row:
+    python benchmarks/bench_sampling.py [--only ROW ...] [--repetitions 10]
+
+The motion generator has the paper's size except in the last row:
 
     128x4, 128x1, 64x8    a denoising step at that size and batch, fp32, equal output
     bf16-128x4            the same with weights rounded to bfloat16
-    frame-64x4            a frame: 20 steps of DPM-Solver++ with bf16 weights, for 100 ancestral steps in fp32
-    video-32x4            whole videos of 16 frames, made so by the network of the preset world
+    frame-64x4            a frame: 20 steps of DPM-Solver++ with bf16 weights, compared with 100 ancestral steps in fp32
+    video-32x4            whole videos of 16 frames with the same samplers, by the network of the preset `world`
 
-The published way is benchmarks/reference.py, which tests hold equal to the package; in fp32 always. Both run in this
-process, taking turns, after a warm-up each turn. The package runs as its scripts run it, keeping freed memory
-(vidm.memory), the reference as Python runs it; `same memory` is the ratio with the package as Python runs it, too. The
-FLOPs that a step executes (the package executes fewer) are set against the best convolution of this machine in this
-run. Prints a table and appends rows to benchmarks/results/sampling.jsonl.
+The reference is benchmarks/reference.py, always in fp32; tests check that its output equals the package's. Both run in
+this process and alternate, with a warm-up before each measurement. The package keeps freed memory as its scripts do
+(vidm.runtime.keep_freed_memory) and the reference does not; the column `same memory` is the speed-up without that. The
+FLOPs that a step executes (fewer in the package) are compared with the fastest convolution of this machine in this run.
+Prints a table and appends rows to benchmarks/results/sampling.jsonl.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def denoising_step(model: Any, frames: list[torch.Tensor], flow: torch.Tensor | 
     return model(x_t, constant_index(T, x_t), constant_index(FRAME_INDEX, x_t), previous, first, **given).float()
 
 
-def frame_of(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
+def package_frame(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, previous, first = frames
     condition = {
         "frame_index": constant_index(FRAME_INDEX, x_T),
@@ -62,18 +63,18 @@ def frame_of(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor
     return sample_dpm_solver(FEW, model, x_T, condition)
 
 
-def published_frame(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
+def reference_frame(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, previous, first = frames
     condition = {"frame_index": constant_index(FRAME_INDEX, x_T), "previous": previous, "first": first}
     return sample_ddpm(MANY, reference, x_T, condition)
 
 
-def video_of(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
+def package_video(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, _, first = frames
     return animate(model, FEW, first, NUM_FRAMES, video_noise(0, range(len(x_T))), sampler=sample_dpm_solver)
 
 
-def published_video(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
+def reference_video(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, _, first = frames
     clip = [first]
     for n in range(1, NUM_FRAMES):
@@ -83,7 +84,7 @@ def published_video(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
 
 
 def before(side: str) -> None:
-    """The package keeps freed memory; the reference, and the package `same memory`, do not."""
+    """Keep freed memory for the package; not for the reference and not for the package in `same memory`."""
     keep_freed_memory(side == "package")
 
 
@@ -101,8 +102,9 @@ def measure(name: str, ours: MotionGenerator, reference: Any, repetitions: int) 
     row["max_difference"] = (found - expected).abs().max().item()
     row["relative_l2"] = ((found - expected).norm() / expected.norm()).item()
     if name.startswith(CHAINS):
-        ways = {"frame": (frame_of, published_frame), "video": (video_of, published_video)}[name.split("-")[0]]
-        package, published = partial(ways[0], model, frames), partial(ways[1], reference, frames)
+        chains = {"frame": (package_frame, reference_frame), "video": (package_video, reference_video)}
+        own, other = chains[name.split("-")[0]]
+        package, published = partial(own, model, frames), partial(other, reference, frames)
         repetitions = min(repetitions, 3)
     else:
         row["flops"] = {"reference": flops_of(published), "package": flops_of(package)}

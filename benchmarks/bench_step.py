@@ -1,11 +1,12 @@
-"""python benchmarks/bench_step.py [--repetitions 10]
+"""How much faster is a training step than with the reference implementation, on a CPU?
 
-How much sooner is a training step than the published way? The paper-size motion generator at 64 x 64, batch 2, on the
-CPU: loss, gradient, clipping, AdamW and averaged weights. The reference (benchmarks/reference.py, in fp32) updates one
-tensor after the other; the package has fused AdamW and a foreach average, in fp32 and in bf16. Both run in this
-process, taking turns, after a warm-up each turn; the package keeps freed memory, as its scripts do, and `same memory`
-is the ratio without that. Prints a table and appends a row to benchmarks/results/step.jsonl. The memory of a step is
-bench_memory.py's.
+    python benchmarks/bench_step.py [--repetitions 10]
+
+The step of the paper-size motion generator at 64 x 64, batch 2: loss, gradient, clipping, AdamW and averaged weights.
+The reference (benchmarks/reference.py, in fp32) updates tensors one by one; the package uses fused AdamW and a foreach
+average, in fp32 and in bf16. Both run in this process and alternate, with a warm-up before each measurement. The
+package keeps freed memory as its scripts do; the column `same memory` is the speed-up without that. Prints a table and
+appends a row to benchmarks/results/step.jsonl. bench_memory.py measures the memory of a step.
 """
 
 import argparse
@@ -41,8 +42,8 @@ def main() -> None:
         "bf16, same memory": partial(package, "bf16"),
     }
     found = taking_turns(sides, arguments.repetitions, before=lambda side: keep_freed_memory(side in ("fp32", "bf16")))
-    print(f"reference: {median(found['reference']):.2f} s a step")
-    print("| package | s a step | times faster | same memory |\n|---|--:|--:|--:|")
+    print(f"reference: {median(found['reference']):.2f} s per step")
+    print("| package | s per step | times faster | same memory |\n|---|--:|--:|--:|")
     for side in ("fp32", "bf16"):
         middle, low, high = ratio(found, "reference", side)
         same, _, _ = ratio(found, "reference", f"{side}, same memory")

@@ -1,10 +1,11 @@
-"""python benchmarks/bench_steps.py [--demo results/demo] [--seeds 5]
+"""How many sampling steps per frame are enough?
 
-How many steps a frame are enough? The generator that `make demo` trains continues the held-out first frames of the
-embedded world with each sampler and number of steps, every chain from a start of its own, for several seeds, the ways
-taking turns; the distance is that of the demo, to other held-out videos, in random features. Prints a table of means
-and deviations over the seeds, with the difference of 20 steps of DPM-Solver++ to 100 ancestral ones seed by seed, and
-appends a row to benchmarks/results/steps.jsonl.
+    python benchmarks/bench_steps.py [--demo results/demo] [--seeds 5]
+
+The generator that `make demo` trains continues the held-out first frames of the embedded world with several samplers
+and numbers of steps, for several seeds; each frame has its own start noise. The distance is the demo's: to other
+held-out videos, in random features. Prints a table of means and deviations over the seeds and the paired difference
+between 20 steps of DPM-Solver++ and 100 ancestral steps. Appends a row to benchmarks/results/steps.jsonl.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from vidm.frechet import FeatureStats, frechet_of
 from vidm.generator import Generator, load_generator
 from vidm.sampling import list_content, read_first_frame
 
-WAYS = [
+SETTINGS = [
     ("dpm-solver++", 4),
     ("dpm-solver++", 10),
     ("dpm-solver++", 20),
@@ -45,8 +46,8 @@ def continued(generator: Generator, first: list[np.ndarray], sampler: str, steps
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo", default="results/demo", metavar="DIR", help="what make demo has written")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of each way (5)")
+    parser.add_argument("--demo", default="results/demo", metavar="DIR", help="the output of make demo")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of each setting (5)")
     arguments = parser.parse_args()
     demo = Path(arguments.demo)
     checkpoint = max(demo.glob("motion/checkpoint_*.pt"))
@@ -55,10 +56,10 @@ def main() -> None:
     first = [read_first_frame(path) for path in list_content(demo / "data" / "test")]
     reference = choose_clips(ClipSelection(demo / "data" / "reference", num_frames, resolution=side))
     real = stats_of(np.stack([reference[i][0] for i in range(len(reference))]))
-    found: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
-    seconds: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
+    found: dict[tuple[str, int], list[float]] = {way: [] for way in SETTINGS}
+    seconds: dict[tuple[str, int], list[float]] = {way: [] for way in SETTINGS}
     for seed in range(arguments.seeds):
-        for way in WAYS:
+        for way in SETTINGS:
             began = time.perf_counter()
             clips = continued(generator, first, *way, seed)
             seconds[way].append(time.perf_counter() - began)
@@ -70,7 +71,7 @@ def main() -> None:
         print(f"| {sampler} | {steps} | {mean(values):.3f} | {stdev(values):.3f} | {spent:.1f} |")
     gaps = [fast - slow for fast, slow in zip(found["dpm-solver++", 20], found["ddpm", 100], strict=True)]
     error = stdev(gaps) / len(gaps) ** 0.5
-    print(f"DPM-Solver++ 20 less ancestral 100, seed by seed: {mean(gaps):+.4f} +- {error:.4f} (standard error)")
+    print(f"DPM-Solver++ 20 minus ancestral 100, paired by seed: {mean(gaps):+.4f} +- {error:.4f} (standard error)")
     row = {
         "checkpoint": checkpoint.name,
         "num_videos": len(first),

@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, the machine's own ceiling, and rows that say where they come from.
+"""Functions the benchmarks share: alternating timings, the machine's peak rate, and rows with their provenance.
 
 found = taking_turns({"reference": slow, "package": fast}, repetitions=10)
 append_row("sampling", {"row": "step", "seconds": found})
@@ -36,7 +36,7 @@ PROCESS = GaussianDiffusion()
 
 
 def positive(text: str) -> int:
-    """A flag's whole number of 1 or more, for argparse."""
+    """An argparse type: an integer of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
@@ -50,7 +50,7 @@ def cpu_name() -> str:
 
 
 def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) -> None:
-    """Add a row to results/NAME.jsonl: when, of which commit, on what, and what was found."""
+    """Append a row to results/NAME.jsonl, with the date, commit, machine and versions."""
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
     libraries = ["python", "torch", *(["cuda", "cudnn"] if device.type == "cuda" else [])]
     circumstances = {
@@ -65,7 +65,7 @@ def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) ->
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device = CPU) -> float:
-    """Wall time of one call, on a GPU until all of it is done."""
+    """Wall time of one call, including all work it starts on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
@@ -82,9 +82,9 @@ def taking_turns(
     before: Callable[[str], Any] = lambda side: None,
     warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Seconds of each side by repetition; a slow moment of the machine hits all sides.
+    """Seconds of each side by repetition; the sides alternate, so that a slow moment of the machine affects all.
 
-    `before(side)` is called ahead of each turn, which begins with a call that does not count, unless not `warm_up`.
+    `before(side)` is called before each turn. With `warm_up`, each turn begins with a call that is not measured.
     """
     found: dict[str, list[float]] = {side: [] for side in sides}
     for side in tqdm([*sides] * repetitions, desc="taking turns", leave=False):
@@ -96,37 +96,37 @@ def taking_turns(
 
 
 def ratio(found: Mapping[str, list[float]], slow: str, fast: str) -> tuple[float, float, float]:
-    """How many times faster: median, lowest and highest of the repetitions' ratios."""
+    """The speed-up of `fast` over `slow`: median, lowest and highest ratio of the repetitions."""
     ratios = [a / b for a, b in zip(found[slow], found[fast], strict=True)]
     return median(ratios), min(ratios), max(ratios)
 
 
 def flops_of(function: Callable[[], Any]) -> int:
-    """Floating point operations of the convolutions and matrix products that a call executes."""
+    """The floating-point operations of the convolutions and matrix products in a call."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
 
 
 def ceiling(dtype: torch.dtype, device: torch.device = CPU, repetitions: int = 10) -> dict[str, float]:
-    """The best FLOPs a second of this machine: a large matrix product, and a 3x3 convolution at several sizes."""
+    """The highest measured FLOP/s: of a large matrix product, and of 3x3 convolutions at several sizes."""
     best = {}
     with torch.no_grad():
         side = 8192 if device.type == "cuda" else 4096
         square = torch.randn(side, side, dtype=dtype, device=device)
-        best["matmul"] = 2 * side**3 / _quickest(lambda: square @ square, repetitions, device)
+        best["matmul"] = 2 * side**3 / _fastest(lambda: square @ square, repetitions, device)
         rates = []
         for channels, size in ((128, 128), (256, 64), (512, 32)):
             x = torch.randn(4, channels, size, size, dtype=dtype, device=device)
             weight = torch.randn(channels, channels, 3, 3, dtype=dtype, device=device)
             x, weight = (tensor.to(memory_format=torch.channels_last) for tensor in (x, weight))
-            seconds = _quickest(partial(F.conv2d, x, weight, padding=1), repetitions, device)
+            seconds = _fastest(partial(F.conv2d, x, weight, padding=1), repetitions, device)
             rates.append(18 * channels**2 * x[:, 0].numel() / seconds)
         best["convolution"] = max(rates)
     return best
 
 
-def _quickest(function: Callable[[], Any], repetitions: int, device: torch.device) -> float:
+def _fastest(function: Callable[[], Any], repetitions: int, device: torch.device) -> float:
     function()
     return min(seconds_of(function, device) for _ in range(repetitions))
 
@@ -134,18 +134,20 @@ def _quickest(function: Callable[[], Any], repetitions: int, device: torch.devic
 def filled_pair(
     device: torch.device = CPU, preset: str = "paper128"
 ) -> tuple[MotionGenerator, ReferenceMotionGenerator]:
-    """A preset's generator and its reference, both with weights by the tests' rule: fresh ones put out zeros."""
+    """A preset's generator and its reference, with the tests' deterministic weights (fresh ones output zeros)."""
     sys.path.append(str(HERE.parent / "tests"))
     from golden import fill_by_rule
 
-    ours = fill_by_rule(build_model(Config.from_preset(preset)))
+    ours = build_model(Config.from_preset(preset))
+    assert isinstance(ours, MotionGenerator)
+    fill_by_rule(ours)
     reference = ReferenceMotionGenerator(ours.shape)
     reference.load_state_dict(ours.state_dict())
     return ours.to(device), reference.to(device)
 
 
 def frames_like(batch_size: int, size: int, device: torch.device = CPU) -> list[Tensor]:
-    """Noisy, previous and first frame, (B, 3, size, size) each."""
+    """Random noisy, previous and first frames, (B, 3, size, size) each."""
     x_t, previous, first = torch.randn(3, batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
     return [x_t.to(device), previous.clamp(-1, 1).to(device), first.clamp(-1, 1).to(device)]
 
@@ -157,11 +159,11 @@ def training_step(
     frames: list[Tensor],
     precision: str = "fp32",
 ) -> None:
-    """Loss and gradient of a batch, clipping, the optimizer and the average of weights."""
+    """One training step: loss, gradient, clipping, optimizer and averaged weights."""
     x_start, previous, first = frames
     t = torch.full((len(x_start),), 500, device=x_start.device)
     condition = {"first": first, "previous": previous, "frame_index": torch.full_like(t, 5)}
-    # Every sample has a step of its own in training, be they equal here: nothing is computed once for all.
+    # In training, t and frame_index differ between samples, so they are not passed as constant_index here.
     with autocast(x_start.device, precision):
         losses = PROCESS.training_losses(model, x_start, t, torch.randn_like(x_start), condition)
     losses["loss"].mean().backward()

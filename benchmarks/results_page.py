@@ -1,10 +1,13 @@
-"""python benchmarks/results_page.py [--stats FILE] [--flow FILE] [--videos DIR DIR]
+"""Which numbers does the page of results show?
 
-Which numbers stand on the page of results? Those of the committed rows, and no others: writes the tables of
-docs/results/README.md and of the shipped weights' card, between their markers, and the curves as SVG, from
-benchmarks/results/ablation.jsonl, docs/results/motion.jsonl (a training's stats.jsonl; --stats FILE takes a new one)
-and docs/results/flow.json (what scripts/train_flow.py wrote; --flow FILE likewise). With --videos, a folder of
-continued videos and one of what happened, also docs/results/world.gif: twelve of them, each above the real one.
+    python benchmarks/results_page.py [--stats FILE] [--flow FILE] [--videos DIR DIR]
+
+Only those of the committed rows. This script writes the tables of docs/results/README.md and of the model card
+pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the rows from
+benchmarks/results/ablation.jsonl, the training curve from docs/results/motion.jsonl (--stats FILE replaces it with the
+stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow FILE replaces it with another output
+of scripts/train_flow.py). With --videos, a folder of generated videos and one of the true videos, it also writes
+docs/results/world.gif, which shows twelve of them, each above the true video.
 """
 
 import argparse
@@ -28,7 +31,7 @@ PAGE, CARD = ROOT / "docs" / "results", ROOT / "pretrained_models" / "world" / "
 STATS, FLOW = PAGE / "motion.jsonl", PAGE / "flow.json"
 SHOWN = 12
 HEADLINE = ("real", "still", "world", "drawn")
-# The first held-out distance, after 1,000 steps, is of another start of the chains (docs/results/LOG.md).
+# The first held-out distance, after 1,000 steps, was measured with another start noise (docs/results/LOG.md).
 FIRST_DISTANCE = 2000
 
 
@@ -41,15 +44,15 @@ def flow_table(errors: Sequence[dict[str, Any]]) -> str:
 
 
 def by_frame(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
-    """Means over the seeds that have the column, by frame index; frame 0 is given."""
+    """Means over the seeds that have the column, by frame index from 1; frame 0 is given."""
     return [mean(values) for values in zip(*(row[column] for row in rows if column in row), strict=True)][1:]
 
 
 def frames_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """PSNR, SSIM and the error of places by frame index."""
+    """PSNR, SSIM and position errors by frame index."""
     groups, lines = by_name(rows), ["| | 1 | 5 | 10 | 15 |", "|---|--:|--:|--:|--:|"]
-    columns = {"psnr_by_frame": "PSNR, dB", "ssim_by_frame": "SSIM", "centroid_error": "place, px"}
-    columns |= {"one_of_8_error": "place, one of 8, px", "best_of_8_error": "place, best of 8, px"}
+    columns = {"psnr_by_frame": "PSNR, dB", "ssim_by_frame": "SSIM", "centroid_error": "position error, px"}
+    columns |= {"one_of_8_error": "position error, mean of 8, px", "best_of_8_error": "position error, best of 8, px"}
     for column, label in columns.items():
         for name in names:
             if any(column in row for row in groups.get(name, [])):
@@ -59,15 +62,15 @@ def frames_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
 
 
 def again(rows: Sequence[dict[str, Any]]) -> str:
-    """What the card's command prints: of the three sets of first frames, the first."""
+    """The output of the model card's command, which measures the first of the three sets of first frames."""
     (row,) = [row for row in rows if (row["row"], row["seed"]) == ("world", 0)]
     return f"It prints a Frechet distance of {row['distance']:.3f} and a kernel distance of {row['kernel']:.5f}."
 
 
 def parts_of(rows: Sequence[dict[str, Any]], errors: Sequence[dict[str, Any]]) -> dict[Path, dict[str, str]]:
-    """The tables of each page by the name of their marker."""
+    """The tables of each page by the name of their markers."""
     others = [row for row in rows if row["row"] not in HEADLINE]
-    # What one seed gave is compared with what the same first frames gave.
+    # Rows with one seed are compared with the same first frames.
     first = [{**row, "row": "world, seed 0"} for row in rows if (row["row"], row["seed"]) == ("world", 0)]
     headline = table(rows, HEADLINE)
     page = {
@@ -81,32 +84,32 @@ def parts_of(rows: Sequence[dict[str, Any]], errors: Sequence[dict[str, Any]]) -
 
 
 def filled(path: Path, parts: dict[str, str]) -> str:
-    """A page with its tables between the markers <!-- NAME --> and <!-- /NAME -->."""
+    """The text of a page with new tables between the markers <!-- NAME --> and <!-- /NAME -->."""
     page = path.read_text()
     for name, text in parts.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if page.count(start) != 1 or end not in page.split(start)[1]:
-            raise ValueError(f"{path}: {start.strip()} and {end} are to be there once, in this order")
+            raise ValueError(f"{path}: {start.strip()} and {end} must each appear once, in this order")
         before, after = page.split(start)
         page = before + start + text + "\n" + end + after.split(end, 1)[1]
     return page
 
 
 def curves_of(rows: Sequence[dict[str, Any]], stats: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """SVG by the name of its file."""
+    """SVG texts by file name."""
     measured = [row for row in stats if "distance" in row and row["step"] >= FIRST_DISTANCE]
     steps = measured[0]["step"], measured[-1]["step"]
-    label = "distance of held-out videos by training steps"
+    label = "Frechet distance of held-out videos by training steps"
     charts = {"distance.svg": svg_file([row["distance"] for row in measured], label, steps)}
     world = by_name(rows)["world"]
-    for column, label in (("psnr_by_frame", "PSNR, dB"), ("centroid_error", "distance from the true places, px")):
+    for column, label in (("psnr_by_frame", "PSNR, dB"), ("centroid_error", "position error, px")):
         values = by_frame(world, column)
         charts[f"{column}.svg"] = svg_file(values, f"{label}, by frame", (1, len(values)))
     return charts
 
 
 def parsed(path: Path) -> Any:
-    """What a .json file holds, or a list of what the lines of a .jsonl file hold."""
+    """The content of a .json file, or a list with the content of each line of a .jsonl file."""
     try:
         text = path.read_text()
         return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
@@ -115,20 +118,20 @@ def parsed(path: Path) -> Any:
 
 
 def everything(stats_path: Path = STATS, flow_path: Path = FLOW) -> dict[Path, str]:
-    """The text of every file that follows from the rows, those that are kept of a training included."""
+    """The text of every generated file, including the copies of the training's statistics and flow errors."""
     rows, stats, errors = newest_rows(), parsed(stats_path), parsed(flow_path)["errors"]
     pages = {path: filled(path, parts) for path, parts in parts_of(rows, errors).items()}
     curves = {PAGE / name: svg for name, svg in curves_of(rows, stats).items()}
     return {STATS: stats_path.read_text(), FLOW: flow_path.read_text(), **pages, **curves}
 
 
-def write_gif(made: Path, real: Path) -> None:
-    """Twelve videos in two lines of six, each above what really happened."""
+def write_gif(generated: Path, real: Path) -> None:
+    """Twelve videos in two lines of six, each above the true video."""
     sides = []
-    for folder in (made, real):
+    for folder in (generated, real):
         paths = index_clips(folder).paths[:SHOWN]
         if len(paths) < SHOWN:
-            raise ValueError(f"{folder} has {len(paths)} videos, and {SHOWN} are shown")
+            raise ValueError(f"{folder} has {len(paths)} videos; {SHOWN} are needed")
         sides.append([read_video(path) for path in paths])
     columns = [np.concatenate(pair, axis=1) for pair in zip(*sides, strict=True)]
     half = SHOWN // 2
@@ -140,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stats", type=Path, default=STATS, metavar="FILE", help="stats.jsonl of the motion generator")
     parser.add_argument("--flow", type=Path, default=FLOW, metavar="FILE", help="the .json that train_flow.py wrote")
-    parser.add_argument("--videos", nargs=2, type=Path, metavar="DIR", help="continued videos, and what happened")
+    parser.add_argument("--videos", nargs=2, type=Path, metavar="DIR", help="generated videos, and the true ones")
     options = parser.parse_args()
     with exit_on_user_error():
         texts = everything(options.stats, options.flow)
@@ -149,7 +152,7 @@ def main() -> None:
         for path, text in texts.items():
             with atomic_write(path) as temporary:
                 temporary.write_text(text)
-        print(f"{PAGE / 'README.md'} is of the rows in benchmarks/results/")
+        print(f"wrote {PAGE / 'README.md'} from the rows in benchmarks/results/")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""python benchmarks/run_gpu.py [--seconds 400]
+"""How fast is the paper-size motion generator on a CUDA GPU, and how much memory does it take?
 
-How fast is the paper-size motion generator on a CUDA GPU, and how much memory does it take? In one command and under
-eight minutes: a denoising step, a video of 16 frames with 20 steps of DPM-Solver++ each, and a training step, in every
-precision, eager, compiled, and with CUDA graphs. The reference is benchmarks/reference.py in fp32 without tf32, taking
-turns with every row after a warm-up; a video is set against 100 steps a frame of it. Peak memory is the most that was
-held during one call, weights and moments of both sides included. Achieved over ceiling: FLOPs executed a second, over
-the best 3x3 convolution or matrix product of this run in the same arithmetic. Rows come in the order of interest; those
-that would begin later than --seconds are left out, and named. Appends to benchmarks/results/gpu.jsonl.
+    python benchmarks/run_gpu.py [--seconds 400]
+
+Measures a denoising step, a video of 16 frames with 20 steps of DPM-Solver++ per frame, and a training step, in every
+precision, eager, compiled, and with CUDA graphs, in under eight minutes. Each row alternates with the reference
+(benchmarks/reference.py in fp32 without tf32) after a warm-up; a video is compared with 100 reference steps per frame.
+Peak memory is the most that is allocated during one call, including weights and optimizer state of both. "Achieved /
+ceiling" is the executed FLOP/s divided by those of the fastest 3x3 convolution or matrix product of this run in the
+same precision. The most important rows come first; rows that would start after --seconds are skipped and listed.
+Appends rows to benchmarks/results/gpu.jsonl.
 """
 
 import argparse
@@ -42,7 +44,7 @@ from vidm.rollout import animate, video_noise
 from vidm.runtime import GIB, autocast, peak_bytes
 from vidm.samplers import sample_dpm_solver
 
-# (task, precision, way); a task's first row is eager fp32.
+# (task, precision, mode)
 ROWS = [
     ("step", "fp32", "eager"),
     ("step", "tf32", "eager"),
@@ -70,7 +72,7 @@ NUM_FRAMES = 16
 
 @dataclass
 class Bench:
-    """What rows are measured with."""
+    """The networks and inputs that the rows share."""
 
     device: torch.device
     size: int
@@ -85,7 +87,7 @@ class Bench:
         self.ceilings: dict[str, dict[str, float]] = {}
 
     def ceiling(self, precision: str) -> float:
-        """The best rate of this device in a precision's arithmetic, FLOPs a second."""
+        """The highest measured FLOP/s of this device in a precision."""
         kind = precision.removesuffix("-weights")
         if kind not in self.ceilings:
             with autocast(self.device, "tf32" if kind == "tf32" else "fp32"):
@@ -95,22 +97,22 @@ class Bench:
             )
         return max(self.ceilings[kind].values())
 
-    def network(self, precision: str, way: str) -> Any:
-        """The package's network for sampling, as a row wants it; compiled ones are kept for the next row."""
-        key = ("bf16-weights" if precision == "bf16-weights" else "fp32" if way == "eager" else precision, way)
+    def network(self, precision: str, mode: str) -> Any:
+        """The package's network for sampling in a row; compiled networks are reused by later rows."""
+        key = ("bf16-weights" if precision == "bf16-weights" else "fp32" if mode == "eager" else precision, mode)
         if key not in self.networks:
             model = with_bf16_weights(self.ours) if precision == "bf16-weights" else self.ours
-            if way == "contiguous":
+            if mode == "contiguous":
                 model = model.to(memory_format=torch.contiguous_format)
-            if way in ("compiled", "graphs"):
-                mode = "reduce-overhead" if way == "graphs" else "default"
-                model = torch.compile(model, dynamic=False, mode=mode)
+            if mode in ("compiled", "graphs"):
+                compile_mode = "reduce-overhead" if mode == "graphs" else "default"
+                model = torch.compile(model, dynamic=False, mode=compile_mode)
             self.networks[key] = model
         return self.networks[key]
 
-    def step(self, precision: str, way: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """A denoising step of the package, the flow given, and the reference's."""
-        network, (x_t, previous, first) = self.network(precision, way), self.frames
+    def step(self, precision: str, mode: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """A denoising step of the package, with a given flow, and of the reference."""
+        network, (x_t, previous, first) = self.network(precision, mode), self.frames
         flow = self.ours.flow(first, previous)
         condition = {"frame_index": constant_index(5, x_t), "previous": previous, "first": first}
 
@@ -124,9 +126,9 @@ class Bench:
 
         return package, published
 
-    def video(self, precision: str, way: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """A batch of videos by the package; the reference's denoising step, of which it would take 100 a frame."""
-        network, first = self.network(precision, way), self.frames[2]
+    def video(self, precision: str, mode: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """A batch of videos by the package; one denoising step of the reference, which needs 100 per frame."""
+        network, first = self.network(precision, mode), self.frames[2]
         noise = video_noise(0, range(self.batch_size), self.device)
 
         def package() -> torch.Tensor:
@@ -135,22 +137,22 @@ class Bench:
 
         return package, self.step("fp32", "eager")[1]
 
-    def train(self, precision: str, way: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """A training step with optimizer and averages, of the package and of the reference."""
+    def train(self, precision: str, mode: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """A training step, including optimizer and averaged weights, of the package and of the reference."""
         package, published = filled_pair(self.device, self.preset)
         ema, shadow = EMA(package, 0.999), {name: tensor.clone() for name, tensor in published.state_dict().items()}
         fused = torch.optim.AdamW(package.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
         plain = torch.optim.AdamW(published.parameters(), lr=1e-6, weight_decay=0.0, foreach=False, fused=False)
-        network = torch.compile(package) if way == "compiled" else package
+        network: Any = torch.compile(package) if mode == "compiled" else package
         return (
             partial(training_step, network, fused, lambda: ema.update(package), self.frames, precision),
             partial(training_step, published, plain, lambda: update_average(shadow, published, 0.999), self.frames),
         )
 
-    def measure(self, task: str, precision: str, way: str) -> dict[str, Any]:
-        """A row: seconds of both sides, peak memory of the package's call, FLOPs it executes, its distance."""
-        package, published = getattr(self, task)(precision, way)
-        row: dict[str, Any] = {"task": task, "precision": precision, "way": way, "size": self.size}
+    def measure(self, task: str, precision: str, mode: str) -> dict[str, Any]:
+        """A row: seconds of both sides; peak memory, executed FLOPs and relative difference of the package."""
+        package, published = getattr(self, task)(precision, mode)
+        row: dict[str, Any] = {"task": task, "precision": precision, "mode": mode, "size": self.size}
         row["batch_size"] = self.batch_size
         if task == "step":
             row["difference"] = ((package() - published()).norm() / published().norm()).item()
@@ -163,7 +165,7 @@ class Bench:
         package()
         row["peak_bytes"] = peak_bytes(self.device)
         if task == "step":
-            # The same products are executed however they are compiled.
+            # Counted on the eager network: compilation does not change the products.
             row["flops"] = flops_of(self.step(precision, "eager")[0])
             rate = row["flops"] / median(row["seconds"]["package"])
             row["ceiling"] = self.ceiling(precision)
@@ -178,7 +180,7 @@ def table_line(row: dict[str, Any]) -> str:
         steps = 100 * (NUM_FRAMES - 1)
         middle, low, high = (steps * value for value in (middle, low, high))
     cells = [
-        f"{row['task']}, {row['precision']}, {row['way']}",
+        f"{row['task']}, {row['precision']}, {row['mode']}",
         f"{own:.4f}",
         f"{middle:.2f} ({low:.2f} to {high:.2f})",
         f"{row['peak_bytes'] / GIB:.2f}",
@@ -191,36 +193,39 @@ def table_line(row: dict[str, Any]) -> str:
 def main() -> None:
     began = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=400, help="no row begins later than this (400)")
-    parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each side (10; a video: 3)")
-    parser.add_argument("--size", type=positive, default=128, metavar="R", help="pixels a side (128)")
-    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="samples of a step (4)")
+    parser.add_argument("--seconds", type=float, default=400, help="no row starts later than this (400)")
+    parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each side (10; video: 3)")
+    parser.add_argument("--size", type=positive, default=128, metavar="R", help="pixels per side (128)")
+    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="samples per step (4)")
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cuda; cpu tries the script itself, uncompiled"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cuda (default); cpu tests this script, uncompiled",
     )
     parser.add_argument("--preset", choices=PRESETS, default="paper128", help="the network (paper128)")
     parser.add_argument("--results", default="gpu", metavar="NAME", help="results/NAME.jsonl (gpu)")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA GPU here; --device cpu tries the script")
+        parser.error("no CUDA GPU found; --device cpu tests the script without one")
     multiple = build_model(Config.from_preset(arguments.preset)).shape.side_multiple
     if arguments.size % multiple:
-        parser.error(f"--size {arguments.size}: {arguments.preset} takes multiples of {multiple}")
+        parser.error(f"--size {arguments.size}: {arguments.preset} needs a multiple of {multiple}")
     bench = Bench(device, arguments.size, arguments.batch_size, arguments.repetitions, arguments.preset)
-    print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'}; times of the package")
-    print("| row | s | times faster | peak GiB | achieved / ceiling | relative difference |\n|---|--:|--:|--:|--:|--:|")
-    left_out = []
-    for task, precision, way in ROWS:
-        compiled = way in ("compiled", "graphs")
+    print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'}; times are the package's")
+    print("| row | s | speed-up | peak GiB | achieved / ceiling | relative difference |\n|---|--:|--:|--:|--:|--:|")
+    skipped = []
+    for task, precision, mode in ROWS:
+        compiled = mode in ("compiled", "graphs")
         if time.perf_counter() - began > arguments.seconds or (compiled and device.type == "cpu"):
-            left_out.append(f"{task} {precision} {way}")
+            skipped.append(f"{task} {precision} {mode}")
             continue
-        row = bench.measure(task, precision, way)
+        row = bench.measure(task, precision, mode)
         print(table_line(row), flush=True)
         append_row(arguments.results, row, device)
-    if left_out:
-        print(f"left out: {', '.join(left_out)}")
+    if skipped:
+        print(f"skipped: {', '.join(skipped)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""benchmarks/bench_ablation.py, shrunk: what its rows hold, which of them are made again, and what it refuses."""
+"""Tests of benchmarks/bench_ablation.py at a small size: the content of rows, which are computed again, and errors."""
 
 import sys
 from dataclasses import replace
@@ -14,14 +14,14 @@ MODULES = ("bench_ablation", "ablation_table", "measuring", "reference")
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    """The benchmark with few videos of few steps, its folders elsewhere, its rows in bench.rows."""
+    """The benchmark with few videos and few steps, temporary folders, and its rows in bench.rows."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import bench_ablation
 
     bench_ablation.rows = []
     shrunk = {
         "DATA": tmp_path / "data",
-        "MADE": tmp_path / "made",
+        "OUT": tmp_path / "out",
         "NUM_VIDEOS": 4,
         "NUM_REFERENCE": 6,
         "NUM_BEST": 2,
@@ -40,7 +40,7 @@ def bench(monkeypatch, tmp_path):
 
 
 def run(bench, monkeypatch, *flags: str) -> int:
-    """Run it; how many rows were added."""
+    """Run the benchmark; return the number of rows it appended."""
     before = len(bench.rows)
     monkeypatch.setattr(sys, "argv", ["bench_ablation.py", *flags])
     bench.main()
@@ -48,14 +48,14 @@ def run(bench, monkeypatch, *flags: str) -> int:
 
 
 @pytest.mark.slow
-def test_rows_hold_distances_the_worlds_truth_and_the_best_of_several(bench, monkeypatch):
+def test_rows_have_distances_ground_truth_scores_and_the_best_of_several(bench, monkeypatch):
     assert run(bench, monkeypatch, "--only", "real", "still", "world", "drawn") == 4
     rows = {row["row"]: row for row in bench.rows}
     assert rows["real"]["distance"] < rows["still"]["distance"]
     assert rows["real"]["mean_displacement"] > 5 * rows["still"]["mean_displacement"]
     assert "psnr_by_frame" not in rows["real"]
     assert len(rows["world"]["psnr_by_frame"]) == 16
-    # Of a frame that is repeated all videos are one.
+    # All videos of a repeated frame are equal.
     assert rows["still"]["one_of_8_error"] == rows["still"]["best_of_8_error"]
     assert sum(rows["world"]["best_of_8_error"]) < sum(rows["world"]["one_of_8_error"])
     assert rows["drawn"].keys() == {"row", "seed", "weights", "training", "sampling", "distance", "kernel", "detector"}
@@ -63,7 +63,7 @@ def test_rows_hold_distances_the_worlds_truth_and_the_best_of_several(bench, mon
 
 
 @pytest.mark.slow
-def test_a_row_is_made_again_for_other_weights_and_for_fvd_alone(bench, monkeypatch):
+def test_a_row_is_computed_again_only_for_other_weights_or_for_fvd(bench, monkeypatch):
     assert run(bench, monkeypatch, "--only", "psi 0.5") == 1
     assert run(bench, monkeypatch, "--only", "psi 0.5") == 0
     assert run(bench, monkeypatch, "--only", "psi 0.5", "--i3d", "i3d_torchscript.pt") == 1
@@ -72,7 +72,7 @@ def test_a_row_is_made_again_for_other_weights_and_for_fvd_alone(bench, monkeypa
     assert run(bench, monkeypatch, "--only", "psi 0.5") == 1
 
 
-def test_a_row_whose_files_are_missing_is_refused_before_anything_is_made(bench, monkeypatch, capsys, tmp_path):
+def test_a_missing_input_is_an_error_before_anything_is_written(bench, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench, "PACK", ROOT / "packs" / "nowhere")
     monkeypatch.setattr(bench, "SPYNET", bench.WORLD)
     with pytest.raises(SystemExit) as ended:

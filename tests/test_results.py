@@ -1,4 +1,4 @@
-"""The page of results says what the committed rows say, and the shipped weights are what their card describes."""
+"""Tests of the page of results, which shows the committed rows, and of the shipped weights and their model card."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_every_table_and_curve_of_the_page_follows_from_the_committed_rows(resul
         assert path.read_text() == text, f"{path}: run benchmarks/results_page.py"
 
 
-def test_a_line_of_the_table_is_mean_and_deviation_over_the_seeds(results_page):
+def test_a_line_of_the_table_has_the_mean_and_deviation_over_the_seeds(results_page):
     common = {"colour_kept": 1.0, "shape_overlap": 0.5, "displacement": 0.01, "centroid_error": [0.0, 1.0, 3.0]}
     rows = [
         {"row": "made", "seed": seed, "distance": distance, "kernel": -0.004, "still_there": 0.9, **common}
@@ -40,14 +40,15 @@ def test_a_line_of_the_table_is_mean_and_deviation_over_the_seeds(results_page):
     ]
     rows.append({"row": "drawn", "seed": 0, "distance": 20.0, "kernel": 0.5})
     assert results_page.table(rows).splitlines() == [
-        "| | distance | kernel | there | colour | outline | moves | place |",
+        "| | Frechet distance | kernel distance | found | colour kept | outline IoU "
+        "| motion distance, px | position error, px |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
         "| made | 13.0 (1.41) | -0.004 (0) | 0.9 (0) | 1 (0) | 0.5 (0) | 0.01 (0) | 2 (0) |",
         "| drawn | 20.0 | 0.5 |  |  |  |  |  |",
     ]
 
 
-def test_a_page_without_one_of_its_markers_is_refused(results_page, tmp_path):
+def test_a_page_with_a_missing_marker_is_an_error(results_page, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- headline -->\nold\n<!-- /headline -->\nnumbers\n")
     assert results_page.filled(page, {"headline": "new"}) == "<!-- headline -->\nnew\n<!-- /headline -->\nnumbers\n"
@@ -55,14 +56,14 @@ def test_a_page_without_one_of_its_markers_is_refused(results_page, tmp_path):
         results_page.filled(page, {"headline": "new", "again": "numbers"})
 
 
-def test_rows_of_the_shipped_weights_are_of_those_that_are_shipped(results_page):
+def test_rows_of_the_shipped_weights_have_their_digest(results_page):
     rows = [row for row in results_page.newest_rows() if row["weights"] and row["training"] is None]
     shipped = [row for row in rows if row["row"] != "not rounded"]
     assert {row["weights"] for row in shipped} == {sha256_of([WORLD / "motion.safetensors"])}
     assert sorted(row["seed"] for row in shipped if row["row"] == "world") == [0, 1, 2]
 
 
-def test_the_table_has_every_row_that_the_benchmark_can_make(results_page):
+def test_the_table_has_every_row_of_the_benchmark(results_page):
     import bench_ablation
 
     rows = {(row["row"], row["seed"]) for row in results_page.newest_rows()}
@@ -78,7 +79,7 @@ def test_the_table_has_every_row_that_the_benchmark_can_make(results_page):
         ("--stats garbage.jsonl", "garbage.jsonl is damaged"),
     ],
 )
-def test_a_page_that_cannot_be_made_is_left_as_it_is(tmp_path, flags, message):
+def test_the_page_is_unchanged_after_an_error(tmp_path, flags, message):
     before = {path: path.read_bytes() for path in PAGE.iterdir()}
     (tmp_path / "garbage.jsonl").write_text("garbage\n")
     command = [sys.executable, ROOT / "benchmarks" / "results_page.py", *flags.split()]
@@ -98,7 +99,7 @@ def test_the_shipped_generators_beat_the_repeated_first_frame_by_three_deviation
     assert max(row["displacement"] for row in groups["world"]) < min(row["displacement"] for row in groups["still"])
 
 
-def test_the_shipped_weights_are_small_and_make_videos_from_a_clone_alone():
+def test_the_shipped_weights_are_small_and_generate_videos_without_other_files():
     assert sum(path.stat().st_size for path in WORLD.iterdir()) <= 16 * 2**20
     generator = load_generator(WORLD / "motion.safetensors", WORLD / "content.safetensors")
     videos = generator.generate(2, num_frames=3, sampler="ddim", steps="4", seed=1)

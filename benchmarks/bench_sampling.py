@@ -139,7 +139,7 @@ def main() -> None:
     best = {torch.float32: ceiling(torch.float32), torch.bfloat16: ceiling(torch.bfloat16)}
     for dtype, rates in best.items():
         print(f"ceiling, {dtype}: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
-    print("| row | reference, s | package, s | times faster | same memory | difference | achieved / ceiling, fp32 |")
+    print("| row | reference, s | package, s | speed-up | same memory | difference | achieved / ceiling, fp32 |")
     print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
     for name in arguments.only:
         row = measure(name, ours, reference, arguments.repetitions)

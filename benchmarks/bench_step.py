@@ -43,7 +43,7 @@ def main() -> None:
     }
     found = taking_turns(sides, arguments.repetitions, before=lambda side: keep_freed_memory(side in ("fp32", "bf16")))
     print(f"reference: {median(found['reference']):.2f} s per step")
-    print("| package | s per step | times faster | same memory |\n|---|--:|--:|--:|")
+    print("| package | s per step | speed-up | same memory |\n|---|--:|--:|--:|")
     for side in ("fp32", "bf16"):
         middle, low, high = ratio(found, "reference", side)
         same, _, _ = ratio(found, "reference", f"{side}, same memory")

@@ -56,15 +56,15 @@ def main() -> None:
     first = [read_first_frame(path) for path in list_content(demo / "data" / "test")]
     reference = choose_clips(ClipSelection(demo / "data" / "reference", num_frames, resolution=side))
     real = stats_of(np.stack([reference[i][0] for i in range(len(reference))]))
-    found: dict[tuple[str, int], list[float]] = {way: [] for way in SETTINGS}
-    seconds: dict[tuple[str, int], list[float]] = {way: [] for way in SETTINGS}
+    found: dict[tuple[str, int], list[float]] = {setting: [] for setting in SETTINGS}
+    seconds: dict[tuple[str, int], list[float]] = {setting: [] for setting in SETTINGS}
     for seed in range(arguments.seeds):
-        for way in SETTINGS:
+        for setting in SETTINGS:
             began = time.perf_counter()
-            clips = continued(generator, first, *way, seed)
-            seconds[way].append(time.perf_counter() - began)
-            found[way].append(frechet_of(real, stats_of(clips)))
-            print(f"seed {seed}: {way[0]} {way[1]}: {found[way][-1]:.4f}", flush=True)
+            clips = continued(generator, first, *setting, seed)
+            seconds[setting].append(time.perf_counter() - began)
+            found[setting].append(frechet_of(real, stats_of(clips)))
+            print(f"seed {seed}: {setting[0]} {setting[1]}: {found[setting][-1]:.4f}", flush=True)
     print("| sampler | steps | distance | deviation | seconds |\n|---|--:|--:|--:|--:|")
     for (sampler, steps), values in found.items():
         spent = mean(seconds[sampler, steps])

@@ -92,13 +92,13 @@ class CollisionWorld:
         self.masses = np.array([MASSES[material] for material in self.materials])
         braking = np.array([BRAKING[material] for material in self.materials])
         cubes = np.array([shape == "cube" for shape in self.shapes])
-        positions, velocities = self._draw_start(rng, braking)
+        positions, velocities = self._sample_start(rng, braking)
         motion = simulate(Discs(self.radii, self.masses, braking, turns=cubes), positions, velocities, num_frames, FPS)
         self.positions, self.velocities, self.collisions = motion.positions, motion.velocities, motion.collisions
         self.yaws = motion.yaws + cubes * rng.uniform(0, np.pi / 2, count)
         self.solids = [Solid(shape, COLOURS[colour], material == "metal") for shape, colour, material in chosen]
 
-    def _draw_start(self, rng: np.random.Generator, braking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _sample_start(self, rng: np.random.Generator, braking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sample a place on the stage for each solid; some rest there, the others slide in towards another's place."""
         count = len(self.radii)
         while True:
@@ -121,8 +121,8 @@ class CollisionWorld:
 
         They do not depend on the resolution: a pixel position is (W / 2 + H column, H / 2 + H row)."""
         heights = np.array([HALF_SIZES[shape] for shape in self.shapes])
-        middles = np.concatenate([self.positions, np.broadcast_to(heights, self.yaws.shape)[..., None]], -1)
-        return Camera(8).project(middles) / 8 - 0.5
+        centres = np.concatenate([self.positions, np.broadcast_to(heights, self.yaws.shape)[..., None]], -1)
+        return Camera(8).project(centres) / 8 - 0.5
 
     def flow(self, i: int, j: int, resolution: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Exact optical flow from frame i to frame j: (flow, visible).
@@ -205,7 +205,7 @@ def _is_written(path: Path, recipe: dict[str, Any]) -> bool:
     truth_path = path.with_suffix(".json")
     if not truth_path.exists():
         raise ValueError(
-            f"{path} exists without {truth_path.name}, so it was not written by this script; choose another folder"
+            f"{path} exists without {truth_path.name}, so it is not a video of this data set; choose another folder"
         )
     truth = json.loads(truth_path.read_text())
     for name, wanted in recipe.items():

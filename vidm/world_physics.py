@@ -1,8 +1,8 @@
 """Solids that slide, brake and collide on a floor, simulated as discs seen from above.
 
 Coulomb friction with the floor slows each disc, collisions are elastic, and friction between two discs in contact can
-make a solid spin about its vertical axis. Time advances by conservative steps: each step is shorter than the earliest
-time at which any pair could meet, so discs neither tunnel nor overlap. Ours.
+make a solid spin about its vertical axis. Time advances by conservative steps: no step is longer than the time
+in which any pair could meet, so discs neither tunnel nor overlap. Ours.
 
     discs = Discs(radii, masses, braking, turns)
     motion = simulate(discs, positions, velocities, num_frames=9, fps=25)

@@ -29,7 +29,7 @@ def test_help_has_the_question_and_the_results_file(script):
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_every_uncompiled_row_on_a_cpu(tmp_path):
     flags = ["--device", "cpu", "--preset", "tiny", "--size", "16", "--batch-size", "2", "--repetitions", "1"]
-    done = run("run_gpu.py", *flags, "--results", str(tmp_path / "rows"))
+    done = run("run_gpu.py", *flags, "--seconds", "3600", "--results", str(tmp_path / "rows"))
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert {row["task"] for row in rows} == {"step", "train", "video"}

@@ -1,6 +1,6 @@
-"""The pages in a real browser: every video decodes and plays, in step; nothing is fetched, nothing is complained of.
+"""Tests of the HTML report in a real browser: the videos play in sync, nothing is fetched, nothing is logged.
 
-Needs `chromium` on PATH (Debian's package of that name) and skips without it. It is spoken to over two pipes.
+They need `chromium` on PATH (Debian package chromium) and are skipped without it. Commands and events go through pipes.
 """
 
 import base64
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidm.report import Distance, VideoRow, write_report
+from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.video_io import write_video
 
 CHROMIUM = shutil.which("chromium")
@@ -26,21 +26,21 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (a
 
 
 class Browser:
-    """Chromium without a window; commands of its DevTools protocol, and the events that came meanwhile."""
+    """Headless Chromium, controlled by its DevTools protocol. Collects the events that arrive between answers."""
 
     def __init__(self, profile: Path) -> None:
         read_commands, self._commands = os.pipe()
         self._answers, write_answers = os.pipe()
         assert CHROMIUM is not None
 
-        def wire() -> None:  # the browser reads from 3 and writes to 4
+        def connect_pipes() -> None:  # the browser reads from 3 and writes to 4
             ends = os.dup(read_commands), os.dup(write_answers)
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
 
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
         self.process = subprocess.Popen(
-            [CHROMIUM, *flags, "about:blank"], preexec_fn=wire, close_fds=False, stderr=subprocess.DEVNULL
+            [CHROMIUM, *flags, "about:blank"], preexec_fn=connect_pipes, close_fds=False, stderr=subprocess.DEVNULL
         )
         os.close(read_commands)
         os.close(write_answers)
@@ -61,7 +61,7 @@ class Browser:
         while True:
             while b"\0" not in self._buffer:
                 chunk = os.read(self._answers, 1 << 16)
-                assert chunk, "the browser has gone"
+                assert chunk, "the browser has exited"
                 self._buffer += chunk
             line, self._buffer = self._buffer.split(b"\0", 1)
             answer = json.loads(line)
@@ -78,7 +78,7 @@ class Browser:
     def wait_until(self, expression: str, seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
         while not self.evaluate(expression):
-            assert time.monotonic() < deadline, f"never came true: {expression}"
+            assert time.monotonic() < deadline, f"still false: {expression}"
             time.sleep(0.05)
 
     def open(self, page: Path) -> None:
@@ -107,7 +107,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """Three rows of videos of a red, a green and a blue square that moves, of different lengths and odd sizes."""
+    """Three rows of videos of a moving red, green and blue square, with different lengths and one odd size."""
     rows = []
     for number, colour in enumerate([(220, 30, 30), (30, 200, 30), (30, 30, 220)]):
         media = [tmp_path / f"{number}.png"]
@@ -119,24 +119,24 @@ def page(tmp_path: Path) -> Path:
             write_video(media[-1], frames, fps=12)
         Image.fromarray(frames[0]).save(media[0])
         rows.append(VideoRow(f"video {number}, seed 0", media))
-    write_report(
-        tmp_path / "report.html",
+    report = Report(
         "Squares",
         "Three squares that move.",
-        ["first frame", "generated", "what happened"],
+        ["first frame", "generated", "ground truth"],
         rows,
         "distance",
         [Distance("real", 0.5, floor=True), Distance("generated", 2.0)],
         settings={"steps": 20},
         curves={"distance within windows": (0.5, 1.0, 2.0)},
     )
+    write_report(tmp_path / "report.html", report)
     return tmp_path / "report.html"
 
 
 VIDEOS = "[...document.querySelectorAll('video')]"
 
 
-def test_every_video_decodes_and_plays_and_nothing_is_fetched_or_complained_of(browser: Browser, page: Path) -> None:
+def test_every_video_plays_and_nothing_is_fetched_or_logged(browser: Browser, page: Path) -> None:
     browser.events.clear()
     browser.open(page)
     assert browser.evaluate(f"{VIDEOS}.length") == 6
@@ -146,17 +146,17 @@ def test_every_video_decodes_and_plays_and_nothing_is_fetched_or_complained_of(b
         e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"
     ]
     assert [url for url in requested if not url.startswith("data:")] == [page.as_uri()]
-    complaints = [
+    problems = [
         event
         for event in browser.events
         if event.get("method") == "Runtime.exceptionThrown"
         or (event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"))
         or (event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"))
     ]
-    assert complaints == []
+    assert problems == []
 
 
-def test_videos_begin_together_again_when_the_longest_has_ended(browser: Browser, page: Path) -> None:
+def test_videos_restart_together_when_the_longest_has_ended(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.wait_until(f"{VIDEOS}.every(v => v.ended)")
     browser.wait_until(f"{VIDEOS}.every(v => !v.ended && !v.paused && v.currentTime < 0.9)")
@@ -164,7 +164,7 @@ def test_videos_begin_together_again_when_the_longest_has_ended(browser: Browser
     assert max(times) - min(times) < 0.2
 
 
-def test_space_pauses_all_and_goes_on_with_all(browser: Browser, page: Path) -> None:
+def test_space_pauses_and_resumes_all_videos(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.wait_until(f"{VIDEOS}.every(v => v.currentTime > 0.1 && !v.paused)")
     browser.press_space()
@@ -178,7 +178,7 @@ def test_space_pauses_all_and_goes_on_with_all(browser: Browser, page: Path) -> 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_seen_as_it_should_be(browser: Browser, page: Path, scheme: str) -> None:
+def test_the_screenshot_shows_every_video_in_both_colour_schemes(browser: Browser, page: Path, scheme: str) -> None:
     browser.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(page)
     browser.wait_until(f"{VIDEOS}.every(v => v.currentTime > 0.3)")
@@ -187,7 +187,7 @@ def test_the_page_is_seen_as_it_should_be(browser: Browser, page: Path, scheme: 
     for channel in range(3):
         others = [other for other in range(3) if other != channel]
         square = (seen[..., channel] > 150) & (seen[..., others].max(axis=2) < 90)
-        assert square.sum() > 1000, "a coloured square of every row, in its videos and its image"
+        assert square.sum() > 1000, "one coloured square for each row, in its videos and its image"
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

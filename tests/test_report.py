@@ -1,4 +1,4 @@
-"""The page holds everything it shows, says it safely, and is there whole or not at all."""
+"""Tests of the HTML report: it embeds all it shows, escapes all text, and is written completely or not at all."""
 
 import base64
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidm.report import Distance, VideoRow, line_chart, svg_file, write_report
+from vidm.report import Distance, Report, VideoRow, line_chart, svg_file, write_report
 from vidm.video_io import VideoError, write_video
 
 Element = tuple[str, dict[str, str]]
@@ -67,8 +67,8 @@ def embedded(attributes: dict[str, str]) -> tuple[str, bytes]:
     return head, base64.b64decode(data)
 
 
-def test_every_video_and_image_is_inside_the_page_byte_for_byte(tmp_path: Path, row: VideoRow) -> None:
-    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row, row])
+def test_every_video_and_image_is_embedded_byte_for_byte(tmp_path: Path, row: VideoRow) -> None:
+    write_report(tmp_path / "report.html", Report("Title", "Intro", COLUMNS, [row, row]))
     page = Page(tmp_path / "report.html")
     still, small, large = (Path(path).read_bytes() for path in row.media)
     assert [embedded(image) for image in page.all("img")] == [("data:image/png;base64", still)] * 2
@@ -79,8 +79,9 @@ def test_every_video_and_image_is_inside_the_page_byte_for_byte(tmp_path: Path, 
     assert page.open == []
 
 
-def test_the_page_asks_for_nothing_from_outside(tmp_path: Path, row: VideoRow) -> None:
-    write_report(tmp_path / "report.html", "T", "I", COLUMNS, [row], "name", [Distance("a", 1)], ["note"], {"k": "v"})
+def test_the_page_loads_nothing_from_outside(tmp_path: Path, row: VideoRow) -> None:
+    report = Report("T", "I", COLUMNS, [row], "name", [Distance("a", 1)], ["note"], {"k": "v"})
+    write_report(tmp_path / "report.html", report)
     page = Page(tmp_path / "report.html")
     for _, attributes in page.elements:
         assert "href" not in attributes
@@ -93,27 +94,20 @@ def test_the_page_asks_for_nothing_from_outside(tmp_path: Path, row: VideoRow) -
 
 def test_all_text_is_escaped(tmp_path: Path, row: VideoRow) -> None:
     nasty = "</title></script><script>alert('$title')</script> \"&amp;"
-    write_report(
-        tmp_path / "report.html",
-        nasty,
-        nasty,
-        [nasty] * 3,
-        [VideoRow(nasty, row.media)],
-        nasty,
-        [Distance(nasty, 1.0)],
-        [nasty],
-        {nasty: nasty},
-    )
+    rows = [VideoRow(nasty, row.media)]
+    report = Report(nasty, nasty, [nasty] * 3, rows, nasty, [Distance(nasty, 1.0)], [nasty], {nasty: nasty})
+    write_report(tmp_path / "report.html", report)
     page = Page(tmp_path / "report.html")
     assert len(page.all("script")) == 1
-    assert page.text.count("alert('$title')") == 2 + 1 + 3 + 1 + 1 + 1 + 1 + 2  # the title stands twice
+    assert page.text.count("alert('$title')") == 2 + 1 + 3 + 1 + 1 + 1 + 1 + 2  # the title appears twice
     assert page.all("video")[0]["aria-label"] == f"{nasty}: {nasty}"
     assert page.open == []
 
 
-def test_columns_captions_notes_and_settings_are_on_the_page(tmp_path: Path, row: VideoRow) -> None:
+def test_the_page_shows_columns_captions_notes_and_settings(tmp_path: Path, row: VideoRow) -> None:
     settings = {"diffusion steps": 50, "seed": 0}
-    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row], notes=["From scratch."], settings=settings)
+    report = Report("Title", "Intro", COLUMNS, [row], notes=["From scratch."], settings=settings)
+    write_report(tmp_path / "report.html", report)
     page = Page(tmp_path / "report.html")
     headings = [attributes for _, attributes in page.elements if attributes.get("role") == "columnheader"]
     assert len(headings) == 3
@@ -123,23 +117,24 @@ def test_columns_captions_notes_and_settings_are_on_the_page(tmp_path: Path, row
     assert page.all("img")[0]["alt"] == "first frame: video 0"
 
 
-def test_videos_play_muted_and_do_not_loop_by_themselves(tmp_path: Path, row: VideoRow) -> None:
-    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row])
+def test_videos_are_muted_and_do_not_loop_on_their_own(tmp_path: Path, row: VideoRow) -> None:
+    write_report(tmp_path / "report.html", Report("Title", "Intro", COLUMNS, [row]))
     for video in Page(tmp_path / "report.html").all("video"):
         assert {"muted", "playsinline"} <= video.keys()
         assert not {"loop", "autoplay"} & video.keys()
 
 
-def test_small_videos_are_shown_as_pixels_and_large_ones_smoothly(tmp_path: Path, row: VideoRow) -> None:
-    write_report(tmp_path / "report.html", "Title", "Intro", COLUMNS, [row])
+def test_only_small_videos_are_enlarged_without_smoothing(tmp_path: Path, row: VideoRow) -> None:
+    write_report(tmp_path / "report.html", Report("Title", "Intro", COLUMNS, [row]))
     small, large = Page(tmp_path / "report.html").all("video")
     assert (small["width"], small["height"], small.get("class")) == ("24", "16", "pixels")
     assert (large["width"], large["height"], large.get("class")) == ("192", "128", None)
 
 
-def test_distances_stand_beside_their_name_and_in_multiples_of_the_floor(tmp_path: Path) -> None:
+def test_distances_are_shown_with_their_name_and_as_multiples_of_the_floor(tmp_path: Path) -> None:
     distances = [Distance("real and real", 0.5, floor=True), Distance("generated and real", 12345.678)]
-    write_report(tmp_path / "report.html", "Title", "Intro", distance_name="not an FVD", distances=distances)
+    report = Report("Title", "Intro", distance_name="not an FVD", distances=distances)
+    write_report(tmp_path / "report.html", report)
     page = Page(tmp_path / "report.html")
     assert "Not an FVD. Lower is closer." in page.text
     assert "real and real 0.5 1 \N{MULTIPLICATION SIGN}" in page.text
@@ -151,35 +146,35 @@ def test_distances_stand_beside_their_name_and_in_multiples_of_the_floor(tmp_pat
 
 
 @pytest.mark.parametrize("distances", [[Distance("a", 3.0)], [Distance("a", 0.0, floor=True), Distance("b", 0.0)]])
-def test_without_a_floor_above_zero_no_multiples_are_shown(tmp_path: Path, distances: list[Distance]) -> None:
-    write_report(tmp_path / "report.html", "Title", "Intro", distances=distances)
+def test_no_multiples_are_shown_without_a_positive_floor(tmp_path: Path, distances: list[Distance]) -> None:
+    write_report(tmp_path / "report.html", Report("Title", "Intro", distances=distances))
     page = Page(tmp_path / "report.html")
     assert "floor" not in page.text.split("Distances")[-1].split("const videos")[0]
 
 
-def test_parts_that_are_not_given_are_left_out(tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", "Title", "Intro")
+def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", Report("Title", "Intro"))
     page = Page(tmp_path / "report.html")
     assert [tag for tag, _ in page.elements if tag in ("section", "table", "button", "dl")] == []
 
 
-def test_a_file_that_cannot_be_shown_is_named_and_the_page_from_before_stays(tmp_path: Path, row: VideoRow) -> None:
-    report = tmp_path / "report.html"
-    report.write_text("before")
+def test_an_unreadable_file_is_named_and_the_previous_page_is_kept(tmp_path: Path, row: VideoRow) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("before")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "clip.npy").write_bytes(b"")
     wrong: list[tuple[str, type[Exception], str]] = [
         ("absent.mp4", FileNotFoundError, "absent.mp4"),
         ("broken.mp4", VideoError, "broken.mp4"),
-        ("clip.npy", ValueError, r"clip\.npy: a report shows \.mp4"),
+        ("clip.npy", ValueError, r"clip\.npy: a report shows only \.mp4"),
     ]
-    for name, kind, said in wrong:
-        with pytest.raises(kind, match=said):
-            write_report(report, "Title", "Intro", ["real"], [VideoRow("v", [tmp_path / name])])
+    for name, kind, message in wrong:
+        with pytest.raises(kind, match=message):
+            write_report(path, Report("Title", "Intro", ["real"], [VideoRow("v", [tmp_path / name])]))
     with pytest.raises(ValueError, match="'video 0' has 3 videos for 2 columns"):
-        write_report(report, "Title", "Intro", COLUMNS[:2], [row])
-    assert report.read_text() == "before"
-    assert sorted(path.name for path in tmp_path.glob("*report*")) == ["report.html"]
+        write_report(path, Report("Title", "Intro", COLUMNS[:2], [row]))
+    assert path.read_text() == "before"
+    assert sorted(found.name for found in tmp_path.glob("*report*")) == ["report.html"]
 
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -190,7 +185,7 @@ def points_of(chart: ElementTree.Element, prefix: str = "") -> list[tuple[float,
     return [tuple(map(float, pair.split(","))) for pair in pairs]
 
 
-def test_values_go_from_left_to_right_and_larger_ones_lie_higher_in_proportion():
+def test_values_run_from_left_to_right_at_proportional_heights():
     (x0, y0), (x1, y1), (x2, y2) = points_of(ElementTree.fromstring(line_chart((3.0, 1.0, 2.5), "a")))
     assert x0 < x1 < x2
     assert x1 - x0 == x2 - x1
@@ -198,7 +193,7 @@ def test_values_go_from_left_to_right_and_larger_ones_lie_higher_in_proportion()
     assert (y1 - y2) / (y1 - y0) == 0.75
 
 
-def test_extremes_and_ends_are_written():
+def test_a_chart_shows_its_extremes_and_its_x_range():
     def texts(*arguments):
         return [text.text for text in ElementTree.fromstring(line_chart(*arguments)).iter("text")]
 
@@ -207,7 +202,7 @@ def test_extremes_and_ends_are_written():
     assert texts((3.0,), "a") == ["3", "0"]
 
 
-def test_a_file_of_its_own_shows_its_label_inside_the_picture():
+def test_an_svg_file_shows_its_label_inside_the_image():
     chart = ElementTree.fromstring(svg_file((3.0, 1.0), "PSNR < 30 & more", (1, 2)))
     label = chart.find(f"{SVG}text")
     assert label.text == "PSNR < 30 & more"

@@ -1,4 +1,4 @@
-"""The page of a folder of samples: each video between its first frame and what happened, distances, drift."""
+"""Tests of the page about a folder of samples: first frames, generated and real videos, distances, drift."""
 
 from pathlib import Path
 
@@ -31,15 +31,16 @@ def sampled(generator: Generator, content: Path, out: Path, **values: object) ->
     return Page(out / "report.html")
 
 
-def test_videos_stand_between_their_first_frame_and_what_happened(
+def test_each_video_is_shown_with_its_first_frame_and_the_real_video(
     generator: Generator, world: Path, tmp_path: Path
 ) -> None:
     page = sampled(generator, world, tmp_path / "out", num_samples=10, num_frames=8)
     assert len(page.all("video")) == 2 * 8
     assert len(page.all("img")) == 8
-    assert "10 videos of 8 frames, 8 of them here" in page.text
+    assert "10 videos of 8 frames. 8 of them are shown." in page.text
     assert "video 3: seed 0, ddim, 2 steps, psi 1; first frame video_00003.mp4" in page.text
     assert "Generated against real videos".lower() in page.text.lower()
+    assert "ground truth" in page.text
     assert "floor" in page.text
     assert "distance within windows of 2 frames" in page.text
     for words in ("sampler ddim", "steps 2", "checkpoint_sha256", "seed 0"):
@@ -53,12 +54,10 @@ def test_the_page_shows_videos_of_every_format(generator: Generator, world: Path
     assert len(page.all("video")) == 2 * 2
 
 
-def test_of_images_and_of_longer_videos_only_what_can_be_compared_is(
-    generator: Generator, world: Path, tmp_path: Path
-) -> None:
+def test_only_frames_with_a_real_counterpart_are_compared(generator: Generator, world: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8))
     page = sampled(generator, tmp_path / "images", tmp_path / "of_images", num_frames=4)
     assert (len(page.all("video")), len(page.all("img"))) == (2, 2)
-    assert "what happened" not in page.text
+    assert "ground truth" not in page.text
     page = sampled(generator, world, tmp_path / "long", num_samples=3, num_frames=20, anchor_every=8)
     assert "distance within windows of 4 frames" in page.text, "a quarter of the 16 real frames"

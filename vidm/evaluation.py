@@ -26,7 +26,7 @@ from vidm.files import atomic_write
 from vidm.frame_metrics import FrameMetrics
 from vidm.metrics import FVDResult
 from vidm.packs import read_frames
-from vidm.report import Distance, VideoRow, write_report
+from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.runtime import provenance
 from vidm.video_io import write_video
 
@@ -143,8 +143,7 @@ def write_evaluation_report(
     if frames:
         curves = {"PSNR by frame, dB": frames.psnr_by_frame, "SSIM by frame": frames.ssim_by_frame}
     with TemporaryDirectory() as folder:
-        write_report(
-            path,
+        report = Report(
             title="Evaluation",
             intro="Generated videos compared with real ones. Each video that is shown is next to the real one with the "
             "nearest features: first the nearest pairs, then the farthest.",
@@ -156,3 +155,4 @@ def write_evaluation_report(
             settings=_settings(choices, measured),
             curves=curves,
         )
+        write_report(path, report)

@@ -1,21 +1,18 @@
-"""Videos and numbers -> one HTML page that opens anywhere: every video inside it, no network, no other file.
+"""Videos and numbers -> one HTML page that opens anywhere. It embeds every video and loads nothing from outside. Ours.
 
-Videos play in step, side by side, so that a generated one can be held against the real one. Ours.
+The videos play in sync, side by side, so that a generated one can be compared with the real one.
 
-    write_report("report.html", title="Colliding solids", intro="Sixteen frames from one.",
-                 columns=["first frame", "generated", "real"],
-                 rows=[VideoRow("video 0", ["first/0.png", "generated/0.mp4", "real/0.mp4"])],
-                 distance_name=result.name, distances=[Distance("generated and real", result.value)])
+    write_report("report.html", Report(
+        title="Colliding solids", intro="Sixteen frames from one.", columns=["first frame", "generated", "real"],
+        rows=[VideoRow("video 0", ["first/0.png", "generated/0.mp4", "real/0.mp4"])],
+        distance_name=result.name, distances=[Distance("generated and real", result.value)]))
 
-A few numbers as a line, in SVG that stands inside a page. Ours.
-
-svg = line_chart((31.0, 28.5, 27.9), label="PSNR by frame, dB")
-file = svg_file((0.14, 0.12, 0.1), label="distance by step", ends=(2000, 6000))
+report.html is the template with the page's style and script. The functions below fill it, one section at a time.
 """
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from string import Template
@@ -25,54 +22,7 @@ import numpy as np
 from vidm.files import atomic_write
 from vidm.video_io import probe, read_image
 
-WIDTH, HEIGHT = 640, 200
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 28
-TITLE = 24  # above the chart in a file of its own
-
-
-def line_chart(values: Sequence[float], label: str, ends: tuple[int, int] | None = None) -> str:
-    """Finite values at even distances from left to right; their extremes are written at the axis, and below the first
-    and the last value what they are of: `ends`, or 0 and the last one's place."""
-    low, high = min(values), max(values)
-    spread = (high - low) or 1.0
-    last = max(len(values) - 1, 1)
-
-    def x(place: int) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * place / last
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / spread
-
-    points = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in enumerate(values))
-    levels = "".join(
-        f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        for value in dict.fromkeys((high, low))
-    )
-    first_text, last_text = ends or (0, len(values) - 1)
-    below = "".join(
-        f'<text x="{x(place):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{text}</text>'
-        for place, anchor, text in [(0, "start", first_text), (len(values) - 1, "end", last_text)][: len(values)]
-    )
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f'{levels}{below}<polyline points="{points}"/></svg>'
-    )
-
-
-def svg_file(values: Sequence[float], label: str, ends: tuple[int, int] | None = None) -> str:
-    """A chart below its label as the text of a file of its own, which no page gives its colours."""
-    style = (
-        "<style>.chart{background:#fdfdfd}.chart polyline{fill:none;stroke:#2b6f8a;stroke-width:2}"
-        ".chart line{stroke:#e1e5e9}.chart text{fill:#5b6570;font:13px sans-serif}</style>"
-    )
-    box = f'viewBox="0 {-TITLE} {WIDTH} {HEIGHT + TITLE}" width="{WIDTH}" height="{HEIGHT + TITLE}"'
-    chart = line_chart(values, label, ends).replace(f'viewBox="0 0 {WIDTH} {HEIGHT}"', box, 1)
-    head, rest = chart.split(">", 1)
-    title = f'<text x="{LEFT}" y="0">{escape(label)}</text>'
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{title}{rest}\n'
-
-
+TEMPLATE = Path(__file__).with_name("report.html")
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
     ".png": "image/png",
@@ -80,16 +30,20 @@ MEDIA_TYPES = {
     ".jpeg": "image/jpeg",
     ".gif": "image/gif",
 }
-# Below this width (px) a video is shown as the squares it is made of: smoothing would hide what the model drew.
+# Narrower videos (px) are enlarged without smoothing, which would hide what the model generated.
 PIXEL_ART_WIDTH = 128
-# With more columns than this the videos would be too small on a phone, so they scroll sideways instead.
+# With more columns the videos would be too small on a phone, so the table scrolls sideways instead.
 FITTING_COLUMNS = 4
-PAGE = Path(__file__).with_name("report.html")
+
+# The line chart, in SVG units: its size, its margins, and the room for a title in a file of its own.
+WIDTH, HEIGHT = 640, 200
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 28
+TITLE_HEIGHT = 24
 
 
 @dataclass(frozen=True)
 class VideoRow:
-    """A caption and one mp4, png, jpg or gif for each column of the report."""
+    """A caption and one mp4, png, jpg or gif file for each column of the report."""
 
     caption: str
     media: Sequence[str | Path]
@@ -97,17 +51,39 @@ class VideoRow:
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance and what it is between; `floor` marks the one between real and other real videos."""
+    """A distance and the two sets it compares. `floor` marks the distance between two sets of real videos."""
 
     label: str
     value: float
     floor: bool = False
 
 
+@dataclass(frozen=True)
+class Report:
+    """The content of a page. All text is plain text; a section without content is left out.
+
+    title, intro: the heading and the text below it.
+    columns, rows: the table of videos; each row has one file per column.
+    distance_name, distances: what the distances are (a detector's name), and the distances themselves.
+    notes, settings: paragraphs and name-value pairs that say how the videos were made.
+    curves: a sequence of finite numbers for each label; at least one number each.
+    """
+
+    title: str
+    intro: str
+    columns: Sequence[str] = ()
+    rows: Sequence[VideoRow] = ()
+    distance_name: str = ""
+    distances: Sequence[Distance] = ()
+    notes: Sequence[str] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
 def _media(path: Path, label: str) -> str:
     suffix = path.suffix.lower()
     if suffix not in MEDIA_TYPES:
-        raise ValueError(f"{path}: a report shows {', '.join(MEDIA_TYPES)}")
+        raise ValueError(f"{path}: a report shows only {', '.join(MEDIA_TYPES)}")
     if suffix == ".mp4":
         _, height, width, _ = probe(path)
     else:
@@ -143,8 +119,8 @@ def _video_section(columns: Sequence[str], rows: Sequence[VideoRow]) -> str:
     )
 
 
-def _plain(value: float, digits: int) -> str:
-    """Significant digits and no exponent: 0.4669, 598.4."""
+def _decimal(value: float, digits: int) -> str:
+    """`value` with that many significant digits and no exponent: 0.4669, 598.4."""
     return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
 
 
@@ -156,14 +132,14 @@ def _distance_section(name: str, distances: Sequence[Distance]) -> str:
     if floor:
         head += '<th scope="col" class="number">times the floor</th>'
         note = (
-            '<p class="quiet">The floor is the distance between two sets of real videos: a perfect model comes to it, '
-            "and only chance goes below it.</p>\n"
+            '<p class="muted">The floor is the distance between two sets of real videos. A perfect model reaches it; '
+            "a smaller distance is chance.</p>\n"
         )
     lines = []
     for distance in distances:
-        cells = f'<th scope="row">{escape(distance.label)}</th><td class="number">{_plain(distance.value, 4)}</td>'
+        cells = f'<th scope="row">{escape(distance.label)}</th><td class="number">{_decimal(distance.value, 4)}</td>'
         if floor:
-            cells += f'<td class="number">{_plain(distance.value / floor, 2)} &times;</td>'
+            cells += f'<td class="number">{_decimal(distance.value / floor, 2)} &times;</td>'
         bar = f'<div style="--share: {100 * distance.value / largest:.2f}%"></div>'
         kind = ' class="floor"' if distance.floor else ""
         lines.append(f'<tr{kind}>{cells}<td class="bar" aria-hidden="true">{bar}</td></tr>')
@@ -177,50 +153,88 @@ def _distance_section(name: str, distances: Sequence[Distance]) -> str:
     )
 
 
+def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> str:
+    low, high = min(values), max(values)
+    spread = (high - low) or 1.0
+    last = max(len(values) - 1, 1)
+
+    def x(i: int) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * i / last
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / spread
+
+    points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+    levels = "".join(
+        f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+        for value in dict.fromkeys((high, low))
+    )
+    first_text, last_text = x_range or (0, len(values) - 1)
+    x_labels = [(0, "start", first_text), (len(values) - 1, "end", last_text)][: len(values)]
+    below = "".join(
+        f'<text x="{x(i):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{text}</text>' for i, anchor, text in x_labels
+    )
+    return f'{levels}{below}<polyline points="{points}"/>'
+
+
+def line_chart(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
+    """A line chart as an SVG element for a page, which sets its colors.
+
+    Args:
+        values: at least one finite number, drawn at equal distances from left to right. The y axis shows the extremes.
+        label: what the values are, for screen readers.
+        x_range: the x values of the first and the last point; by default their indices.
+    """
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+        f"{_line_and_axes(values, x_range)}</svg>"
+    )
+
+
+def svg_file(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
+    """The text of an SVG file: the line chart with its label as the title, and with colors of its own."""
+    height = HEIGHT + TITLE_HEIGHT
+    return (
+        f'<svg class="chart" viewBox="0 {-TITLE_HEIGHT} {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        f'role="img" aria-label="{escape(label)}" xmlns="http://www.w3.org/2000/svg">'
+        "<style>.chart{background:#fdfdfd}.chart polyline{fill:none;stroke:#2b6f8a;stroke-width:2}"
+        ".chart line{stroke:#e1e5e9}.chart text{fill:#5b6570;font:13px sans-serif}</style>"
+        f'<text x="{LEFT}" y="0">{escape(label)}</text>{_line_and_axes(values, x_range)}</svg>\n'
+    )
+
+
 def _curve_section(curves: Mapping[str, Sequence[float]]) -> str:
     charts = "".join(f"<p>{escape(label)}</p>\n{line_chart(values, label)}\n" for label, values in curves.items())
     return f'<section aria-labelledby="curves">\n<h2 id="curves">Over time</h2>\n{charts}</section>'
 
 
-def _making_section(notes: Sequence[str], settings: Mapping[str, object]) -> str:
+def _settings_section(notes: Sequence[str], settings: Mapping[str, object]) -> str:
     paragraphs = "".join(f"<p>{escape(note)}</p>\n" for note in notes)
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>\n" for key, value in settings.items())
     return (
-        '<section aria-labelledby="making">\n<h2 id="making">How it was made</h2>\n'
+        '<section aria-labelledby="settings">\n<h2 id="settings">How it was made</h2>\n'
         f"{paragraphs}<dl>\n{items}</dl>\n</section>"
     )
 
 
-def write_report(
-    path: str | Path,
-    title: str,
-    intro: str,
-    columns: Sequence[str] = (),
-    rows: Sequence[VideoRow] = (),
-    distance_name: str = "",
-    distances: Sequence[Distance] = (),
-    notes: Sequence[str] = (),
-    settings: Mapping[str, object] | None = None,
-    curves: Mapping[str, Sequence[float]] | None = None,
-) -> None:
-    """Write the page: videos side by side and in step, distances above their floor, curves, and how it was made.
+def write_report(path: str | Path, report: Report) -> None:
+    """Write a report as one HTML file. If anything fails, no file is written and an existing one stays unchanged.
 
-    One row's media stand under the columns' headings. distance_name says what the numbers are (a detector's name).
-    `curves` are numbers by frame under what they are, finite and at least one.
-    All text is plain and is escaped; a part that is not given is left out. The page is whole or not there at all.
-    Raises VideoError or FileNotFoundError for a video or image that cannot be read, ValueError for one of another
-    kind or a row that does not fill the columns. Ours.
+    Raises FileNotFoundError or VideoError for a video or image that cannot be read, and ValueError for a file of
+    another type or a row without exactly one file per column. Ours.
     """
     sections = []
-    if rows:
-        sections.append(_video_section(columns, rows))
-    if distances:
-        sections.append(_distance_section(distance_name, distances))
-    if curves:
-        sections.append(_curve_section(curves))
-    if notes or settings:
-        sections.append(_making_section(notes, settings or {}))
-    template = Template(PAGE.read_text(encoding="utf-8"))
-    page = template.substitute(title=escape(title), intro=escape(intro), sections="\n".join(sections))
+    if report.rows:
+        sections.append(_video_section(report.columns, report.rows))
+    if report.distances:
+        sections.append(_distance_section(report.distance_name, report.distances))
+    if report.curves:
+        sections.append(_curve_section(report.curves))
+    if report.notes or report.settings:
+        sections.append(_settings_section(report.notes, report.settings))
+    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=escape(report.title), intro=escape(report.intro), sections="\n".join(sections)
+    )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

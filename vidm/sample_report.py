@@ -1,4 +1,4 @@
-"""A folder of samples -> OUT/report.html: first frames, videos and what really happened, distances, drift. Ours.
+"""A folder of samples -> OUT/report.html: first frames, generated and real videos, distances, drift. Ours.
 
 write_sample_report(generator, settings)     # after sample_folder(generator, settings)
 """
@@ -19,17 +19,16 @@ from vidm.frame_metrics import drift
 from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.packs import probe, read_frames
-from vidm.report import Distance, VideoRow, write_report
+from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.sampling import is_image, video_path
 from vidm.video_io import read_video, write_video
 
 SHOWN = 8
 WINDOWS = 4
-TITLE = "Generated videos"
 
 
 def _records(settings: SampleConfig) -> list[dict[str, Any]]:
-    """What lies beside the videos that are there, in order."""
+    """The JSON records of the existing videos, by index."""
     records = [json.loads(path.read_text()) for path in sorted(Path(settings.out).glob("video_*.json"))]
     return [record for record in records if video_path(settings, record["index"]).exists()]
 
@@ -37,7 +36,7 @@ def _records(settings: SampleConfig) -> list[dict[str, Any]]:
 def _rows(
     generator: Generator, settings: SampleConfig, records: list[dict[str, Any]], num_real: int, folder: Path
 ) -> list[VideoRow]:
-    """The first videos: the frame each begins with, the video, and `num_real` frames of what really happened."""
+    """The first videos: the first frame, the generated video, and `num_real` frames of the real one."""
     side = generator.config.model.image_size
     rows = []
     for record in records[:SHOWN]:
@@ -58,7 +57,7 @@ def _rows(
 
 
 def _real_videos(settings: SampleConfig, records: list[dict[str, Any]]) -> list[Path]:
-    """The videos whose first frames were continued; none where these are images, drawn, or all of one video."""
+    """The real videos that the first frames come from; empty if they come from images, one video or a generator."""
     if not settings.content or not Path(settings.content).is_dir():
         return []
     paths = [Path(name) for name in dict.fromkeys(record["first_frame"] for record in records)]
@@ -66,7 +65,7 @@ def _real_videos(settings: SampleConfig, records: list[dict[str, Any]]) -> list[
 
 
 def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -> int:
-    """How many frames of what really happened there are to hold against every video; 0 for too few."""
+    """How many frames of every real video can be compared with the generated ones; 0 if fewer than two."""
     stride = generator.config.data.frame_stride
     lengths = [(probe(path).num_frames - 1) // stride + 1 for path in paths]
     found = min([generator.num_frames(settings), *lengths])
@@ -74,11 +73,11 @@ def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -
 
 
 def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
-    """Write the page beside the samples; all processes call, the main one writes.
+    """Write OUT/report.html for the samples in OUT. All processes call it; the main one writes.
 
-    Where first frames are those of videos, every video stands beside the real one, and two numbers compare as many of
-    each: the distance over as many frames as the real ones have, with its floor, and the same within windows of
-    frames. With fewer than two videos there is nothing to compare.
+    If the first frames come from real videos, each generated video is shown next to the real one. From two videos on
+    the page also shows the distance between as many generated as real videos, with its floor, and the drift: the
+    distance within windows of frames. Both cover as many frames as every real video has.
     """
     records = _records(settings)
     real = _real_videos(settings, records)
@@ -86,7 +85,7 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
     size, stride = generator.config.model.image_size, generator.config.data.frame_stride
     result: FVDResult | None = None
     curve: tuple[float, ...] = ()
-    num_samples = min(len(records), len(real))
+    num_samples, window = min(len(records), len(real)), max(num_real // WINDOWS, 2)
     if num_real and num_samples > 1 and size >= 16:
         protocol = replace(STYLEGAN_V, name="stylegan-v, real clips from their first frame", random_start=False)
         folders = (settings.content, settings.out)
@@ -98,7 +97,7 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
             "device": generator.device,
         }
         result = compute_fvd(*folders, detector, num_real, protocol=protocol, **common)
-        curve = drift(*folders, num_real, max(num_real // WINDOWS, 2), **common)
+        curve = drift(*folders, num_real, window, **common)
     if not is_main():
         return
     with TemporaryDirectory() as folder:
@@ -108,15 +107,15 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
             if result.floor is not None:
                 distances.append(Distance("real against other real videos", result.floor, floor=True))
             distances.append(Distance("generated against real videos", result.value))
-        write_report(
-            Path(settings.out, "report.html"),
-            title=TITLE,
-            intro=f"{len(records)} videos of {generator.num_frames(settings)} frames, {len(rows)} of them here.",
-            columns=["first frame", "generated", "what happened"][: len(rows[0].media)],
+        report = Report(
+            title="Generated videos",
+            intro=f"{len(records)} videos of {generator.num_frames(settings)} frames. {len(rows)} of them are shown.",
+            columns=["first frame", "generated", "ground truth"][: len(rows[0].media)],
             rows=rows,
             distance_name=result.name if result else "",
             distances=distances,
             notes=result.warnings if result else (),
             settings={name: value for name, value in records[0]["settings"].items() if value not in (None, "")},
-            curves={f"distance within windows of {max(num_real // WINDOWS, 2)} frames": curve} if curve else {},
+            curves={f"distance within windows of {window} frames": curve} if curve else {},
         )
+        write_report(Path(settings.out, "report.html"), report)

@@ -1,10 +1,12 @@
 """python scripts/demo.py
 
-First what the shipped generators of the embedded world make: held-out first frames continued, and videos from nothing.
-Then the whole way once, in minutes on a CPU: make data, train a small motion generator and a smaller content
-generator, do the same with them, measure distances to other held-out videos beside their yardsticks. Writes
-results/demo/report.html, once after the first part and once with all. Ends with an error when the generator that it
-trained is no better than the untrained one.
+Runs all of VIDM on a CPU in a few minutes and writes results/demo/report.html.
+
+First, the shipped generators of the embedded world continue first frames that they never saw and generate videos from
+scratch; the page is written with these. Then the script makes training data, trains a small motion generator and a
+smaller content generator for a few minutes, samples from them, measures the distances to real videos, and writes the
+page again with both parts. It exits with code 1 if the trained generator is not closer to real videos than the
+untrained one.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from vidm.detectors import load_detector, name_of
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
-from vidm.report import Distance, VideoRow, write_report
+from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.runtime import exit_on_user_error
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
@@ -36,32 +38,33 @@ NUM_FRAMES = 16
 NUM_TRAIN = 600
 NUM_TEST = 32
 CONTENT_TRAINING_STEPS = 200
-# A young motion generator errs a little at every step, so few are better than many; with few steps a content generator
-# draws the mean of all scenes, an empty floor.
+# A motion generator that was trained for minutes errs a little at every step, so a few steps give better videos than
+# many. A content generator with few steps outputs the mean of all scenes: an empty floor.
 SAMPLER = {"sampler": "ddim", "steps": "4", "content_steps": "50", "precision": "bf16"}
-# Trained for longer, they take more steps; half of their card's, so that there is something to see in a minute.
+# The shipped generators were trained for longer and gain from more steps. Half the steps of their model card keep this
+# part short.
 WORLD = Path(__file__).parent.parent / "pretrained_models" / "world"
 WORLD_SAMPLER = {"sampler": "dpm-solver++", "steps": "10", "content_steps": "20", "precision": "bf16"}
 SHOWN = 8
-# Sixteen frames at the world's 25 a second are over before one has looked.
+# At the world's own 25 frames per second, 16 frames are too short to follow.
 FPS = 8
 
-GIVEN = "first frame (given)"
-COLUMNS = [GIVEN, "continued", "what happened", "made from nothing"]
-TITLE = "VIDM: the embedded world, continued and made from nothing"
+GROUND_TRUTH = "ground truth"
+COLUMNS = ["first frame (given)", "continued", GROUND_TRUTH, "generated from scratch"]
+TITLE = "VIDM on the embedded world"
 
 
 def make_data(folder: Path, num_videos: int, seed: int) -> Path:
-    """Videos of the embedded world."""
+    """Write videos of the embedded world to a folder; return it."""
     print(f"making {num_videos} videos: {folder}")
     write_dataset(folder, num_videos, num_frames=NUM_FRAMES, resolution=RESOLUTION, seed=seed, workers=2)
     return folder
 
 
 def train(out: Path, **values: object) -> Path:
-    """Train a generator of the demo preset; return its checkpoint. The untrained weights are kept as checkpoint 0.
+    """Train a generator with the demo preset; return its checkpoint. Checkpoint 0 holds the untrained weights.
 
-    Raises KeyboardInterrupt if it was stopped, so that the demo ends with it.
+    Raises KeyboardInterrupt if the training was stopped, so that the demo stops too.
     """
     config = Config.from_preset("demo").replaced(
         {"data": str(out.parent / "data" / "train"), "out": str(out), **values}
@@ -74,21 +77,21 @@ def train(out: Path, **values: object) -> Path:
     return checkpoint_path(out, trainer.step)
 
 
-def sample(checkpoint: Path, out: Path, **values: Any) -> None:
-    """Make videos with a motion checkpoint: of given first frames, or with a content checkpoint from nothing."""
+def sample(motion: Path, out: Path, **values: Any) -> None:
+    """Write videos: continue the first frames of `content`, or generate from scratch with `content_resume`."""
     print(f"sampling: {out}")
     settings = SampleConfig(out=str(out), batch_size=NUM_TEST, fps=FPS, **{**SAMPLER, **values})
-    sample_folder(load_generator(checkpoint, settings.content_resume or None), settings)
+    sample_folder(load_generator(motion, settings.content_resume or None), settings)
 
 
 def repeat_first_frames(content: Path, out: Path) -> None:
-    """The plainest prediction: nothing ever moves."""
+    """Write the simplest prediction: the first frame, repeated."""
     for i, path in enumerate(index_clips(content).paths):
         write_video(out / f"video_{i:05d}.mp4", np.repeat(read_video(path)[:1], NUM_FRAMES, axis=0))
 
 
 def measure(reference: Path, folders: dict[str, Path]) -> dict[str, float]:
-    """Distances of folders to the reference videos, by name, printed."""
+    """The distance of each folder, by its name, to the reference videos. Prints them."""
     detector = load_detector("random")
     distances = {
         name: compute_fvd(reference, folder, detector, NUM_FRAMES, resolution=RESOLUTION).value
@@ -100,67 +103,70 @@ def measure(reference: Path, folders: dict[str, Path]) -> dict[str, float]:
     return distances
 
 
-def rows_of(out: Path, made: Path, whose: str) -> list[VideoRow]:
-    """What the page shows: a given frame, what was made of it, what really happened, and a video from nothing."""
+def rows_of(out: Path, samples: Path, generators: str) -> list[VideoRow]:
+    """Rows of the page: a first frame, its continuation, the real video, and a video generated from scratch."""
     real = index_clips(out / "data" / "test").paths
     rows = []
     for i in range(SHOWN):
         name = f"video_{i:05d}.mp4"
-        write_video(out / "shown" / f"{i:05d}.gif", read_video(real[i])[:1])
-        write_video(out / "shown" / name, read_video(real[i]), fps=FPS)
-        media = [out / "shown" / f"{i:05d}.gif", made / "continued" / name, out / "shown" / name, made / "drawn" / name]
-        rows.append(VideoRow(f"{whose}: video {i}", media))
+        first, truth = out / "shown" / f"{i:05d}.gif", out / "shown" / name
+        write_video(first, read_video(real[i])[:1])
+        write_video(truth, read_video(real[i]), fps=FPS)
+        media = [first, samples / "continued" / name, truth, samples / "from_scratch" / name]
+        rows.append(VideoRow(f"{generators}: video {i}", media))
     return rows
 
 
 def write_mosaic(path: Path, rows: list[VideoRow]) -> None:
-    """The same videos as one gif: continued above what happened."""
+    """Write one GIF: the continued videos above the real ones."""
     lines = [np.concatenate([read_video(row.media[column]) for row in rows], axis=2) for column in (1, 2)]
     mosaic = np.concatenate(lines, axis=1)
     write_video(path, mosaic.repeat(2, axis=1).repeat(2, axis=2), fps=FPS)
 
 
 def show_shipped(out: Path, test: Path) -> list[VideoRow]:
-    """Videos of the shipped generators, and a page of them alone: what there is to see before anything is trained."""
-    made, motion, content = out / "shipped", WORLD / "motion.safetensors", WORLD / "content.safetensors"
-    sample(motion, made / "continued", **WORLD_SAMPLER, content=str(test))
-    sample(motion, made / "drawn", **WORLD_SAMPLER, content_resume=str(content), num_samples=SHOWN)
-    rows = rows_of(out, made, "shipped generators")
-    write_report(
-        out / "report.html",
+    """Sample from the shipped generators and write a first page, before anything is trained. Returns its rows."""
+    samples, motion, content = out / "shipped", WORLD / "motion.safetensors", WORLD / "content.safetensors"
+    sample(motion, samples / "continued", **WORLD_SAMPLER, content=str(test))
+    sample(motion, samples / "from_scratch", **WORLD_SAMPLER, content_resume=str(content), num_samples=SHOWN)
+    rows = rows_of(out, samples, "shipped generators")
+    report = Report(
         title=TITLE,
-        intro="Each row continues a first frame that the shipped generators never saw, beside what really happened; "
-        "the last column has no input at all. A short training follows, and then this page is written anew.",
+        intro="Each row shows a first frame that the shipped generators never saw, its continuation and the real "
+        "video. The last column is generated from scratch, without any input. A short training is running now; this "
+        "page is written again when it ends.",
         columns=COLUMNS,
         rows=rows,
     )
+    write_report(out / "report.html", report)
     write_mosaic(out / "videos.gif", rows)
     return rows
 
 
 def settings_of(motion_minutes: float, content_minutes: float) -> dict[str, str]:
-    """How it was made, for the page."""
+    """How the videos were made, for the page."""
     config = Config.from_preset("demo")
+    train = config.train
     return {
-        "shipped generators": f"{WORLD.parent.name}/{WORLD.name}; {WORLD_SAMPLER['steps']} steps of "
-        f"{WORLD_SAMPLER['sampler']} a frame",
-        "motion": f"{config.train.total_iters} steps of {config.train.batch_size} triplets, {motion_minutes:.1f} "
-        f"minutes, {config.diffusion.prediction} prediction, {config.train.precision}",
-        "content": f"{CONTENT_TRAINING_STEPS} steps of {config.train.batch_size} first frames, "
+        "shipped generators": f"{WORLD.parent.name}/{WORLD.name}, {WORLD_SAMPLER['steps']} steps of "
+        f"{WORLD_SAMPLER['sampler']} per frame",
+        "short training, motion": f"{train.total_iters} steps of {train.batch_size} triplets in {motion_minutes:.1f} "
+        f"minutes, {config.diffusion.prediction} prediction, {train.precision}",
+        "short training, content": f"{CONTENT_TRAINING_STEPS} steps of {train.batch_size} first frames in "
         f"{content_minutes:.1f} minutes",
         "data": f"{NUM_TRAIN} videos of the embedded world, {NUM_FRAMES} frames of {RESOLUTION} x {RESOLUTION}",
-        "sampling": f"{SAMPLER['steps']} steps of {SAMPLER['sampler']} a frame, {SAMPLER['content_steps']} for a "
-        "first frame from nothing, seed 0",
+        "sampling after the short training": f"{SAMPLER['steps']} steps of {SAMPLER['sampler']} per frame, "
+        f"{SAMPLER['content_steps']} for a first frame from scratch, seed 0",
     }
 
 
 def main(out: Path) -> int:
     started = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
-    data = out / "data"
+    data, page = out / "data", out / "report.html"
     test = make_data(data / "test", NUM_TEST, seed=2)
     shipped = show_shipped(out, test)
-    print(f"\n{out / 'report.html'} after {time.monotonic() - started:.0f} seconds: the shipped generators' videos\n")
+    print(f"\n{page} after {time.monotonic() - started:.0f} seconds: videos of the shipped generators\n")
     make_data(data / "train", NUM_TRAIN, seed=1)
     reference = make_data(data / "reference", NUM_TEST, seed=3)
 
@@ -170,43 +176,42 @@ def main(out: Path) -> int:
     content = train(out / "content", generator="content", total_iters=CONTENT_TRAINING_STEPS)
     content_minutes = (time.monotonic() - training_started) / 60 - motion_minutes
 
-    made = out / "trained"
-    sample(motion, made / "continued", content=str(test))
-    sample(motion, made / "drawn", content_resume=str(content), num_samples=NUM_TEST)
+    samples = out / "trained"
+    sample(motion, samples / "continued", content=str(test))
+    sample(motion, samples / "from_scratch", content_resume=str(content), num_samples=NUM_TEST)
     sample(checkpoint_path(out / "motion", 0), out / "untrained", content=str(test))
     repeat_first_frames(test, out / "still")
     distances = measure(
         reference,
         {
-            "real: what happened": test,
+            GROUND_TRUTH: test,
             "continued by the shipped generator": out / "shipped" / "continued",
-            "continued after a short training": made / "continued",
+            "continued after a short training": samples / "continued",
             "the first frame repeated": out / "still",
-            "made from nothing after a short training": made / "drawn",
+            "generated from scratch after a short training": samples / "from_scratch",
             "continued without training": out / "untrained",
         },
     )
-    write_report(
-        out / "report.html",
+    report = Report(
         title=TITLE,
-        intro="Each row continues a first frame that the generators never saw, beside what really happened; the last "
-        "column has no input at all. First the shipped generators, then two that were trained just now: the motion "
-        f"generator for {motion_minutes:.1f} minutes on a CPU, the content generator for {content_minutes:.1f}, enough "
-        "to see what is being learned.",
+        intro="Each row shows a first frame that the generators never saw, its continuation and the real video. The "
+        "last column is generated from scratch, without any input. The first rows are from the shipped generators. "
+        f"The others are from a short training on a CPU: {motion_minutes:.1f} minutes for the motion generator and "
+        f"{content_minutes:.1f} for the content generator, enough to see the effect of training.",
         columns=COLUMNS,
-        rows=[*shipped, *rows_of(out, made, "short training")],
+        rows=[*shipped, *rows_of(out, samples, "short training")],
         distance_name=name_of(load_detector("random")),
-        distances=[Distance(name, value, floor=name.startswith("real")) for name, value in distances.items()],
+        distances=[Distance(name, value, floor=name == GROUND_TRUTH) for name, value in distances.items()],
         notes=[
-            f"Distances are from {NUM_TEST} videos of each kind to {NUM_TEST} other held-out real ones; lower is "
-            "nearer. A video that never moves is hard to beat for a young model: it is sharp, and right wherever "
-            "nothing happens."
+            f"Each distance compares {NUM_TEST} videos with {NUM_TEST} other held-out real videos. The first frame "
+            "repeated is hard to beat after a short training: it is sharp, and correct wherever nothing moves."
         ],
         settings=settings_of(motion_minutes, content_minutes),
     )
-    print(f"\n{out / 'report.html'} after {(time.monotonic() - started) / 60:.1f} minutes: open it in a browser")
+    write_report(page, report)
+    print(f"\n{page} after {(time.monotonic() - started) / 60:.1f} minutes: open it in a browser")
     if distances["continued after a short training"] >= distances["continued without training"]:
-        print("error: the trained generator is no nearer to real videos than the untrained one", file=sys.stderr)
+        print("error: the trained generator is not closer to real videos than the untrained one", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""make demo, shrunk: the whole way from data to the page."""
+"""Tests of scripts/demo.py at a small size, from the data to the page."""
 
 import runpy
 from pathlib import Path
@@ -10,7 +10,7 @@ from vidm.presets import PRESETS
 DEMO = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "demo.py"))
 
 
-def test_a_training_that_was_stopped_ends_the_demo(tmp_path, monkeypatch):
+def test_stopping_the_training_stops_the_demo(tmp_path, monkeypatch):
     scope = DEMO["train"].__globals__
     monkeypatch.setitem(PRESETS, "demo", {**PRESETS["tiny"], "workers": 0})
     monkeypatch.setitem(scope, "fit", lambda trainer: None)
@@ -20,7 +20,7 @@ def test_a_training_that_was_stopped_ends_the_demo(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_demo_writes_its_page_and_tells_whether_training_helped(tmp_path, monkeypatch, capsys):
+def test_the_demo_writes_its_page_and_reports_whether_training_helped(tmp_path, monkeypatch, capsys):
     shrunk = {
         "NUM_TRAIN": 16,
         "NUM_TEST": 8,
@@ -40,10 +40,10 @@ def test_the_demo_writes_its_page_and_tells_whether_training_helped(tmp_path, mo
 
     monkeypatch.setitem(DEMO["main"].__globals__, "train", train)
     code = DEMO["main"](out)
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert [page.count("<video") for page in pages_before_training] == [24, 24]
-    assert "continued without training" in said.out
-    assert (code == 1) == ("no nearer to real videos" in said.err)
+    assert "continued without training" in printed.out
+    assert (code == 1) == ("not closer to real videos" in printed.err)
     page = (out / "report.html").read_text()
     assert page.count("<video") == 48
     assert all(column in page for column in DEMO["COLUMNS"])

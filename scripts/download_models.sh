@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# scripts/download_models.sh [NAME...]   fetch spynet, i3d, c3d, motion (all by default) into pretrained_models/
+# scripts/download_models.sh [NAME...]   download spynet, i3d, c3d, motion (default: all) to pretrained_models/
 #
-# An interrupted download goes on where it stopped; a file appears under its name only when it is whole. Each file's sha256
-# is printed, and checked as far as it is known. VIDM_SOURCES, a list of base addresses, is tried in turn instead of the
-# public ones; VIDM_MODELS is another folder than pretrained_models.
+# An interrupted download resumes, and a file gets its name only when it is complete. The script prints each file's sha256
+# and checks the digits that are known. Two environment variables change where files come from and go to:
+# VIDM_SOURCES   a list of base addresses, tried in order instead of the public ones
+# VIDM_MODELS    the folder to download to
 set -u
 cd "$(dirname "$0")/.."
 folder=${VIDM_MODELS:-pretrained_models}
 
-# name  file  first digits of the sha256 (- where unknown)  address
+# name  file  first digits of the sha256, or - if unknown  address
 models="
 spynet spynet_20210409-c6c1bd09.pth c6c1bd09 https://download.openmmlab.com/mmediting/restorers/basicvsr/spynet_20210409-c6c1bd09.pth
 i3d i3d_torchscript.pt - https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1
@@ -20,27 +21,27 @@ fail() { echo "error: $*" >&2; exit 2; }
 command -v curl >/dev/null || fail "curl is not installed: sudo apt-get install curl"
 known=$(echo "$models" | awk 'NF { printf "%s ", $1 }')
 for name in "$@"; do
-    case " $known" in *" $name "*) ;; *) fail "no model is called $name: choose from $known" ;; esac
+    case " $known" in *" $name "*) ;; *) fail "unknown model $name: choose from $known" ;; esac
 done
 mkdir -p "$folder" || fail "cannot make the folder $folder"
 
-# fetch ADDRESS PART: go on with a part that is there; begin anew where the server cannot.
+# fetch ADDRESS PART: resume a partial file; start over if the server cannot resume (curl exits with 33).
 fetch() {
     curl --fail --location --retry 2 --connect-timeout 20 --progress-bar --continue-at - --output "$2" "$1" && return
     [ $? = 33 ] && rm -f "$2" && curl --fail --location --progress-bar --output "$2" "$1"
 }
 
-# download FILE SHA ADDRESS...: true when the file is there and right.
+# download FILE SHA ADDRESS...: succeeds if the file exists or was downloaded and has the expected digits.
 download() {
     local file=$1 sha=$2 part=$folder/.$1.part found address
     shift 2
-    [ -f "$folder/$file" ] && { echo "$folder/$file is there already"; return; }
+    [ -f "$folder/$file" ] && { echo "$folder/$file exists already"; return; }
     for address in "$@"; do
-        echo "fetching $file from $address"
+        echo "downloading $file from $address"
         fetch "$address" "$part" || continue
         found=$(sha256sum "$part" | cut -d ' ' -f 1)
         if [ "$sha" != - ] && [ "${found#"$sha"}" = "$found" ]; then
-            echo "what $address gives has sha256 $found, which should begin with $sha: thrown away" >&2
+            echo "the file from $address has sha256 $found, which should begin with $sha: deleted" >&2
             rm -f "$part"
             continue
         fi
@@ -55,7 +56,7 @@ while read -r name file sha address; do
     case " $* " in "  " | *" $name "*) ;; *) continue ;; esac
     addresses=$address
     [ -n "${VIDM_SOURCES:-}" ] && addresses=$(for base in $VIDM_SOURCES; do echo "$base/$file"; done)
-    # shellcheck disable=SC2086 # one word an address
+    # shellcheck disable=SC2086 # one word per address
     download "$file" "$sha" $addresses || failed="$failed $file"
 done <<<"$models"
-[ -z "$failed" ] || fail "could not be fetched:$failed. Get them elsewhere and put them into $folder (see its README.md)"
+[ -z "$failed" ] || fail "could not download:$failed. Get the files elsewhere and put them into $folder (see its README.md)"

@@ -1,4 +1,4 @@
-"""What several test files share. Tests run on one thread each, so that several can run side by side."""
+"""Fixtures of several test files. Each test process uses one thread, so that several can run in parallel."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +13,16 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` are skipped, and say so, where there is none."""
+    """Skip tests marked `gpu` on a machine without a GPU."""
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests leave the user's cache folder alone."""
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests do not touch the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(world: Path, tmp_path: Path) -> Config:
-    """The tiny preset at 16 x 16 over `world`, four steps of 4 samples, writing to tmp_path / "run"."""
+    """The tiny preset at 16 x 16 pixels, for four steps of 4 samples from `world`; it writes to tmp_path / "run"."""
     values = {
         "image_size": 16,
         "batch_size": 4,

@@ -1,4 +1,4 @@
-"""Weights by rule: what the reference numbers in tests/data were computed with (see tests/data/README.md)."""
+"""The fixed weights with which the reference numbers in tests/data were computed (see tests/data/README.md)."""
 
 import json
 import zlib
@@ -12,7 +12,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def fill_by_rule(module: nn.Module, prefix: str = "") -> nn.Module:
-    """Fill every parameter of `module` from its own name; a fresh model has zero gradient almost everywhere."""
+    """Fill each parameter with values that depend only on its name. (Most gradients of a new model are zero.)"""
     with torch.no_grad():
         for name, parameter in module.named_parameters(prefix=prefix):
             shape = tuple(parameter.shape)
@@ -30,7 +30,7 @@ def fill_by_rule(module: nn.Module, prefix: str = "") -> nn.Module:
 
 
 def load_npz(name: str) -> dict[str, torch.Tensor]:
-    """The arrays of tests/data/<name>.npz as tensors."""
+    """The arrays of tests/data/NAME.npz as tensors."""
     with np.load(DATA / f"{name}.npz") as arrays:
         return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 

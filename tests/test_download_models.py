@@ -1,4 +1,4 @@
-"""Claims about scripts/download_models.sh, against a server on this machine."""
+"""Tests of scripts/download_models.sh against a local server."""
 
 import hashlib
 import os
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT under any name below /good, whole or from where a range begins; elsewhere 404."""
+    """Serves CONTENT, or the requested end of it, for any path below /good, and 404 for any other path."""
 
     def do_GET(self):
-        self.server.asked.append((self.path, self.headers.get("Range")))
+        self.server.requests.append((self.path, self.headers.get("Range")))
         if not self.path.startswith("/good/"):
             self.send_error(404)
             return
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = []
+    server.requests = []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -62,7 +62,7 @@ def download(server, folder: Path, *names: str, sources: str = "good") -> subpro
     return subprocess.run([SCRIPT, *names], env=environment, capture_output=True, text=True)
 
 
-def test_a_model_arrives_whole_with_its_sha256(server, tmp_path):
+def test_a_model_is_downloaded_and_its_sha256_printed(server, tmp_path):
     done = download(server, tmp_path, "i3d")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / I3D).read_bytes() == CONTENT
@@ -70,40 +70,40 @@ def test_a_model_arrives_whole_with_its_sha256(server, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [I3D]
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
+def test_an_interrupted_download_resumes(server, tmp_path):
     (tmp_path / f".{I3D}.part").write_bytes(CONTENT[:5000])
     assert download(server, tmp_path, "i3d").returncode == 0
     assert (tmp_path / I3D).read_bytes() == CONTENT
-    assert server.asked == [(f"/good/{I3D}", "bytes=5000-")]
+    assert server.requests == [(f"/good/{I3D}", "bytes=5000-")]
 
 
-def test_sources_are_tried_in_turn(server, tmp_path):
+def test_sources_are_tried_in_order(server, tmp_path):
     done = download(server, tmp_path, "i3d", sources="bad good")
     assert done.returncode == 0
-    assert [path for path, _ in server.asked] == [f"/bad/{I3D}", f"/good/{I3D}"]
+    assert [path for path, _ in server.requests] == [f"/bad/{I3D}", f"/good/{I3D}"]
 
 
-def test_a_file_that_is_there_is_not_fetched_again(server, tmp_path):
+def test_an_existing_file_is_not_downloaded_again(server, tmp_path):
     download(server, tmp_path, "i3d")
-    server.asked.clear()
-    assert "is there already" in download(server, tmp_path, "i3d").stdout
-    assert server.asked == []
+    server.requests.clear()
+    assert "exists already" in download(server, tmp_path, "i3d").stdout
+    assert server.requests == []
 
 
-def test_a_wrong_sha256_is_thrown_away(server, tmp_path):
+def test_a_file_with_a_wrong_sha256_is_deleted(server, tmp_path):
     done = download(server, tmp_path, "spynet")
     assert done.returncode == 2
     assert "should begin with c6c1bd09" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_when_all_sources_fail_there_is_one_clear_message(server, tmp_path):
+def test_one_message_lists_the_files_that_no_source_has(server, tmp_path):
     done = download(server, tmp_path, "i3d", "c3d", sources="bad worse")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
-        f"error: could not be fetched: {I3D} c3d_ucf101.pt. "
-        f"Get them elsewhere and put them into {tmp_path} (see its README.md)"
+        f"error: could not download: {I3D} c3d_ucf101.pt. "
+        f"Get the files elsewhere and put them into {tmp_path} (see its README.md)"
     ]
     assert SPYNET not in done.stdout
 
@@ -111,5 +111,5 @@ def test_when_all_sources_fail_there_is_one_clear_message(server, tmp_path):
 def test_an_unknown_name_is_refused(server, tmp_path):
     done = download(server, tmp_path, "gpt")
     assert done.returncode == 2
-    assert "no model is called gpt: choose from spynet i3d c3d motion" in done.stderr
-    assert server.asked == []
+    assert "unknown model gpt: choose from spynet i3d c3d motion" in done.stderr
+    assert server.requests == []

@@ -1,6 +1,6 @@
-# make demo      data, training, sampling and evaluation in one go; ends with results/demo/report.html
-# make test      the quick tests        make test-all   the checkers and every test
-# make check     the checkers alone     make format     apply the formatter
+# make demo      makes data, trains, samples and evaluates; writes results/demo/report.html
+# make test      the fast tests            make test-all   make check, then every test
+# make check     ruff and mypy             make format     fix and format the code
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,7 +24,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-# uv resolves and installs torch several times faster than pip does.
+# uv installs torch several times faster than pip.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv

@@ -1,4 +1,4 @@
-"""Shim for tools that still ask for a setup.py; pyproject.toml holds everything."""
+"""For tools that need a setup.py. All settings are in pyproject.toml."""
 
 from setuptools import setup
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The checkers: lint, format, types. `make check` puts .venv's tools on PATH.
+# Lint, formatting and types. `make check` puts the tools of .venv on PATH.
 set -eu
 cd "$(dirname "$0")/.."
 ruff check .

@@ -28,8 +28,8 @@ PARSERS = {
 @pytest.mark.parametrize("command", [c for c in COMMANDS + GUIDES if any(script in c for script in PARSERS)])
 def test_every_command_of_a_main_script_parses(command):
     words = shlex.split(command)
-    (script,) = [i for i, word in enumerate(words) if word in PARSERS]
-    PARSERS[words[script]]().parse_args(words[script + 1 :])
+    (place,) = [i for i, word in enumerate(words) if word in PARSERS]
+    PARSERS[words[place]]().parse_args(words[place + 1 :])
 
 
 @pytest.mark.parametrize("command", [c for c in GUIDES if c.startswith("scripts/train_multinode.sh")])

@@ -23,8 +23,10 @@ from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.sampling import is_image, video_path
 from vidm.video_io import read_video, write_video
 
-SHOWN = 8
-WINDOWS = 4
+SHOWN = 8  # videos on the page
+WINDOWS = 4  # windows of frames in the curve of the drift
+MIN_SIZE = 16  # pixels; no detector takes smaller videos
+MIN_I3D_FRAMES = 10  # shorter videos are measured by the random detector
 
 
 def _records(settings: SampleConfig) -> list[dict[str, Any]]:
@@ -50,8 +52,8 @@ def _rows(
             real = read_frames(record["first_frame"], range(0, num_real * stride, stride))
             media.append(folder / f"{name}-real.mp4")
             write_video(media[2], fit_square(real, side), settings.fps)
-        made = record["settings"]
-        how = f"seed {made['seed']}, {made['sampler']}, {made['steps']} steps, psi {made['psi']:g}"
+        used = record["settings"]
+        how = f"seed {used['seed']}, {used['sampler']}, {used['steps']} steps, psi {used['psi']:g}"
         rows.append(VideoRow(f"video {record['index']}: {how}; first frame {Path(record['first_frame']).name}", media))
     return rows
 
@@ -68,8 +70,8 @@ def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -
     """How many frames of every real video can be compared with the generated ones; 0 if fewer than two."""
     stride = generator.config.data.frame_stride
     lengths = [(probe(path).num_frames - 1) // stride + 1 for path in paths]
-    found = min([generator.num_frames(settings), *lengths])
-    return found if paths and found > 1 else 0
+    shortest = min([generator.num_frames(settings), *lengths])
+    return shortest if paths and shortest > 1 else 0
 
 
 def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
@@ -86,10 +88,10 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
     result: FVDResult | None = None
     curve: tuple[float, ...] = ()
     num_samples, window = min(len(records), len(real)), max(num_real // WINDOWS, 2)
-    if num_real and num_samples > 1 and size >= 16:
+    if num_real and num_samples > 1 and size >= MIN_SIZE:
         protocol = replace(STYLEGAN_V, name="stylegan-v, real clips from their first frame", random_start=False)
         folders = (settings.content, settings.out)
-        detector = load_detector(None if num_real >= 10 else "random", generator.device)
+        detector = load_detector(None if num_real >= MIN_I3D_FRAMES else "random", generator.device)
         common: dict[str, Any] = {
             "resolution": size,
             "num_samples": num_samples,

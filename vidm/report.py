@@ -35,7 +35,7 @@ PIXEL_ART_WIDTH = 128
 # With more columns the videos would be too small on a phone, so the table scrolls sideways instead.
 FITTING_COLUMNS = 4
 
-# The line chart, in SVG units: its size, its margins, and the room for a title in a file of its own.
+# The line chart, in SVG units: its size, its margins, and the space for a title in a standalone file.
 WIDTH, HEIGHT = 640, 200
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 28
 TITLE_HEIGHT = 24
@@ -179,12 +179,11 @@ def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> 
 
 
 def line_chart(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
-    """A line chart as an SVG element for a page, which sets its colors.
+    """A line chart as an SVG element for a page, whose style sheet sets its colors.
 
-    Args:
-        values: at least one finite number, drawn at equal distances from left to right. The y axis shows the extremes.
-        label: what the values are, for screen readers.
-        x_range: the x values of the first and the last point; by default their indices.
+    values: at least one finite number, at equal distances from left to right. The y axis shows the smallest and the
+    largest. label: what the values are, for screen readers. x_range: the x values of the first and the last point; by
+    default their indices. Ours.
     """
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
@@ -193,7 +192,7 @@ def line_chart(values: Sequence[float], label: str, x_range: tuple[int, int] | N
 
 
 def svg_file(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
-    """The text of an SVG file: the line chart with its label as the title, and with colors of its own."""
+    """The text of a standalone SVG file: the same chart with colors, and with the label as its title. Ours."""
     height = HEIGHT + TITLE_HEIGHT
     return (
         f'<svg class="chart" viewBox="0 {-TITLE_HEIGHT} {WIDTH} {height}" width="{WIDTH}" height="{height}" '

@@ -1,5 +1,6 @@
-"""Claims about the command line: the original's flags, one-line errors, and what its scripts do."""
+"""Tests of the command line: the original's flags, one-line errors, and what its scripts do."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
-from vidm.cli import train_config, train_main, train_parser
+from vidm.cli import parse_flags, sample_config, sample_main, sample_parser, train_config, train_main, train_parser
 from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser
-from vidm.config import Config
+from vidm.config import Config, SampleConfig, flagged
+from vidm.distributed import BACKENDS
+from vidm.presets import PRESETS
 from vidm.runtime import exit_on_user_error
 from vidm.video_io import read_video
 from vidm.world import write_dataset
@@ -27,15 +30,20 @@ ORIGINAL_DEFAULTS = {
     "test_freq": 1000,
     "save_freq": 1000,
 }
-FLAGS = """
---accum-steps --anchor-every --batch-size --checkpoint-activations --compile --condition-noise --content
---content-frames --content-resume --content-steps --data --dist-backend --dist-url --dry-run --ema-decay --eta
---eval-freq --flow-range --format --fps --frame-stride --generator --gpu --grid --held-out --help --init --keep
---layout --loss --lr --lr-schedule --max-bad-fraction --max-bad-steps --multiprocessing-distributed --no-encoder
---norm --num-frames --num-samples --out --p2-gamma --penalty-eps --precision --prediction --preset --print-freq --psi
---rank --report --resolution --resume --sampler --save-freq --seed --split --spynet --start-iters --start-noise
---steps --test --test-freq --test-split --timeout --total-iters --train-flow --video-timesteps --warmup-iters
---workers --world-size
+SHARED_FLAGS = """
+--batch-size --compile --condition-noise --dist-backend --dist-url --gpu --help --multiprocessing-distributed
+--num-frames --out --precision --rank --resolution --resume --seed --test --timeout --video-timesteps --workers
+--world-size
+""".split()
+TRAINING_FLAGS = """
+--accum-steps --checkpoint-activations --content-frames --data --dry-run --ema-decay --eval-freq --flow-range
+--frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction
+--max-bad-steps --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset --print-freq --save-freq --split
+--spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters
+""".split()
+SAMPLING_FLAGS = """
+--anchor-every --content --content-resume --content-steps --eta --format --fps --grid --num-samples --psi --report
+--sampler --start-noise --steps
 """.split()
 
 
@@ -54,14 +62,43 @@ def error_of(main, argv: list[str], capsys: pytest.CaptureFixture) -> str:
     return lines[0]
 
 
-def test_the_flags_are_frozen_and_each_has_help():
-    actions = train_parser()._actions
-    assert sorted(flag for a in actions for flag in a.option_strings if flag.startswith("--")) == sorted(FLAGS)
-    assert all(action.help for action in actions)
+@pytest.mark.parametrize(("parser", "own"), [(train_parser, TRAINING_FLAGS), (sample_parser, SAMPLING_FLAGS)])
+def test_the_flags_of_a_mode_are_frozen_and_its_help_shows_them_only(parser, own):
+    shown = [action for action in parser()._actions if action.help != argparse.SUPPRESS]
+    assert all(action.help for action in shown)
+    assert {flag for a in shown for flag in a.option_strings if flag.startswith("--")} == {*SHARED_FLAGS, *own}
+    text = parser().format_help()
+    assert not [flag for flag in {*TRAINING_FLAGS, *SAMPLING_FLAGS} - {*own} if f"\n  {flag} " in text]
+
+
+@pytest.mark.parametrize("flag", [*SAMPLING_FLAGS, "-ns"])
+@pytest.mark.parametrize("value", [[], ["1"]])
+def test_a_sampling_flag_is_refused_in_training(capsys, flag, value):
+    assert error_of(train_main, [flag, *value], capsys) == f"error: {flag} is a sampling flag: add --test"
+
+
+@pytest.mark.parametrize("flag", [*TRAINING_FLAGS, "-p"])
+@pytest.mark.parametrize("main", [train_main, sample_main])
+def test_a_training_flag_is_refused_in_sampling(capsys, flag, main):
+    message = f"error: {flag} is a training flag: it cannot be used with --test"
+    assert error_of(main, ["--test", "--resume", "FILE", f"{flag}=1"], capsys) == message
+
+
+def test_a_flag_cannot_be_abbreviated(capsys):
+    assert "unrecognized arguments: --total-iter 3" in error_of(train_main, ["--total-iter", "3"], capsys)
+
+
+def test_every_flag_with_choices_offers_those_of_its_setting():
+    for parser, sections in ((train_parser(), Config().sections()), (sample_parser(), [SampleConfig()])):
+        offered = {action.dest: action.choices for action in parser._actions if action.choices}
+        assert offered.pop("preset", PRESETS) == PRESETS
+        assert offered.pop("dist_backend") == BACKENDS
+        choices = {f.name: f.metadata["choices"] for s in sections for f in flagged(s) if f.metadata["choices"]}
+        assert offered == choices
 
 
 def test_the_originals_defaults_hold():
-    options = train_parser().parse_args([])
+    options = parse_flags([])
     config = train_config(options)[0]
     known = vars(options) | {k: v for section in config.to_dict().values() for k, v in section.items()}
     assert {name: known[name] for name in ORIGINAL_DEFAULTS} == ORIGINAL_DEFAULTS
@@ -69,9 +106,11 @@ def test_the_originals_defaults_hold():
 
 def test_the_originals_commands_parse():
     line = "--multiprocessing-distributed --world-size 1 --rank 0 --batch-size 48 --workers 24 --gpu 0 --seed 1"
-    options = train_parser().parse_args(line.split())
+    options = parse_flags(line.split())
     assert options.multiprocessing_distributed
     assert train_config(options)[0].train.batch_size == 48
+    options = parse_flags([*line.split(), "--resolution", "128", *"--test --resume FILE --content DIR".split()])
+    assert sample_config(options).batch_size == 48
     line = "-dir1 A -dir2 B -b 2 -r 256 -n 128 -ns 2038 -i3d ./i3d_torchscript.pt"
     options = evaluate_parser().parse_args(line.split())
     assert (options.dir1, options.batch, options.nsamples) == ("A", 2, 2038)
@@ -80,7 +119,7 @@ def test_the_originals_commands_parse():
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_the_defaults():
-    config = train_config(train_parser().parse_args(["--preset", "tiny", "--lr", "0.5"]))[0]
+    config = train_config(parse_flags(["--preset", "tiny", "--lr", "0.5"]))[0]
     assert config.train.lr == 0.5
     assert config.model == Config.from_preset("tiny").model
 
@@ -113,7 +152,7 @@ def test_resuming_takes_the_checkpoints_settings_and_refuses_another_network(wor
     path = out / "checkpoint_00000001.pt"
     checkpoint = load_checkpoint(path)
     capsys.readouterr()
-    options = train_parser().parse_args(["--resume", str(path), "--total-iters", "9"])
+    options = parse_flags(["--resume", str(path), "--total-iters", "9"])
     assert train_config(options)[0] == checkpoint.config.replaced({"total_iters": 9})
     for flags, message in (
         (["--resolution", "32"], "image_size is 16 there and 32 here"),
@@ -123,23 +162,25 @@ def test_resuming_takes_the_checkpoints_settings_and_refuses_another_network(wor
         assert message in error_of(train_main, ["--resume", str(path), *flags], capsys)
 
 
-def test_content_then_motion_make_videos_from_nothing(world, tmp_path, capsys):
+def test_content_and_motion_generators_make_videos_from_scratch(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "motion"))
     train_main(tiny_run(world, tmp_path / "content", "--generator", "content"))
     motion, content = (tmp_path / name / "checkpoint_00000001.pt" for name in ("motion", "content"))
     videos = tmp_path / "videos"
-    quick = "--num-frames 3 --sampler ddim --steps 2 --psi 0.5 --start-noise video".split()
+    quick = "--num-frames 3 --sampler ddim --steps 2 --psi 0.5 --start-noise video --workers 2 --resolution 64".split()
     train_main(f"--test --resume {motion} --content-resume {content} -ns 3 --out {videos}".split() + quick)
     assert sorted(p.name for p in videos.glob("*.mp4")) == [f"video_{i:05d}.mp4" for i in range(3)]
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "--workers has no effect on sampling" in said
+    assert "--resolution 64 has no effect: videos have the network's size, 16x16" in said
     wrong = f"--test --resume {content} --content {world} --out {tmp_path / 'none'}".split()
     assert "is a content generator, and a motion generator is needed" in error_of(train_main, wrong, capsys)
     swapped = f"--test --resume {motion} --content-resume {motion} --out {tmp_path / 'none'}".split()
     assert "is a motion generator, and a content generator is needed" in error_of(train_main, swapped, capsys)
     outside = f"--test --resume {motion} --content {world} --psi 1.5 --out {tmp_path / 'none'}".split()
-    assert "psi 1.5 is outside [0, 1]" in error_of(train_main, outside, capsys)
+    assert "--psi 1.5: give a number from 0 to 1" in error_of(train_main, outside, capsys)
     beyond = f"--test --resume {motion} --content {world} --num-frames 17 --out {tmp_path / 'none'}".split()
-    assert "17 frames asked of a model trained on 16" in error_of(train_main, beyond, capsys)
+    assert "--num-frames 17: the model was trained on 16 frames" in error_of(train_main, beyond, capsys)
     assert not (tmp_path / "none").exists()
 
 
@@ -204,14 +245,10 @@ def test_start_iters_counts_from_there(world, tmp_path, capsys):
         ("--spynet {text}", "text.pt"),
         ("--batch-size 5 --accum-steps 2", "--batch-size 5 does not divide"),
         ("--preset huge", "invalid choice: 'huge'"),
-        ("--test", "--test needs a checkpoint"),
-        ("--test --resume {text} --content {empty} --content-resume {text}", "--test needs a checkpoint"),
         ("--init {text}", "text.pt"),
-        ("--test --resume {text} --content {empty}", "text.pt"),
         ("--gpu -1", "--gpu -1"),
         ("--start-iters -2", "--start-iters -2"),
         ("--world-size 2", "--world-size and --rank count nodes"),
-        ("--test --resume auto --content {empty}", "--test needs a checkpoint"),
         ("--resume {empty}", "is a folder"),
         ("--world-size 2 --rank 5 --multiprocessing-distributed", "--rank 5"),
     ],
@@ -227,6 +264,100 @@ def test_a_mistake_is_one_line_and_nothing_is_written(world, tmp_path, capsys, f
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("", "sampling needs a checkpoint"),
+        ("--resume {text} --content {empty} --content-resume {text}", "sampling needs a checkpoint"),
+        ("--resume {text} --content {empty}", "text.pt"),
+        ("--resume auto --content {empty}", "sampling needs a checkpoint"),
+        ("--resume {text} --content {empty} --gpu -1", "--gpu -1"),
+        ("--resume {text} --content {empty} --psi 2", "--psi 2.0: give a number from 0 to 1"),
+    ],
+)
+def test_a_mistake_in_sampling_is_one_line_and_nothing_is_written(tmp_path, capsys, flags, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.pt").write_text("no weights")
+    words = flags.format(empty=tmp_path / "empty", text=tmp_path / "text.pt").split()
+    assert message in error_of(sample_main, [*words, "--out", str(tmp_path / "videos")], capsys)
+    assert not (tmp_path / "videos").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--content-frames all", "--content-frames has no effect: it is for --generator content"),
+        ("--generator content --num-frames 8", "--num-frames has no effect: --generator content"),
+        ("--generator content --frame-stride 2", "--frame-stride has no effect: --generator content"),
+        ("--generator content --no-encoder", "--no-encoder has no effect: --generator content"),
+        ("--preset tiny --p2-gamma 0.5", "--p2-gamma has no effect: P2 weighting is for --prediction eps"),
+        ("--loss mse --penalty-eps 1", "--penalty-eps has no effect: it is for --loss charbonnier"),
+        ("--flow-range none --spynet FILE", "--spynet has no effect: --flow-range none runs no SPyNet"),
+        ("--flow-range none --condition-noise 1", "--condition-noise has no effect: --flow-range none"),
+        ("--train-flow", "--train-flow has no effect: SPyNet is always trained without --spynet and --init"),
+        ("--video-timesteps 16", "--video-timesteps has no effect: it describes the file of --resume or --init"),
+        ("--resume auto --video-timesteps 16", "--video-timesteps has no effect"),
+    ],
+)
+def test_a_training_flag_without_effect_is_refused(tmp_path, flags, message):
+    options = parse_flags([*flags.split(), "--out", str(tmp_path / "run")])
+    with pytest.raises(ValueError, match=message):
+        train_config(options)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--generator content --content-frames all",
+        "--preset tiny --prediction eps --p2-gamma 0.5",
+        "--preset world --loss charbonnier --penalty-eps 1",
+        "--preset world --flow-range none",
+        "--preset world --generator content",
+        "--spynet FILE --train-flow",
+        "--warmup-iters 9",
+    ],
+)
+def test_values_of_a_preset_never_count_as_given(tmp_path, flags):
+    train_config(parse_flags([*flags.split(), "--out", str(tmp_path / "run")]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--content DIR --content-steps 9",
+            "--content-steps has no effect: it is for first frames of a --content-resume",
+        ),
+        ("--content DIR --psi 0 --start-noise frame", "--start-noise has no effect: with --psi 0"),
+        ("--content DIR --format npy --fps 8", "--fps has no effect: --format npy stores no frame rate"),
+        ("--content DIR --sampler ddpm --eta 1", "--eta 1.0: only --sampler ddim uses it"),
+    ],
+)
+def test_a_sampling_flag_without_effect_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        sample_config(parse_flags(["--test", "--resume", "FILE", *flags.split()]))
+
+
+def test_the_frame_rate_of_a_grid_or_a_report_has_an_effect():
+    for flag in ("--grid 1x1", "--report"):
+        words = f"--test --resume FILE --content DIR --format npy --fps 8 {flag}".split()
+        assert sample_config(parse_flags(words)).fps == 8
+
+
+def test_flags_without_effect_on_a_models_videos_are_reported(world, tmp_path, capsys):
+    train_main(tiny_run(world, tmp_path / "run", "--flow-range", "none"))
+    flags = f"--resume {tmp_path / 'run' / 'checkpoint_00000001.pt'} --content {world} --out {tmp_path / 'videos'}"
+    less = "-ns 1 --num-frames 3 --steps 1 --anchor-every 2 --condition-noise 0.1 --precision tf32 --resolution 16"
+    capsys.readouterr()
+    sample_main([*flags.split(), *less.split()])
+    said = capsys.readouterr().out
+    assert "--anchor-every 2 has no effect on videos of 3 frames" in said
+    assert "--condition-noise has no effect: this model was trained with --flow-range none" in said
+    assert "--resolution" not in said
+    if not torch.cuda.is_available():
+        assert "--precision tf32 has no effect on a CPU" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         ("-dir1 nowhere -dir2 {world}", "no such folder: nowhere"),
         ("-dir1 {world} -dir2 {world} -n 99", "99"),
         ("-dir1 {world} -dir2 {world} -n 16 -ns 13", "13"),
@@ -234,7 +365,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(world, tmp_path, capsys, f
         ("-dir1 {world} -dir2 {world} -n 16 -i3d {text}", "text.pt"),
     ],
 )
-def test_an_evaluation_that_cannot_be_is_one_line(world, tmp_path, capsys, flags, message):
+def test_a_mistake_in_an_evaluation_is_one_line(world, tmp_path, capsys, flags, message):
     (tmp_path / "text.pt").write_text("no detector")
     words = flags.format(world=world, text=tmp_path / "text.pt").split()
     with pytest.raises(SystemExit) as exit_info:
@@ -246,14 +377,14 @@ def test_an_evaluation_that_cannot_be_is_one_line(world, tmp_path, capsys, flags
 
 
 @pytest.mark.parametrize("script", ["diffusion_ddp_accum_constant_cu.py", "evaluate_FVD.py", "scripts/evaluate_FVD.py"])
-def test_scripts_are_doors_and_no_more(script):
+def test_scripts_only_call_the_package(script):
     text = (ROOT / script).read_text()
     assert len(text.splitlines()) <= 25
     assert subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True).returncode == 0
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the claim is about a machine without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_the_originals_command_takes_a_paper_size_step_without_a_gpu(tmp_path):
     command = (
         "diffusion_ddp_accum_constant_cu.py --multiprocessing-distributed --world-size 1 --rank 0 "

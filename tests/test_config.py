@@ -1,16 +1,21 @@
-"""Claims about the settings: every knob once, and bad values named."""
+"""Tests of the settings: one home for each, valid choices, and errors that name the flag."""
 
 from collections import Counter
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from vidm.config import Config, SampleConfig, knobs
+from vidm.checkpoint import build_model
+from vidm.config import PRECISIONS, SAMPLING_PRECISIONS, SUFFIXES, Config, SampleConfig, flagged
+from vidm.diffusion import LOSSES, PREDICTIONS
+from vidm.layouts import LAYOUTS
+from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
-from vidm.unet import UNetShape
+from vidm.samplers import SAMPLERS
+from vidm.unet import NORMS, UNetShape
 
 
-def test_a_knob_has_one_home_and_a_help_text():
+def test_a_setting_has_one_home_and_a_help_text():
     names = Counter(f.name for section in Config().sections() for f in fields(section))
     assert max(names.values()) == 1
     network = {f.name for f in fields(UNetShape)}  # described in its docstring
@@ -32,7 +37,7 @@ def test_replacing_leaves_the_original_alone():
         config.train.lr = 1.0
 
 
-def test_an_unknown_knob_is_named():
+def test_an_unknown_setting_is_named():
     with pytest.raises(ValueError, match="unknown settings: learning_rate"):
         Config().replaced({"learning_rate": 1.0})
 
@@ -50,5 +55,95 @@ def test_small_presets_predict_v():
 
 
 def test_flags_are_not_shared_within_a_run():
-    flags = [flag for section in Config().sections() for f in knobs(section) for flag in f.metadata["flags"]]
+    flags = [flag for section in Config().sections() for f in flagged(section) for flag in f.metadata["flags"]]
     assert max(Counter(flags).values()) == 1
+
+
+def test_every_choice_of_a_flag_is_the_registry_behind_it():
+    registries = {
+        "generator": ("motion", "content"),
+        "flow_range": FLOW_RANGES,
+        "norm": NORMS,
+        "prediction": PREDICTIONS,
+        "loss": LOSSES,
+        "layout": LAYOUTS,
+        "content_frames": ("first", "all"),
+        "lr_schedule": ("constant", "cosine"),
+        "checkpoint_activations": ("none", "posgn", "full"),
+        "precision": PRECISIONS,
+        "sampler": SAMPLERS,
+        "start_noise": ("frame", "video"),
+        "format": SUFFIXES,
+    }
+    found = {f.name: f.metadata["choices"] for section in Config().sections() for f in flagged(section)}
+    sampling = {f.name: f.metadata["choices"] for f in flagged(SampleConfig())}
+    assert sampling.pop("precision") == SAMPLING_PRECISIONS
+    offered = {name: choices for name, choices in (found | sampling).items() if choices}
+    assert offered == {name: tuple(registry) for name, registry in registries.items()}
+
+
+def test_every_generator_that_the_flag_offers_is_built():
+    (generator,) = (f for f in flagged(Config().model) if f.name == "generator")
+    config = Config.from_preset("tiny")
+    kinds = {type(build_model(config.replaced({"generator": name}))).__name__ for name in generator.metadata["choices"]}
+    assert kinds == {"MotionGenerator", "ContentGenerator"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": "l1"}, "--loss 'l1': choose from charbonnier, mse"),
+        ({"norm": "batch"}, "--norm 'batch': choose from posgn, timestep"),
+        ({"precision": "bf16-weights"}, "--precision 'bf16-weights': choose from fp32, tf32, bf16, fp16"),
+        ({"held_out": -1}, "--held-out -1: give 0 or more"),
+        ({"max_bad_fraction": 2.0}, r"--max-bad-fraction 2\.0: give a number from 0 to 1"),
+        ({"condition_noise": float("inf")}, "--condition-noise inf: give 0 or more"),
+        ({"lr": 0.0}, r"--lr 0\.0: give a number above 0$"),
+    ],
+)
+def test_an_invalid_setting_of_training_is_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        Config().replaced(values).check()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"psi": 1.5}, r"--psi 1\.5: give a number from 0 to 1"),
+        ({"psi": float("nan")}, "--psi nan: give a number from 0 to 1"),
+        ({"sampler": "euler"}, r"--sampler 'euler': choose from ddpm, ddim, dpm-solver\+\+"),
+        ({"fps": 1001.0}, r"--fps 1001\.0: give a number above 0, at most 1000"),
+        ({"num_samples": 0}, "--num-samples 0: give 1 or more"),
+        ({"eta": 0.5}, r"--eta 0\.5: only --sampler ddim uses it, and the sampler is dpm-solver\+\+"),
+    ],
+)
+def test_an_invalid_setting_of_sampling_is_named_when_it_is_made(values, message):
+    with pytest.raises(ValueError, match=message):
+        SampleConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_frames": 17}, "--num-frames 17: the model was trained on 16 frames"),
+        ({"anchor_every": 16}, "--anchor-every 16: the model knows 16 frames, give 1 to 15"),
+        ({"steps": "1001"}, "--steps: .*1001"),
+        ({"steps": "0"}, "--steps: .*'0'"),
+        ({"content_steps": "many"}, "--content-steps: .*'many'"),
+    ],
+)
+def test_settings_that_a_generator_cannot_follow_are_named(values, message):
+    settings = SampleConfig(**values)
+    with pytest.raises(ValueError, match=message):
+        settings.check_for(Config.from_preset("tiny"))
+
+
+def test_steps_of_a_first_frame_are_those_of_the_content_generators_process():
+    short = Config.from_preset("tiny").replaced({"diffusion_timesteps": 10})
+    SampleConfig(steps=20, content_steps=10).check_for(Config.from_preset("tiny"), short)
+    with pytest.raises(ValueError, match="--content-steps"):
+        SampleConfig(steps=20).check_for(Config.from_preset("tiny"), short)
+
+
+def test_steps_may_be_a_number():
+    assert SampleConfig(steps=5, content_steps=7) == SampleConfig(steps="5", content_steps="7")

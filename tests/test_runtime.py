@@ -1,4 +1,4 @@
-"""Claims about memory."""
+"""Tests of memory on a CPU."""
 
 import platform
 import subprocess
@@ -13,21 +13,21 @@ from vidm.runtime import provenance, versions_of
 
 FAULTS = """
 import resource, sys, torch
-from vidm.memory import keep_freed_memory
+from vidm.runtime import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(2**25)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 for kept in sys.argv[1:]:
     assert keep_freed_memory(kept == "kept")
-for _ in range(16):  # until the heap has a place for it
+for _ in range(16):  # until the heap has grown to its size
     faults()
 print(min(faults() for _ in range(3)))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_kept_memory_is_used_again_and_not_asked_for_page_by_page():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_kept_memory_is_reused_without_page_faults():
     def faults(*settings: str) -> int:
         command = [sys.executable, "-c", FAULTS, *settings]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -37,11 +37,11 @@ def test_kept_memory_is_used_again_and_not_asked_for_page_by_page():
     assert faults("kept", "returned") == pytest.approx(returned, rel=0.01)
 
 
-@pytest.mark.parametrize("work", [cli._train, cli._sample])
-def test_the_scripts_keep_freed_memory_on_a_cpu_and_only_there(monkeypatch, work):
+@pytest.mark.parametrize(("work", "flags"), [(cli._train, ""), (cli._sample, "--test --content missing")])
+def test_the_scripts_keep_freed_memory_on_a_cpu_and_only_there(monkeypatch, work, flags):
     called = []
     monkeypatch.setattr(cli, "keep_freed_memory", lambda: called.append(True))
-    options = cli.train_parser().parse_args(["--resume", "missing.pt", "--content", "missing"])
+    options = cli.parse_flags(["--resume", "missing.pt", *flags.split()])
     for device in ("cuda", "cpu"):
         with pytest.raises(SystemExit):
             work(torch.device(device), options)

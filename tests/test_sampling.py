@@ -1,4 +1,4 @@
-"""Claims about making a folder of videos from a checkpoint."""
+"""Tests of sampling: videos in memory and folders of them, from a checkpoint."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ def generator(tmp_path_factory):
     plain = build_model(config).state_dict()
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint_00000001.pt"
     save_checkpoint(path, Checkpoint(1, config, plain, averaged, {}))
-    return load_generator(path)
+    return load_generator(path, device="cpu")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_bfloat16_gives_nearly_the_same_video(generator, frame, precision):
 
 
 @pytest.mark.parametrize("values", [{}, {"norm": "timestep"}, {"use_encoder": False}, {"generator": "content"}])
-def test_rounded_weights_are_a_copys_and_put_out_nearly_the_same(tiny, values):
+def test_rounded_weights_are_a_copys_and_output_nearly_the_same(tiny, values):
     model = fill_by_rule(build_model(tiny.replaced(values)))
     rounded = with_bf16_weights(model)
     dtypes = {name.split(".")[0]: tensor.dtype for name, tensor in rounded.state_dict().items()}
@@ -116,16 +116,17 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
         ({"condition_noise": -1.0}, "--condition-noise -1"),
         ({"steps": "0"}, "'0'"),
         ({"precision": "fp12"}, "'fp12'"),
+        ({"psi": 1.5}, "--psi 1.5"),
         ({"eta": 1.5}, "--eta 1.5"),
         ({"eta": float("nan")}, "--eta nan"),
         ({"seed": -1}, "--seed -1"),
         ({"num_frames": 0}, "--num-frames 0"),
         ({"start_noise": "bogus"}, "'bogus'"),
         ({"steps": "2000"}, "2000"),
-        ({"num_frames": 99}, "99 frames .* --anchor-every"),
+        ({"num_frames": 99}, "--num-frames 99: .* --anchor-every"),
     ],
 )
-def test_settings_that_cannot_be_are_named(generator, frame, values, message):
+def test_invalid_settings_are_named(generator, frame, values, message):
     with pytest.raises(ValueError, match=message):
         generator.animate(frame, **(QUICK | values))
 
@@ -177,7 +178,7 @@ def test_when_no_first_frame_can_be_read_it_is_an_error(generator, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_sampled_is_named_and_nothing_is_written(generator, content, tmp_path):
+def test_missing_content_and_a_grid_too_large_are_named_and_nothing_is_written(generator, content, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sample_folder(generator, settings(tmp_path / "nowhere", out))
@@ -194,17 +195,17 @@ def test_videos_of_other_settings_are_named_and_left_alone(generator, content, t
     out = tmp_path / "out"
     sample_folder(generator, settings(content, out, num_samples=1))
     before = bytes_of(out)
-    with pytest.raises(ValueError, match=r"video_00000\.mp4 is there already, with seed 0 and not 1"):
+    with pytest.raises(ValueError, match=r"video_00000\.mp4 already exists, with seed 0 and not 1"):
         sample_folder(generator, settings(content, out, seed=1))
     assert bytes_of(out) == before
     (out / "video_00000.json").unlink()
-    with pytest.raises(ValueError, match="nothing beside it says what it is"):
+    with pytest.raises(ValueError, match=r"video_00000\.mp4 already exists, without a file of its settings"):
         sample_folder(generator, settings(content, out))
-    with pytest.raises(ValueError, match=r"video_00000\.mp4 is there already, in another format"):
+    with pytest.raises(ValueError, match=r"video_00000\.mp4 already exists, in another format"):
         sample_folder(generator, settings(content, out, format="npy"))
 
 
-def test_files_of_others_are_left_alone(generator, content, tmp_path):
+def test_other_files_in_the_folder_are_left_alone(generator, content, tmp_path):
     out = tmp_path / "out"
     write_video(out / "other.mp4", np.zeros((2, 16, 16, 3), np.uint8))
     before = bytes_of(out)
@@ -214,7 +215,7 @@ def test_files_of_others_are_left_alone(generator, content, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif", "frames", "npy"])
-def test_every_format_is_read_back_and_has_its_settings_beside_it(generator, content, tmp_path, suffix):
+def test_every_format_is_read_back_and_has_a_file_of_its_settings(generator, content, tmp_path, suffix):
     sample_folder(generator, settings(content, tmp_path / "out", format=suffix, psi=0.5))
     made = read_video(video_path(settings(content, tmp_path / "out", format=suffix), 1))
     assert made.shape == (3, 16, 16, 3)
@@ -230,7 +231,7 @@ def test_every_format_is_read_back_and_has_its_settings_beside_it(generator, con
 
 
 @pytest.mark.parametrize("gone", [["video_00001"], ["video_00000", "video_00004"]])
-def test_a_run_that_was_stopped_ends_with_the_very_same_files(generator, content, tmp_path, gone):
+def test_an_interrupted_run_resumes_to_the_same_files(generator, content, tmp_path, gone):
     whole, stopped = (settings(content, tmp_path / n, num_samples=5, batch_size=2, format="npy") for n in ("a", "b"))
     for each in (whole, stopped):
         sample_folder(generator, each)
@@ -242,7 +243,7 @@ def test_a_run_that_was_stopped_ends_with_the_very_same_files(generator, content
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_first_frames_are_used_again_for_more_videos_and_it_is_said(generator, content, tmp_path, capsys):
+def test_first_frames_are_reused_for_more_videos_and_this_is_printed(generator, content, tmp_path, capsys):
     sample_folder(generator, settings(content, tmp_path / "out", num_samples=7, format="npy"))
     assert "7 videos from 3 first frames" in capsys.readouterr().out
     videos = [np.load(tmp_path / "out" / f"video_{i:05d}.npy") for i in range(7)]
@@ -250,7 +251,7 @@ def test_first_frames_are_used_again_for_more_videos_and_it_is_said(generator, c
     assert not np.array_equal(videos[6][1], videos[0][1])
 
 
-def test_a_grid_shows_the_first_videos_as_one_beside_the_folder(generator, content, tmp_path):
+def test_a_grid_shows_the_first_videos_as_one_next_to_the_folder(generator, content, tmp_path):
     sample_folder(generator, settings(content, tmp_path / "out", num_samples=7, grid="2x3", format="npy"))
     mosaic = read_video(tmp_path / "out_grid.mp4")
     assert mosaic.shape == (3, 32, 48, 3)
@@ -261,7 +262,7 @@ def test_a_grid_shows_the_first_videos_as_one_beside_the_folder(generator, conte
         sample_folder(generator, settings(content, tmp_path / "other", grid="2by3"))
 
 
-def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on_later(generator, content, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_half_written_and_the_run_can_resume(generator, content, tmp_path, monkeypatch):
     written = []
 
     def full(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -279,7 +280,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on_later(gener
     assert len(names(tmp_path / "out")) == 3
 
 
-def test_what_was_done_to_first_frames_is_said_once_a_kind(generator, tmp_path, capsys):
+def test_each_kind_of_conversion_of_first_frames_is_printed_once(generator, tmp_path, capsys):
     folder = tmp_path / "content"
     folder.mkdir()
     Image.new("RGBA", (16, 16), (9, 9, 9, 128)).save(folder / "a.png")
@@ -289,9 +290,9 @@ def test_what_was_done_to_first_frames_is_said_once_a_kind(generator, tmp_path, 
     Image.new("RGB", (16, 16)).save(folder / "e.png")
     sample_folder(generator, settings(folder, tmp_path / "out"))
     said = capsys.readouterr().out
-    assert said.count("transparency is laid on white") == 1
-    assert f"{folder / 'c.jpg'}: CMYK becomes RGB" in said
-    assert f"{folder / 'd.png'}: 16 bits a channel come to 8" in said
+    assert said.count("transparency is blended with white") == 1
+    assert f"{folder / 'c.jpg'}: CMYK is converted to RGB" in said
+    assert f"{folder / 'd.png'}: 16 bits per channel are reduced to 8" in said
     assert "e.png" not in said
 
 
@@ -311,10 +312,10 @@ def both(tmp_path_factory):
         config = Config.from_preset("tiny").replaced({"image_size": 16, "generator": kind})
         state = fill_by_rule(build_model(config)).state_dict()
         save_checkpoint(folder / f"{kind}.pt", Checkpoint(1, config, state, state, {}))
-    return folder, load_generator(folder / "motion.pt", folder / "content.pt")
+    return folder, load_generator(folder / "motion.pt", folder / "content.pt", device="cpu")
 
 
-def test_videos_are_made_from_nothing_and_do_not_depend_on_their_batch(both):
+def test_videos_from_scratch_do_not_depend_on_their_batch(both):
     _, generator = both
     videos = generator.generate(3, **QUICK)
     assert videos.shape == (3, 3, 16, 16, 3)
@@ -323,14 +324,14 @@ def test_videos_are_made_from_nothing_and_do_not_depend_on_their_batch(both):
     assert np.abs(videos[1].astype(int) - alone[0].astype(int)).max() <= 2
 
 
-def test_drawn_first_frames_may_take_more_steps_than_the_others(both):
+def test_generated_first_frames_may_take_more_steps_than_the_others(both):
     _, generator = both
     few, many = generator.generate(1, **QUICK), generator.generate(1, **QUICK, content_steps="5")
     assert np.array_equal(many[0, 0], generator.generate(1, **(QUICK | {"steps": "5"}))[0, 0])
     assert not np.array_equal(few[0, 0], many[0, 0])
 
 
-def test_a_folder_is_made_from_nothing(both, tmp_path):
+def test_a_folder_of_videos_from_scratch(both, tmp_path):
     _, generator = both
     sample_folder(generator, SampleConfig(out=str(tmp_path / "out"), num_samples=3, batch_size=2, **QUICK))
     assert names(tmp_path / "out") == [f"video_{i:05d}.mp4" for i in range(3)]
@@ -344,7 +345,7 @@ def test_the_wrong_generator_is_named(both):
         load_generator(folder / "motion.pt", folder / "motion.pt")
 
 
-def test_without_a_content_generator_there_is_nothing_to_begin_with(generator):
+def test_videos_from_scratch_need_a_content_generator(generator):
     with pytest.raises(ValueError, match="--content-resume"):
         generator.generate(1, **QUICK)
 
@@ -355,11 +356,11 @@ def test_psi_narrows_the_sampling_space(generator, frame):
         return float(np.std(videos, axis=0).mean())
 
     assert spread(0.0) == 0 < spread(0.3) < spread(1.0)
-    with pytest.raises(ValueError, match=r"psi 1\.5 is outside"):
+    with pytest.raises(ValueError, match=r"--psi 1\.5: give a number from 0 to 1"):
         generator.animate(frame, **QUICK, psi=1.5)
 
 
-def test_that_first_frames_are_resized_is_said_once(generator, tmp_path, capsys):
+def test_resizing_of_first_frames_is_printed_once(generator, tmp_path, capsys):
     for i in range(3):
         path = tmp_path / "content" / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
@@ -383,7 +384,7 @@ def test_that_first_frames_are_resized_is_said_once(generator, tmp_path, capsys)
         None,
     ],
 )
-def test_what_is_no_first_frame_is_refused(generator, wrong):
+def test_an_invalid_first_frame_is_refused(generator, wrong):
     with pytest.raises(ValueError, match="first frame"):
         generator.animate(wrong, **QUICK)
 
@@ -398,13 +399,13 @@ def test_images_with_transparency_or_16_bits_are_read_as_files_are(generator, tm
 @pytest.mark.parametrize(
     ("name", "value"), [("num_samples", 0), ("batch_size", 0), ("fps", 0.0), ("fps", float("nan"))]
 )
-def test_a_folder_of_nothing_is_refused_before_anything_is_written(generator, content, tmp_path, name, value):
+def test_invalid_settings_are_refused_before_anything_is_written(generator, content, tmp_path, name, value):
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}"):
         sample_folder(generator, settings(content, tmp_path / "out", **{name: value}))
     assert not (tmp_path / "out").exists()
 
 
-def test_videos_that_cannot_be_read_at_all_are_named_and_left_out(generator, frame, tmp_path, capsys):
+def test_unreadable_videos_are_named_and_left_out(generator, frame, tmp_path, capsys):
     for name in "abc":
         write_video(tmp_path / "content" / f"{name}.mp4", np.stack([frame, frame]))
     (tmp_path / "content" / "b.mp4").write_bytes(b"no video")
@@ -420,7 +421,7 @@ def test_with_anchors_a_video_is_longer_than_the_model_was_trained_on(generator,
     assert np.array_equal(video[:9], short), "up to its first anchor a video is the one without"
 
 
-def test_condition_noise_changes_the_flow_alone_and_is_the_same_each_time(generator, frame):
+def test_condition_noise_changes_only_the_flow_and_is_reproducible(generator, frame):
     noisy, again, without = (generator.animate(frame, **QUICK, condition_noise=level) for level in (0.5, 0.5, 0.0))
     assert np.array_equal(noisy, again)
     assert np.array_equal(noisy[0], without[0])

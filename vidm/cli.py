@@ -1,22 +1,25 @@
-"""Training and sampling: flags in, one call out. Flags and their help come from the fields of vidm.config.
+"""The command line of training and sampling: one script with a parser for each. Flags come from vidm.config's fields.
 
-python diffusion_ddp_accum_constant_cu.py --preset tiny --data DIR --out checkpoints
-python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --out samples
+    python diffusion_ddp_accum_constant_cu.py --preset tiny --data DIR --out checkpoints
+    python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --out samples
+
+No flag is without effect: a flag of the other mode, or one that the other settings leave unused, is refused. Flags that
+the original's sampling command passes, but which mean nothing there, are accepted and reported.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import Field
+import sys
+from collections.abc import Iterable, Sequence
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import torch
 
 from vidm.checkpoint import Checkpoint
 from vidm.checkpoint_formats import load_any
-from vidm.config import Config, SampleConfig, knobs
-from vidm.distributed import BACKENDS, TIMEOUT_S, is_main, launch, print0
-from vidm.generator import load_generator
+from vidm.config import Config, SampleConfig, flagged
+from vidm.distributed import BACKENDS, TIMEOUT_S, launch, print0
+from vidm.generator import Generator, load_generator
 from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import exit_on_user_error, keep_freed_memory
@@ -25,109 +28,222 @@ from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
-
-def _key(knob: Field[Any]) -> str:
-    """The attribute under which argparse keeps a knob's value: two knobs may share a flag."""
-    return knob.metadata["flags"][0].lstrip("-").replace("-", "_")
-
-
-def _default_text(values: Sequence[Any]) -> str:
-    shown = dict.fromkeys(str(value) for value in values if value not in (None, "", False))
-    return f" ({' / '.join(shown)})" if shown else ""
+TRAINING_ONLY = ("--dry-run", "--preset", "--start-iters")
+# Accepted in sampling because the original's command passes them.
+UNUSED_IN_SAMPLING = ("--workers", "-j", "--resolution")
+# A rule about flags without effect: whether it applies, the settings it is about, and the reason.
+Rule = tuple[bool, str, str]
 
 
-def add_knobs(parser: argparse._ActionsContainer, sections: Sequence[Any]) -> None:
-    """One flag per knob of the sections, absent from the result unless given; a shared flag shows both meanings."""
-    by_key: dict[str, list[Field[Any]]] = {}
-    for section in sections:
-        for knob in knobs(section):
-            by_key.setdefault(_key(knob), []).append(knob)
-    for key, group in by_key.items():
-        knob = group[0]
-        text = "; with --test: ".join(dict.fromkeys(k.metadata["help"] for k in group))
-        options: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS}
-        if knob.type is bool:
-            options["action"] = "store_false" if knob.default else "store_true"
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, without the usage, and accepts no abbreviations.
+
+    What an abbreviation means would depend on the mode, and change when a flag is added.
+    """
+
+    def __init__(self, description: str, epilog: str | None = None) -> None:
+        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+class _OtherMode(argparse.Action):
+    """Refuses a flag of the other mode; `const` is the message."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        parser.error(f"{self.option_strings[0]} {self.const}")
+
+
+def _flags(*sections: Any) -> set[str]:
+    return {flag for section in sections for each in flagged(section) for flag in each.metadata["flags"]}
+
+
+def _add_settings(group: argparse._ActionsContainer, section: Any) -> None:
+    """Add one flag per flagged field of a section; it is absent from the result unless given."""
+    for each in flagged(section):
+        options: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
+        if each.type is bool:
+            options["action"] = "store_false" if each.default else "store_true"
         else:
-            options["type"] = next(kind for kind in (*get_args(knob.type), knob.type) if kind is not NoneType)
+            options["type"] = next(kind for kind in (*get_args(each.type), each.type) if kind is not NoneType)
             options["metavar"] = options["type"].__name__.upper()
-            if knob.metadata["choices"]:
-                choices = dict.fromkeys(choice for k in group for choice in k.metadata["choices"])
-                options["choices"], options["metavar"] = list(choices), None
-        names = dict.fromkeys(name for k in group for name in k.metadata["flags"])
-        parser.add_argument(*names, help=text + _default_text([k.default for k in group]), **options)
+            if each.metadata["choices"]:
+                options["choices"], options["metavar"] = each.metadata["choices"], None
+        shown = "" if each.type is bool or each.default in (None, "") else f" ({each.default})"
+        group.add_argument(*each.metadata["flags"], help=each.metadata["help"] + shown, **options)
 
 
-def given_values(options: argparse.Namespace, section: Any) -> dict[str, Any]:
-    """The values that were given for a section's knobs, by the fields' names."""
-    return {knob.name: getattr(options, _key(knob)) for knob in knobs(section) if hasattr(options, _key(knob))}
+def _add_other_mode(parser: argparse.ArgumentParser, flags: Iterable[str], message: str) -> None:
+    for flag in sorted(flags):
+        parser.add_argument(flag, action=_OtherMode, nargs="?", const=message, dest="", help=argparse.SUPPRESS)
 
 
-def train_parser() -> argparse.ArgumentParser:
-    """All flags of diffusion_ddp_accum_constant_cu.py."""
-    parser = argparse.ArgumentParser(description="VIDM: train a motion generator; with --test, sample videos from one.")
-    mode = parser.add_argument_group("what to do")
-    mode.add_argument("--test", action="store_true", help="sample from --resume instead of training")
-    mode.add_argument(
-        "--dry-run", action="store_true", help="build everything, take one step, tell its memory, write nothing"
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("processes (under torchrun its environment decides)")
+    group.add_argument("--multiprocessing-distributed", action="store_true", help="one process per GPU of this node")
+    group.add_argument("--world-size", type=int, default=1, metavar="N", help="number of nodes (1)")
+    group.add_argument("--rank", type=int, default=0, metavar="R", help="number of this node (0)")
+    group.add_argument(
+        "--dist-url",
+        default="tcp://localhost:10001",
+        metavar="URL",
+        help="where processes meet (tcp://localhost:10001)",
     )
-    mode.add_argument("--preset", choices=PRESETS, help="named settings to start from (paper128)")
-    mode.add_argument(
-        "--resume",
-        default="",
-        metavar="FILE",
-        help="checkpoint to go on from, or auto: the newest whole one in --out; with --test: the one to sample from",
-    )
-    mode.add_argument(
-        "--video-timesteps",
-        type=int,
-        metavar="N",
-        help="frames per video a published checkpoint was trained on, where it does not tell itself",
-    )
-    mode.add_argument("--start-iters", type=int, metavar="N", help="count steps from N instead of the checkpoint's")
-    where = parser.add_argument_group("where to run (under torchrun its environment decides)")
-    where.add_argument("--multiprocessing-distributed", action="store_true", help="one process per GPU of this node")
-    where.add_argument("--world-size", type=int, default=1, metavar="N", help="number of nodes (1)")
-    where.add_argument("--rank", type=int, default=0, metavar="R", help="this node's number (0)")
-    where.add_argument("--dist-url", default="tcp://localhost:10001", metavar="URL", help="where processes meet")
-    where.add_argument("--dist-backend", choices=BACKENDS, help="nccl on GPUs, gloo on the CPU")
-    where.add_argument(
+    group.add_argument("--dist-backend", choices=BACKENDS, help="nccl on GPUs, gloo on the CPU")
+    group.add_argument(
         "--timeout",
         type=float,
         default=TIMEOUT_S,
         metavar="S",
-        help="a process that lets the others wait for longer ends the run; a preview, a distance and a checkpoint must "
-        f"take less ({TIMEOUT_S:g} s)",
+        help=f"end the run if a process keeps the others waiting for longer, for example by a preview ({TIMEOUT_S:g})",
     )
-    where.add_argument("--gpu", type=int, metavar="ID", help="use this one GPU")
-    knob_group = parser.add_argument_group("settings (default in brackets; with --test the second)")
-    add_knobs(knob_group, [*Config().sections(), SampleConfig()])
+    group.add_argument("--gpu", type=int, metavar="ID", help="use this one GPU")
+
+
+def _add_checkpoint(group: argparse._ActionsContainer, resume: str) -> None:
+    group.add_argument("--resume", default="", metavar="FILE", help=resume)
+    group.add_argument(
+        "--video-timesteps",
+        type=int,
+        metavar="N",
+        dest="stored_timesteps",
+        help="frames per video of the authors' checkpoint, if the file does not store it",
+    )
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """All flags of training."""
+    parser = _Parser("Train a VIDM generator.", "With --test the script samples videos: --test --help lists its flags.")
+    mode = parser.add_argument_group("run")
+    mode.add_argument("--test", action="store_true", help="sample videos instead of training")
+    mode.add_argument(
+        "--dry-run", action="store_true", help="build everything, take one step, print its memory, write nothing"
+    )
+    mode.add_argument("--preset", choices=PRESETS, help="named settings to start from (paper128)")
+    _add_checkpoint(mode, "checkpoint to continue from, or auto: the newest undamaged one in --out, if any")
+    mode.add_argument("--start-iters", type=int, metavar="N", help="count steps from N instead of the checkpoint's")
+    _add_places(parser)
+    titles = ("network", "diffusion", "data", "training")
+    for title, section in zip(titles, Config().sections(), strict=True):
+        _add_settings(parser.add_argument_group(f"{title} (default in brackets)"), section)
+    sampling_only = _flags(SampleConfig()) - _flags(*Config().sections())
+    _add_other_mode(parser, sampling_only, "is a sampling flag: add --test")
     return parser
 
 
+def sample_parser() -> argparse.ArgumentParser:
+    """All flags of sampling (--test)."""
+    parser = _Parser("Sample videos from a trained VIDM generator.")
+    mode = parser.add_argument_group("run")
+    mode.add_argument("--test", action="store_true", help="sample videos; without it the script trains")
+    _add_checkpoint(mode, "checkpoint of the motion generator to sample from")
+    _add_places(parser)
+    _add_settings(parser.add_argument_group("sampling (default in brackets)"), SampleConfig())
+    unused = parser.add_argument_group("accepted for the original's command, without effect")
+    unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
+    unused.add_argument("--resolution", type=int, metavar="INT", help="videos have the size of the network")
+    training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
+    _add_other_mode(parser, training_only, "is a training flag: it cannot be used with --test")
+    return parser
+
+
+def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command line, parsed for sampling if --test is among them, else for training."""
+    return (sample_parser() if "--test" in arguments else train_parser()).parse_args(arguments)
+
+
+def _given(options: argparse.Namespace, section: Any) -> dict[str, Any]:
+    """The values given as flags for a section's settings, by name."""
+    return {each.name: getattr(options, each.name) for each in flagged(section) if hasattr(options, each.name)}
+
+
+def _refuse_unused(options: argparse.Namespace, sections: Sequence[Any], rules: Iterable[Rule]) -> None:
+    """Raise ValueError, naming the flag and the reason, if one was given that a rule says has no effect."""
+    flags = {each.name: each.metadata["flags"][0] for section in sections for each in flagged(section)}
+    for applies, names, reason in rules:
+        for name in names.split() if applies else ():
+            if hasattr(options, name):
+                raise ValueError(f"{flags[name]} has no effect: {reason}")
+
+
 def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None, Checkpoint | None]:
-    """The settings of a run, the checkpoint it goes on from, and the one whose weights it begins with, if any."""
-    values = {k: v for section in Config().sections() for k, v in given_values(options, section).items()}
-    fresh = Config.from_preset(options.preset or "paper128").replaced(values)
+    """The settings of a run, the checkpoint it continues, and the one whose weights it starts from, if any.
+
+    Raises ValueError for flags that do not fit the checkpoint or have no effect.
+    """
+    values = {k: v for section in Config().sections() for k, v in _given(options, section).items()}
+    config = Config.from_preset(options.preset or "paper128").replaced(values)
+    resume = init = None
+    if options.stored_timesteps is not None and not config.train.init and options.resume in ("", "auto"):
+        raise ValueError("--video-timesteps has no effect: it describes the file of --resume or --init")
     if options.resume == "auto":
-        resume = newest_that_verifies(fresh.train.out)
-    else:
-        resume = load_any(options.resume, options.video_timesteps) if options.resume else None
+        resume = newest_that_verifies(config.train.out)
+    elif options.resume:
+        resume = load_any(options.resume, options.stored_timesteps)
     if resume:
-        return resumed_config(resume, values, options.preset or ""), resume, None
-    if fresh.train.init:
-        init = load_any(fresh.train.init, options.video_timesteps)
-        return init_config(init, values, options.preset or ""), None, init
-    return fresh, None, None
+        config = resumed_config(resume, values, options.preset or "")
+    elif config.train.init:
+        init = load_any(config.train.init, options.stored_timesteps)
+        config = init_config(init, values, options.preset or "")
+    model, diffusion, train = config.model, config.diffusion, config.train
+    of_motion = "video_timesteps frame_stride flow_range use_encoder spynet train_flow condition_noise"
+    rules = (
+        (model.generator == "content", of_motion, "--generator content learns single frames"),
+        (model.generator == "motion", "content_frames", "it is for --generator content"),
+        (diffusion.prediction == "v", "p2_gamma", "P2 weighting is for --prediction eps"),
+        (diffusion.loss == "mse", "penalty_eps", "it is for --loss charbonnier"),
+        (model.flow_range == "none", "spynet train_flow condition_noise", "--flow-range none runs no SPyNet"),
+        (not (resume or init or train.spynet), "train_flow", "SPyNet is always trained without --spynet and --init"),
+    )
+    _refuse_unused(options, config.sections(), rules)
+    return config, resume, init
+
+
+def sample_config(options: argparse.Namespace) -> SampleConfig:
+    """The settings of sampling. Raises ValueError for invalid ones and for flags without effect."""
+    settings = SampleConfig(**_given(options, SampleConfig()))
+    if options.resume in ("", "auto") or bool(settings.content) == bool(settings.content_resume):
+        raise ValueError(
+            "sampling needs a checkpoint (--resume FILE) and either first frames (--content FILE_OR_DIR) or a content "
+            "generator for them (--content-resume FILE)"
+        )
+    without_rate = settings.format in ("frames", "npy") and not (settings.grid or settings.report)
+    rules = (
+        (not settings.content_resume, "content_steps", "it is for first frames of a --content-resume"),
+        (settings.psi == 0, "start_noise", "with --psi 0 denoising always starts from the same latent"),
+        (without_rate, "fps", f"--format {settings.format} stores no frame rate"),
+    )
+    _refuse_unused(options, [settings], rules)
+    return settings
+
+
+def _report_unused(options: argparse.Namespace, settings: SampleConfig, generator: Generator) -> None:
+    """Print a line for each given flag that has no effect on this generator's videos."""
+    size, num_frames = generator.config.model.image_size, generator.num_frames(settings)
+    if options.workers is not None:
+        print0("--workers has no effect on sampling: each process reads its own first frames")
+    if options.resolution not in (None, size):
+        print0(f"--resolution {options.resolution} has no effect: videos have the network's size, {size}x{size}")
+    if settings.anchor_every and num_frames <= settings.anchor_every + 1:
+        print0(f"--anchor-every {settings.anchor_every} has no effect on videos of {num_frames} frames")
+    if settings.condition_noise and generator.model.flow_range == "none":
+        print0("--condition-noise has no effect: this model was trained with --flow-range none")
+
+
+def _report_tf32(device: torch.device, precision: str) -> None:
+    if device.type == "cpu" and precision == "tf32":
+        print0("--precision tf32 has no effect on a CPU: it is fp32 there")
 
 
 def _train(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with exit_on_user_error():
-        config, resume, init = train_config(options)
         if options.start_iters is not None and options.start_iters < 0:
             raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
+        config, resume, init = train_config(options)
+        _report_tf32(device, config.train.precision)
         trainer = Trainer(config, device, resume, init, options.start_iters)
         (dry_run if options.dry_run else fit)(trainer)
 
@@ -136,29 +252,23 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with exit_on_user_error():
-        sample = SampleConfig(**given_values(options, SampleConfig()))
-        if options.resume in ("", "auto") or bool(sample.content) == bool(sample.content_resume):
-            raise ValueError(
-                "--test needs a checkpoint (--resume FILE) and first frames: given ones (--content FILE_OR_DIR) or a "
-                "content generator's (--content-resume FILE)"
-            )
-        generator = load_generator(options.resume, sample.content_resume or None, options.video_timesteps, device)
-        generator.check(sample)
-        print0(f"sampling from {options.resume} on {device}, {sample.steps} steps of {sample.sampler}")
-        sample_folder(generator, sample)
-        if sample.report:
-            write_sample_report(generator, sample)
-        if is_main():
-            print(f"videos are in {sample.out}")
+        settings = sample_config(options)
+        generator = load_generator(options.resume, settings.content_resume or None, options.stored_timesteps, device)
+        _report_tf32(device, settings.precision)
+        _report_unused(options, settings, generator)
+        print0(f"sampling from {options.resume} on {device}, {settings.steps} steps of {settings.sampler}")
+        sample_folder(generator, settings)
+        if settings.report:
+            write_sample_report(generator, settings)
+        print0(f"videos are in {settings.out}")
 
 
 def train_main(argv: Sequence[str] | None = None) -> None:
-    """diffusion_ddp_accum_constant_cu.py: train, or with --test sample."""
-    options = train_parser().parse_args(argv)
-    worker: Callable[..., None] = _sample if options.test else _train
+    """diffusion_ddp_accum_constant_cu.py and vidm-train: train, or with --test sample."""
+    options = parse_flags(sys.argv[1:] if argv is None else argv)
     with exit_on_user_error():
         launch(
-            worker,
+            _sample if options.test else _train,
             (options,),
             multiprocessing=options.multiprocessing_distributed,
             num_nodes=options.world_size,
@@ -168,3 +278,8 @@ def train_main(argv: Sequence[str] | None = None) -> None:
             gpu=options.gpu,
             timeout=options.timeout,
         )
+
+
+def sample_main(argv: Sequence[str] | None = None) -> None:
+    """vidm-sample: sample, with or without --test."""
+    train_main(["--test", *(sys.argv[1:] if argv is None else argv)])

@@ -1,175 +1,176 @@
-"""Every knob once: typed frozen dataclasses, whose fields carry the flag's name and help text, and named presets.
+"""The settings of training and sampling: typed frozen dataclasses, whose fields carry flag, help text and valid values.
 
-A field without a flag is set by presets alone. A training run is described by a `Config`, which travels inside its
-checkpoints; sampling has its own knobs (vidm.sample_config).
+A `Config` describes a training run and is saved in its checkpoints. A `SampleConfig` describes how videos are sampled
+from one. A field without a flag is set by presets only.
 
-    config = Config.from_preset("tiny")
-    config = config.replaced({"batch_size": 4})
-
-Every knob of sampling once, as in vidm.config.
-
-settings = SampleConfig(content="frames", out="results/samples", sampler="ddim", steps="50")
+    config = Config.from_preset("tiny").replaced({"batch_size": 4})
+    settings = SampleConfig(content="frames", out="results/samples", sampler="ddim", steps="50")
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
+from vidm.diffusion import LOSSES, PREDICTIONS, space_timesteps
+from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
-from vidm.unet import UNetShape
+from vidm.samplers import SAMPLERS
+from vidm.unet import NORMS, UNetShape
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 # Settings in the files of earlier versions that are constants now.
 FIXED = {"in_channels": 3, "out_channels": 6}
-SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
+# The ending of a video's name by format; "frames" is a folder of images.
+SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 
 
-def knob(default: Any, help: str, flag: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with what its flag needs; names of flags are separated by spaces."""
-    return field(default=default, metadata={"help": help, "flags": flag.split(), "choices": choices})
+def setting(
+    default: Any,
+    help: str,
+    flag: str = "",
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """A dataclass field with its flag (several names are separated by spaces), help text and valid values."""
+    valid = {"choices": choices, "least": least, "above": above, "most": most}
+    return field(default=default, metadata={"help": help, "flags": flag.split(), **valid})
 
 
-def at_least(wanted: str, least: float, section: Any, names: str) -> None:
-    """Raise ValueError, naming the flag, unless the named knobs of a section are finite and not below `least`."""
-    for knob in fields(section):
-        value = getattr(section, knob.name)
-        if knob.name in names.split() and not least <= value < float("inf"):
-            at_or_above = f"give {wanted} or more" if wanted.isdigit() else f"give {wanted}"
-            raise ValueError(f"{knob.metadata['flags'][0]} {value}: {at_or_above}")
+def flagged(section: Any) -> Iterator[Field[Any]]:
+    """The fields of a configuration dataclass that have a flag."""
+    return (each for each in fields(section) if each.metadata.get("flags"))
+
+
+def check_values(section: Any) -> None:
+    """Raise ValueError, naming the flag, for a value that is not among the choices or not in the range of its field."""
+    for each in flagged(section):
+        value, valid = getattr(section, each.name), each.metadata
+        flag = valid["flags"][0]
+        if valid["choices"] and value not in valid["choices"]:
+            raise ValueError(f"{flag} {value!r}: choose from {', '.join(valid['choices'])}")
+        least, above, most = valid["least"], valid["above"], valid["most"]
+        if value is None or (least is None and above is None):
+            continue
+        # NaN compares false, so that it is refused as well.
+        large_enough = value > above if least is None else value >= least
+        if not (large_enough and value <= (math.inf if most is None else most) and math.isfinite(value)):
+            wanted = f"{least} or more" if above is None else f"a number above {above}"
+            if most is not None:
+                wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
+            raise ValueError(f"{flag} {value}: give {wanted}")
 
 
 @dataclass(frozen=True)
 class ModelConfig(UNetShape):
     """The networks: arguments of the generators, those of UNetShape included."""
 
-    generator: str = knob(
-        "motion", "what is trained: motion, or content, which draws first frames", "--generator", ("motion", "content")
+    generator: str = setting(
+        "motion", "network to train: motion, or content (first frames)", "--generator", ("motion", "content")
     )
-    image_size: int = knob(128, "side of the square frames, pixels", "--resolution")
-    video_timesteps: int = knob(128, "frames per video; frames 1 to N - 1 are learned", "--num-frames")
-    flow_range: str = knob(
-        "unit",
-        "what SPyNet sees: frames in [0, 1] as it expects, in [-1, 1] as published, or nothing (zero flow)",
-        "--flow-range",
-        choices=("unit", "published", "none"),
+    image_size: int = setting(128, "side of the square frames in pixels", "--resolution", least=1)
+    video_timesteps: int = setting(
+        128, "frames per video, including the first one, which is given", "--num-frames", least=2
     )
-    norm: str = knob(
-        "posgn",
-        "modulation of the group norms: the method's, or a plain embedding of step and frame index",
-        "--norm",
-        choices=("posgn", "timestep"),
+    flow_range: str = setting(
+        "unit", "range of SPyNet's input: [0, 1], [-1, 1] as published, or no flow (none)", "--flow-range", FLOW_RANGES
     )
-    use_encoder: bool = knob(
-        True, "without the motion encoder: the first frame enters beside the noisy one", "--no-encoder"
+    norm: str = setting(
+        "posgn", "group norms: the method's, or one that embeds step and frame index", "--norm", tuple(NORMS)
+    )
+    use_encoder: bool = setting(
+        True, "no motion encoder: the first frame is concatenated to the noisy one instead", "--no-encoder"
     )
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The process and its loss. Arguments of GaussianDiffusion."""
+    """The diffusion process and its loss. Arguments of GaussianDiffusion."""
 
-    schedule: str = knob("linear", "noise schedule")
-    prediction: str = knob(
-        "eps", "what the network predicts: the noise (published) or v, for small budgets", "--prediction", ("eps", "v")
+    schedule: str = setting("linear", "noise schedule")
+    prediction: str = setting(
+        "eps", "output of the network: the noise (eps, published), or v, for small budgets", "--prediction", PREDICTIONS
     )
-    p2_gamma: float = knob(1.0, "P2 weighting's exponent (0: none); belongs to eps", "--p2-gamma")
-    p2_k: float = knob(1.0, "P2 weighting's offset")
-    loss: str = knob(
-        "charbonnier",
-        "penalty: the paper's robust one, or the released code's squared error",
-        "--loss",
-        choices=("charbonnier", "mse"),
+    p2_gamma: float = setting(1.0, "exponent of the P2 weighting of eps (0: no weighting)", "--p2-gamma", least=0)
+    p2_k: float = setting(1.0, "offset of the P2 weighting")
+    loss: str = setting(
+        "charbonnier", "penalty: the paper's robust one, or the squared error of the released code", "--loss", LOSSES
     )
-    penalty_eps: float = knob(1e-8, "where the robust penalty turns from square to absolute", "--penalty-eps")
+    penalty_eps: float = setting(
+        1e-8, "error below which the robust penalty is quadratic rather than absolute", "--penalty-eps", above=0
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on."""
+    """The training data."""
 
-    data: str = knob("data/CLEVRER", "folder of videos or of frame folders, at any depth", "--data")
-    content_frames: str = knob(
-        "first",
-        "what --generator content learns: the first frame of each video, or all",
-        "--content-frames",
-        ("first", "all"),
+    data: str = setting("data/CLEVRER", "folder of videos or of frame folders, at any depth", "--data")
+    content_frames: str = setting(
+        "first", "frames of a video that --generator content learns", "--content-frames", ("first", "all")
     )
-    layout: str = knob(
-        "auto",
-        "what counts as a clip: videos, frame folders, what UCF-101's official lists name, or tell from what is there",
-        "--layout",
-        ("auto", "videos", "frames", "ucf101"),
+    layout: str = setting(
+        "auto", "what a clip is; auto detects it from the files", "--layout", ("auto", "videos", "frames", "ucf101")
     )
-    split: str = knob("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
-    test_split: str = knob(
-        "", "part of the data that is held out (default: some videos of --data, kept from training)", "--test-split"
+    split: str = setting("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
+    test_split: str = setting("", "part of the data to hold out (default: some videos of --data)", "--test-split")
+    held_out: int = setting(
+        16, "videos held out for previews, losses and --eval-freq, at most a tenth of --data", "--held-out", least=0
     )
-    held_out: int = knob(
-        16, "videos held out for previews, the held-out loss and --eval-freq, at most a tenth of --data", "--held-out"
+    frame_stride: int = setting(1, "take every K-th frame of a video", "--frame-stride", least=1)
+    max_bad_fraction: float = setting(
+        0.05, "largest fraction of unreadable clips to train with", "--max-bad-fraction", least=0, most=1
     )
-    frame_stride: int = knob(1, "a window takes every K-th frame of a video", "--frame-stride")
-    max_bad_fraction: float = knob(
-        0.05, "more unreadable clips than this stop a run before it starts, with a list in --out", "--max-bad-fraction"
-    )
-    flip: bool = knob(True, "mirror half of the samples")
+    flip: bool = setting(True, "mirror half of the samples")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How it is trained."""
+    """The optimization, its logs and its checkpoints."""
 
-    batch_size: int = knob(256, "samples per optimizer step over all GPUs", "--batch-size -b")
-    accum_steps: int = knob(1, "micro-batches a step is split into; their gradients are averaged", "--accum-steps")
-    workers: int = knob(32, "data loading processes over all GPUs, at most one a core", "--workers -j")
-    total_iters: int = knob(800_000, "optimizer steps in all", "--total-iters")
-    lr: float = knob(2e-5, "learning rate of AdamW", "--lr")
-    lr_schedule: str = knob(
-        "constant",
-        "learning rate over the run: constant, or a cosine down to 0",
-        "--lr-schedule",
-        ("constant", "cosine"),
+    batch_size: int = setting(256, "samples per optimizer step over all GPUs", "--batch-size -b", least=1)
+    accum_steps: int = setting(1, "micro-batches per step, whose gradients are averaged", "--accum-steps", least=1)
+    workers: int = setting(32, "data loading processes over all GPUs, at most one per core", "--workers -j", least=0)
+    total_iters: int = setting(800_000, "last optimizer step", "--total-iters", least=1)
+    lr: float = setting(2e-5, "learning rate of AdamW", "--lr", above=0)
+    lr_schedule: str = setting(
+        "constant", "learning rate: constant, or a cosine down to 0", "--lr-schedule", ("constant", "cosine")
     )
-    warmup_iters: int = knob(0, "steps over which the learning rate rises to --lr", "--warmup-iters")
-    weight_decay: float = knob(0.0, "weight decay of AdamW")
-    clip_norm: float = knob(1.0, "gradients are scaled down to this norm")
-    ema_decay: float = knob(0.999, "decay of the averaged weights one samples from", "--ema-decay")
-    precision: str = knob(
-        "fp32", "arithmetic of the networks; weights stay fp32, tf32 is for GPUs alone", "--precision", PRECISIONS
+    warmup_iters: int = setting(0, "steps over which the learning rate rises to --lr", "--warmup-iters", least=0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW")
+    clip_norm: float = setting(1.0, "largest norm of the gradient; larger ones are scaled down")
+    ema_decay: float = setting(0.999, "decay of the averaged weights, which sampling uses", "--ema-decay")
+    precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)
+    compile: bool = setting(False, "compile the networks: the first steps are slow, later ones faster", "--compile")
+    checkpoint_activations: str = setting(
+        "none", "activations to recompute in the backward pass", "--checkpoint-activations", ("none", "posgn", "full")
     )
-    compile: bool = knob(False, "compile the networks: slow first steps, faster ones after", "--compile")
-    checkpoint_activations: str = knob(
-        "none",
-        "computed again in the backward pass instead of kept: nothing, the modulated norms, all residual blocks",
-        "--checkpoint-activations",
-        ("none", "posgn", "full"),
+    seed: int = setting(0, "seed of everything random", "--seed", least=0)
+    spynet: str = setting("", "file of SPyNet weights (default: SPyNet is trained, from zero flow)", "--spynet")
+    init: str = setting("", "start from the weights of this checkpoint, with a new optimizer", "--init")
+    train_flow: bool = setting(False, "train SPyNet even though its weights are given", "--train-flow")
+    condition_noise: float = setting(
+        0.0, "largest level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
     )
-    seed: int = knob(0, "everything random follows from it", "--seed")
-    spynet: str = knob("", "file of SPyNet weights; without one SPyNet is trained from zero flow", "--spynet")
-    init: str = knob("", "start from this checkpoint's weights alone, with a fresh optimizer", "--init")
-    train_flow: bool = knob(False, "go on training a given SPyNet too", "--train-flow")
-    condition_noise: float = knob(
-        0.0,
-        "noise of a level drawn in [0, S] on the previous frame that SPyNet sees (0: none, as released)",
-        "--condition-noise",
+    max_bad_steps: int = setting(
+        10, "successive steps with a loss or gradient that is not finite that end a run", "--max-bad-steps", least=1
     )
-    max_bad_steps: int = knob(
-        10, "a step whose loss or gradient is not finite is skipped; this many in a row end the run", "--max-bad-steps"
-    )
-    start_seed: int = knob(0, "seed of the fixed latent that truncated sampling starts near (--psi)")
-    print_freq: int = knob(100, "steps between log lines", "--print-freq -p")
-    test_freq: int = knob(1000, "steps between previews and held-out losses (0: none)", "--test-freq")
-    eval_freq: int = knob(
-        0, "steps between distances of 16 generated frames to the held-out videos (0: none)", "--eval-freq"
-    )
-    save_freq: int = knob(1000, "steps between checkpoints", "--save-freq")
-    keep: int = knob(3, "newest checkpoints kept (0: all)", "--keep")
-    out: str = knob("checkpoints", "folder of checkpoints and logs", "--out")
+    start_seed: int = setting(0, "seed of the constant latent of truncated sampling (--psi)")
+    print_freq: int = setting(100, "steps between log lines", "--print-freq -p", least=1)
+    test_freq: int = setting(1000, "steps between previews and held-out losses (0: none)", "--test-freq", least=0)
+    eval_freq: int = setting(0, "steps between distances to held-out videos (0: none)", "--eval-freq", least=0)
+    save_freq: int = setting(1000, "steps between checkpoints", "--save-freq", least=1)
+    keep: int = setting(3, "newest checkpoints to keep (0: all)", "--keep", least=0)
+    out: str = setting("checkpoints", "folder of checkpoints and logs", "--out")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a training run is; the part of a checkpoint that is not tensors."""
+    """All settings of a training run; they are saved in its checkpoints."""
 
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -183,7 +184,7 @@ class Config:
 
     @staticmethod
     def from_dict(sections: Mapping[str, Mapping[str, Any]]) -> "Config":
-        """The inverse of to_dict, after JSON too. Raises ValueError for a knob not known, or of another type."""
+        """The inverse of to_dict, also after JSON. Raises ValueError for an unknown setting or one of another type."""
         if not isinstance(sections, Mapping) or not all(isinstance(part, Mapping) for part in sections.values()):
             raise ValueError("its settings are not sections of named values")
         values = {name: value for section in sections.values() for name, value in section.items()}
@@ -191,12 +192,12 @@ class Config:
             if values.pop(name, value) != value:
                 raise ValueError(f"setting {name} is not {value}, which every network has")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        for knob in (f for section in Config().sections() for f in fields(section)):
-            value = values.get(knob.name, knob.default)
-            if not isinstance(value, (type(knob.default), int) if knob.type is float else type(knob.default)):
-                raise ValueError(f"setting {knob.name} is {value!r}, not of type {type(knob.default).__name__}")
+        for each in (f for section in Config().sections() for f in fields(section)):
+            value = values.get(each.name, each.default)
+            if not isinstance(value, (type(each.default), int) if each.type is float else type(each.default)):
+                raise ValueError(f"setting {each.name} is {value!r}, not of type {type(each.default).__name__}")
             if isinstance(value, tuple) and not all(isinstance(number, int) for number in value):
-                raise ValueError(f"setting {knob.name} is {value!r}, not whole numbers")
+                raise ValueError(f"setting {each.name} is {value!r}, not whole numbers")
         return Config().replaced(values)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -204,7 +205,7 @@ class Config:
         return asdict(self)
 
     def replaced(self, values: Mapping[str, Any]) -> "Config":
-        """A copy in which knobs take the given values. Raises ValueError for a name that no section has."""
+        """A copy with the given values by name, whichever section they are in. Raises ValueError for unknown names."""
         unknown = set(values) - {f.name for section in self.sections() for f in fields(section)}
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
@@ -219,29 +220,14 @@ class Config:
         return self.model, self.diffusion, self.data, self.train
 
     def check(self, num_processes: int = 1) -> None:
-        """Raise ValueError, naming the flag, for values that no run can have."""
+        """Raise ValueError, naming the flag, for invalid settings of a training run."""
+        for section in self.sections():
+            check_values(section)
         train = self.train
-        at_least("1", 1, train, "batch_size accum_steps total_iters print_freq save_freq max_bad_steps")
-        at_least("0", 0, train, "workers test_freq eval_freq keep seed warmup_iters condition_noise")
-        at_least("0", 0, self.data, "held_out")
-        at_least("1", 1, self.model, "image_size")
-        at_least("0", 0, self.diffusion, "p2_gamma")
-        for section, name in ((train, "lr"), (self.diffusion, "penalty_eps")):
-            at_least("a number above 0", 1e-30, section, name)
-        if train.precision not in PRECISIONS:
-            raise ValueError(
-                f"--precision {train.precision}: training has {', '.join(PRECISIONS)}; the rest is --test's"
-            )
-        if self.model.video_timesteps < 2:
-            raise ValueError(f"--num-frames {self.model.video_timesteps}: a video to learn from has 2 or more")
         if self.data.test_split and not self.data.held_out:
             raise ValueError("--held-out 0: --test-split needs 1 or more")
         if train.eval_freq and self.model.generator == "content":
             raise ValueError("--eval-freq measures videos: it needs --generator motion")
-        if self.data.frame_stride < 1:
-            raise ValueError(f"--frame-stride {self.data.frame_stride}: give 1 or more")
-        if not 0 <= self.data.max_bad_fraction <= 1:
-            raise ValueError(f"--max-bad-fraction {self.data.max_bad_fraction}: give a number from 0 to 1")
         if train.batch_size % (num_processes * train.accum_steps):
             raise ValueError(
                 f"--batch-size {train.batch_size} does not divide into {num_processes} processes x "
@@ -249,81 +235,71 @@ class Config:
             )
 
 
-def knobs(section: Any) -> Iterator[Field[Any]]:
-    """The fields of a configuration dataclass that have a flag."""
-    return (f for f in fields(section) if f.metadata.get("flags"))
-
-
-# What a video's name ends in; frames are images in a folder.
-SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
-
-
 @dataclass(frozen=True)
 class SampleConfig:
-    """How videos are sampled from a checkpoint (--test)."""
+    """How videos are sampled from a checkpoint. Raises ValueError, naming the flag, for invalid settings."""
 
-    content: str = knob("", "first frames: an image, a video, or a folder of them", "--content")
-    content_resume: str = knob("", "checkpoint of a content generator that draws the first frames", "--content-resume")
-    out: str = knob("results/samples", "folder of videos; finished ones of the same settings are kept", "--out")
-    num_samples: int | None = knob(
-        None,
-        "how many videos (default: one per first frame; drawn ones: 16); first frames are used again if they are fewer",
-        "--num-samples -ns",
+    content: str = setting("", "first frames: an image, a video, or a folder of them", "--content")
+    content_resume: str = setting("", "content generator's checkpoint, for generated first frames", "--content-resume")
+    out: str = setting("results/samples", "folder of videos; finished ones with the same settings are kept", "--out")
+    num_samples: int | None = setting(
+        None, "number of videos (default: one per first frame; 16 if they are generated)", "--num-samples -ns", least=1
     )
-    num_frames: int | None = knob(
-        None, "frames per video, the given one included (default: as trained)", "--num-frames"
+    num_frames: int | None = setting(None, "frames per video (default: as trained)", "--num-frames", least=1)
+    batch_size: int = setting(16, "videos per batch of a process", "--batch-size -b", least=1)
+    sampler: str = setting("dpm-solver++", "sampler", "--sampler", tuple(SAMPLERS))
+    steps: str = setting("20", "denoising steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
+    content_steps: str = setting("", "denoising steps of a generated first frame (default: --steps)", "--content-steps")
+    eta: float = setting(0.0, "noise of ddim, from 0 (none) to 1 (as much as ddpm)", "--eta", least=0, most=1)
+    precision: str = setting("fp32", "precision of the networks", "--precision", SAMPLING_PRECISIONS)
+    compile: bool = setting(False, "compile the networks, for GPUs: it takes minutes", "--compile")
+    fps: float = setting(25.0, "frame rate of the written files", "--fps", above=0, most=1000)
+    psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)
+    start_noise: str = setting(
+        "video", "draw the noise that denoising starts from per video or per frame", "--start-noise", ("frame", "video")
     )
-    batch_size: int = knob(16, "videos that a process makes side by side", "--batch-size -b")
-    sampler: str = knob("dpm-solver++", "reverse chain", "--sampler", ("ddpm", "ddim", "dpm-solver++"))
-    steps: str = knob("20", "steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
-    content_steps: str = knob("", "steps of a drawn first frame (default: as --steps)", "--content-steps")
-    eta: float = knob(0.0, "noise of ddim: 0 none, 1 that of ddpm", "--eta")
-    precision: str = knob(
-        "fp32",
-        "arithmetic of the networks; bf16-weights: rounds the weights, too",
-        "--precision",
-        SAMPLING_PRECISIONS,
+    anchor_every: int = setting(
+        0, "condition on the last frame as first frame every K frames, for longer videos", "--anchor-every", least=0
     )
-    compile: bool = knob(False, "compile the networks, which takes minutes: for GPUs", "--compile")
-    fps: float = knob(25.0, "frame rate of the written files", "--fps")
-    psi: float = knob(1.0, "sampling space: 1 all of it, 0 one constant start, in between truncated", "--psi")
-    start_noise: str = knob(
-        "video",
-        "what a frame's chain starts from is drawn once per video, or anew per frame, which lets the hue flicker",
-        "--start-noise",
-        ("frame", "video"),
+    condition_noise: float = setting(
+        0.0, "level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
     )
-    anchor_every: int = knob(
-        0, "every K frames the last one takes the first one's place, for any length (0: never)", "--anchor-every"
-    )
-    condition_noise: float = knob(
-        0.0, "noise of this level on the previous frame that SPyNet sees, for a model trained so", "--condition-noise"
-    )
-    format: str = knob("mp4", "what videos are written as", "--format", ("mp4", "gif", "frames", "npy"))
-    grid: str = knob("", "RxC: the first R x C videos also as one, OUT_grid.mp4", "--grid")
-    report: bool = knob(False, "also write OUT/report.html: videos side by side, distances, drift", "--report")
-    seed: int = knob(0, "video i of a seed is always the same", "--seed")
+    format: str = setting("mp4", "file format of the videos", "--format", tuple(SUFFIXES))
+    grid: str = setting("", "RxC: also write the first R x C videos as one, OUT_grid.mp4", "--grid")
+    report: bool = setting(False, "also write OUT/report.html: videos side by side, distances, drift", "--report")
+    seed: int = setting(0, "seed; video i of a seed is always the same", "--seed", least=0)
 
-    def check(self) -> None:
-        """Raise ValueError, naming the flag, for values that no sampling can have."""
-        at_least("1", 1, self, "batch_size num_frames" if self.num_frames is not None else "batch_size")
-        at_least("0", 0, self, "seed anchor_every condition_noise")
-        if self.num_samples is not None:
-            at_least("1", 1, self, "num_samples")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"--eta {self.eta}: give a number from 0 to 1")
+    def __post_init__(self) -> None:
+        for name in ("steps", "content_steps"):  # from Python, 5 is as good as "5"
+            object.__setattr__(self, name, str(getattr(self, name)))
+        check_values(self)
         if self.eta and self.sampler != "ddim":
-            raise ValueError(f"--eta {self.eta}: it is ddim's, and the sampler is {self.sampler}")
-        if not 0 < self.fps <= 1000:
-            raise ValueError(f"--fps {self.fps}: give a number above 0, at most 1000")
-        if self.start_noise not in ("frame", "video"):
-            raise ValueError(f"start_noise {self.start_noise!r} is unknown: choose frame or video")
-        if self.format not in SUFFIXES:
-            raise ValueError(f"format {self.format!r} is unknown: choose from {', '.join(SUFFIXES)}")
+            raise ValueError(f"--eta {self.eta}: only --sampler ddim uses it, and the sampler is {self.sampler}")
         self.grid_shape()
 
+    def check_for(self, motion: Config, content: Config | None = None) -> None:
+        """Raise ValueError, naming the flag, for what generators trained with these configurations cannot do."""
+        trained = motion.model.video_timesteps
+        if self.anchor_every >= trained:
+            raise ValueError(
+                f"--anchor-every {self.anchor_every}: the model knows {trained} frames, give 1 to {trained - 1}"
+            )
+        if (self.num_frames or 1) > trained and not self.anchor_every:
+            raise ValueError(
+                f"--num-frames {self.num_frames}: the model was trained on {trained} frames, give at most that many or "
+                "add --anchor-every K"
+            )
+        for flag, steps, config in (
+            ("--steps", self.steps, motion),
+            ("--content-steps", self.content_steps or self.steps, content or motion),
+        ):
+            try:
+                space_timesteps(config.model.diffusion_timesteps, steps)
+            except ValueError as error:
+                raise ValueError(f"{flag}: {error}") from error
+
     def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of the mosaic; (0, 0) for none. Raises ValueError for what is no RxC."""
+        """Rows and columns of the grid; (0, 0) for none. Raises ValueError for text that is not of the form RxC."""
         found = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", self.grid or "1x1")
         if not found:
             raise ValueError(f"--grid {self.grid}: give rows and columns as 4x8")

@@ -1,11 +1,11 @@
-"""Named presets: the values in which each differs from the defaults of vidm.config, which are the published model's.
+"""Named presets: the values that differ from the defaults in vidm.config, which are those of the published model.
 
 config = Config.from_preset("tiny")
 """
 
 from typing import Any
 
-# Small nets, v prediction: what a CPU can learn in minutes. Values of `paper128` are the defaults above.
+# Small networks that a CPU trains in minutes, with v prediction, which suits short training.
 _SMALL = {
     "image_size": 32,
     "channel_mult": (1, 2),
@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "world": {
         **_SMALL,
         "model_channels": 32,
-        # Two channels or more to each of the 32 groups: of a lone one the norm leaves no mean, and the mean is the hue.
+        # At least two channels in each of the 32 groups: a group of one channel loses its mean, and with it the hue.
         "channel_mult": (2, 2, 3),
         "attention_resolutions": (4,),
         "num_res_blocks": 1,
@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_schedule": "cosine",
         "warmup_iters": 200,
         "precision": "bf16",
-        # Its shadows fall to one side: mirrored frames are of another world.
+        # Shadows in this world always fall to one side, so mirrored frames would not belong to it.
         "flip": False,
         "loss": "mse",
         "condition_noise": 0.1,

@@ -1,24 +1,9 @@
-"""In which arithmetic the networks run; weights, coordinates, norms and the process stay float32.
+"""How a program runs on a machine: precision, compilation, memory, provenance, and errors as one line for the user.
 
-scaler = loss_scaler(device, "fp16")
-with autocast(device, "fp16"):
-    losses = diffusion.training_losses(model, x_start, t)
-scaler.scale(losses["loss"].mean()).backward()
-
-torch.compile, where there is a compiler.
-
-check_compiler()
-model.compile()
-
-How much memory training takes, and what to do when there is not enough.
-
-with explain_out_of_memory("micro-batches of 8", "give --accum-steps 4"):
-    step()
-
-What a script says when it cannot go on: one line and an exit code, no traceback.
-
-with exit_on_user_error():
-    main()
+with exit_on_user_error(), explain_out_of_memory("micro-batches of 8", "give --accum-steps 4"):
+    with autocast(device, "fp16"):
+        losses = diffusion.training_losses(model, x_start, t)
+    scaler.scale(losses["loss"].mean()).backward()
 """
 
 import ctypes
@@ -38,75 +23,72 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidm.config import SAMPLING_PRECISIONS
+from vidm import __version__
 from vidm.distributed import rank
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GIB = 2**30
+# Parameters of glibc's mallopt, and the values that its dynamic thresholds grow to.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which matrix products and convolutions run in `precision`; "bf16-weights": as the weights are.
+    """A context in which matrix products and convolutions run in `precision`, one of vidm.config.SAMPLING_PRECISIONS.
 
-    It also lets a GPU round their fp32 inputs to tf32, or forbids it: convolutions would otherwise do so unasked. On
-    the CPU tf32 is fp32. Raises ValueError for a precision that is none.
+    Parameters, coordinates, norms and the diffusion process stay float32; in "bf16-weights" the parameters decide.
+    The call also sets, for the whole process, whether a GPU may round float32 inputs to tf32: only in "tf32", although
+    PyTorch lets convolutions do so by default. On the CPU "tf32" is "fp32".
     """
-    if precision not in SAMPLING_PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(SAMPLING_PRECISIONS)}")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return torch.autocast(device.type, _AUTOCAST.get(precision, torch.bfloat16), enabled=precision in _AUTOCAST)
 
 
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Scales losses so that fp16 gradients do not vanish; in any other precision it does nothing."""
+    """Scales losses so that fp16 gradients do not vanish; it does nothing in any other precision."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def check_compiler() -> None:
-    """Raise ValueError unless there is the C++ compiler that torch.compile calls."""
+    """Raise ValueError unless the C++ compiler that torch.compile calls is installed."""
     command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     if not shutil.which(command[0]):
-        raise ValueError("--compile needs a C++ compiler, g++ or what CXX names: install one, or leave it out")
-
-
-GIB = 2**30
-# Parameters of glibc's mallopt, and the values that its moving thresholds rise to by themselves.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_RISEN_TRIM_THRESHOLD, _RISEN_MMAP_THRESHOLD, _MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
+        raise ValueError("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or leave it out")
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes that tensors hold together."""
+    """The total size of tensors in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most bytes held at once so far: of a GPU's memory by this process's tensors, or of the CPU's, resident."""
+    """Peak memory of this process so far: that of its tensors on a GPU, or its resident memory on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def keep_freed_memory(kept: bool = True) -> bool:
-    """Let this process keep the CPU memory it frees, for its next tensors; say whether that could be had.
+    """Let this process reuse the CPU memory that it frees; return whether the C library supports it (glibc only).
 
-    By default glibc returns blocks of 32 MiB and more at once and gets the next from the system page by page, zeroed,
-    which takes several times as long as filling them: a third of a denoising step. With kept=False it is back to that.
-    Other C libraries are left alone. Ours.
+    By default glibc returns blocks of 32 MiB and more to the system at once. New ones are then zeroed page by page,
+    which takes several times as long as filling them: a third of a denoising step. kept=False restores the default.
+    Ours.
     """
     if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         return False
     values = {
-        _M_MMAP_MAX: 0 if kept else _MMAP_MAX,
-        _M_TRIM_THRESHOLD: -1 if kept else _RISEN_TRIM_THRESHOLD,
-        _M_MMAP_THRESHOLD: _RISEN_MMAP_THRESHOLD,
+        _M_MMAP_MAX: 0 if kept else _DEFAULT_MMAP_MAX,
+        _M_TRIM_THRESHOLD: -1 if kept else _GROWN_TRIM_THRESHOLD,
+        _M_MMAP_THRESHOLD: _GROWN_MMAP_THRESHOLD,
     }
     return all(libc.mallopt(parameter, value) for parameter, value in values.items())
 
 
 @contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
-    """Turn an allocation that fails, on a GPU or the CPU, into a ValueError: `what` did not fit, and the advice."""
+    """Turn a failed allocation, on a GPU or the CPU, into a ValueError that says what does not fit, and the advice."""
     try:
         yield
     except RuntimeError as error:
@@ -119,7 +101,7 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
 
 
 def more_micro_batches(samples: int, accum_steps: int) -> int | None:
-    """The next number of micro-batches above `accum_steps` into which a process's samples divide, None above all."""
+    """The next larger number of micro-batches that divides a process's samples; None if there is none."""
     return next((n for n in range(accum_steps + 1, samples + 1) if samples % n == 0), None)
 
 
@@ -132,9 +114,11 @@ def _version_of(name: str) -> str:
         return torch.version.cuda or ""
     if name == "cudnn":
         return str(torch.backends.cudnn.version() or "")
+    if name == "vidm":
+        return __version__
     try:
         return version(name)
-    except PackageNotFoundError:  # vidm itself, when it runs from a folder and is not installed
+    except PackageNotFoundError:
         return ""
 
 
@@ -158,12 +142,12 @@ def provenance(names: Iterable[str], device: torch.device | str = "cpu") -> dict
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn an error that the user can mend into one line and exit code 2, and an interruption into one line."""
+    """Turn an error that the user can fix into one line and exit code 2, and Ctrl-C into one line and exit code 130."""
     where = f"[process {rank()}] " if rank() else ""
     try:
         yield
     except (ValueError, OSError) as error:
-        # A data loading process sends its whole traceback along; what it had to say is the last line.
+        # A data loading process passes on its whole traceback, whose last line is the message.
         reason = re.sub(r"^(\w+\.)+\w*Error: ", "", str(error).strip().splitlines()[-1])
         print(f"{where}error: {reason}", file=sys.stderr, flush=True)
         sys.exit(2)

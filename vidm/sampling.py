@@ -1,14 +1,10 @@
-"""A folder of videos from a checkpoint: split over processes, gone on with after a stop, settings beside each.
+"""Sampling a folder of videos from a checkpoint, split over processes and resumable, with a settings file per video.
 
     sample_folder(load_generator("checkpoint.pt"), SampleConfig(content="frames", out="results/samples"))
 
-The unit of work is a batch of consecutive videos: a process makes it whole, always the same one, so that files do not
-depend on the number of processes or on an interruption, to the last bit. Ours.
-
-Where videos begin: images, or the first frames of videos, found and read.
-
-paths = list_content("data/CLEVRER")
-frame = read_first_frame(paths[0])     # uint8 (H, W, 3)
+First frames are images, the first frames of videos, or the content generator's. The unit of work is a batch of
+consecutive videos, which one process makes as a whole, so that files do not depend on the number of processes or on an
+interruption, to the last bit. Ours.
 """
 
 import json
@@ -32,16 +28,24 @@ from vidm.packs import read_frames
 from vidm.runtime import versions_of
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_image, read_video, write_video
 
+# The default number of videos with generated first frames.
+NUM_GENERATED = 16
+# Settings that decide where and how many videos are written, not what is in them.
+NOT_RECORDED = ("content", "content_resume", "out", "num_samples", "grid", "report")
+
+# First frames by video index, for a batch of indices; unreadable ones are left out.
+FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
+
 
 def is_image(path: Path) -> bool:
-    """Whether a first frame is a file of its own rather than the beginning of a video."""
+    """Whether a first frame is an image file rather than the beginning of a video."""
     return path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES
 
 
 def list_content(content: str | Path) -> list[Path]:
-    """Where first frames come from: an image or a video, or a folder's images, or else its videos at any depth.
+    """Files of first frames: one image or video, or a folder's images, or if it has none its videos at any depth.
 
-    Videos that cannot be read are named and left out. Raises FileNotFoundError or ValueError when there are none.
+    Unreadable videos are printed and left out. Raises FileNotFoundError or ValueError if nothing is left.
     """
     content = Path(content)
     if not content.exists():
@@ -62,33 +66,21 @@ def read_first_frame(path: Path) -> np.ndarray:
     return read_image(path) if is_image(path) else read_frames(path, [0])[0]
 
 
-def conversion(path: Path) -> str:
-    """What was done to an image to read it as 8-bit RGB, in words; empty where nothing was, or for a video."""
+def _conversion(path: Path) -> str:
+    """How read_first_frame converts an image to 8-bit RGB, in words; empty without a conversion or for a video."""
     if not is_image(path):
         return ""
     with Image.open(path) as image:
         if image.mode.startswith("I"):
-            return "16 bits a channel come to 8"
+            return "16 bits per channel are reduced to 8"
         if image.has_transparency_data:
-            return "transparency is laid on white"
-        return "" if image.mode == "RGB" else f"{image.mode} becomes RGB"
-
-
-# First frames by index for a batch of indices; one that cannot be had is left out.
-FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
-
-# How many videos are made from nothing unless it is said.
-DRAWN_VIDEOS = 16
-# Settings that say where and how much, not what a video is.
-ELSEWHERE = ("content", "content_resume", "out", "num_samples", "grid", "report")
-
-
-# First frames
+            return "transparency is blended with white"
+        return "" if image.mode == "RGB" else f"{image.mode} is converted to RGB"
 
 
 def _reader(paths: list[Path]) -> FirstFrameSource:
-    """First frames by index, again from the start where there are fewer; an unreadable one is named and left out."""
-    told: set[str] = set()
+    """Reads first frames, from the beginning again after the last; prints unreadable files and each conversion once."""
+    printed: set[str] = set()
 
     def read(batch: range) -> dict[int, np.ndarray]:
         frames = {}
@@ -96,35 +88,32 @@ def _reader(paths: list[Path]) -> FirstFrameSource:
             path = paths[i % len(paths)]
             try:
                 frames[i] = read_first_frame(path)
-                done = conversion(path)
+                converted = _conversion(path)
             except (VideoError, FileNotFoundError) as error:
                 tqdm.write(f"skipped: {error}")
                 continue
-            if done and done not in told:
-                told.add(done)
-                tqdm.write(f"{path}: {done}")
+            if converted and converted not in printed:
+                printed.add(converted)
+                tqdm.write(f"{path}: {converted}")
         return frames
 
     return read
 
 
 def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int, FirstFrameSource, list[Path]]:
-    """How many videos there are to make, where a batch's first frames come from, and the files of those, if any."""
+    """The number of videos to make, the source of their first frames, and the files of these, if any."""
     if generator.content_model is not None:
-        num_videos = DRAWN_VIDEOS if settings.num_samples is None else settings.num_samples
+        num_videos = settings.num_samples or NUM_GENERATED
         return num_videos, lambda batch: dict(zip(batch, generator.draw_first_frames(batch, settings), strict=True)), []
     paths = list_content(settings.content)
-    num_videos = len(paths) if settings.num_samples is None else settings.num_samples
+    num_videos = settings.num_samples or len(paths)
     if num_videos > len(paths):
         print0(f"{num_videos} videos from {len(paths)} first frames: video i begins with frame i modulo {len(paths)}")
     return num_videos, _reader(paths), paths
 
 
-# What is there, and what is to be done
-
-
 def video_path(settings: SampleConfig, index: int) -> Path:
-    """Where video `index` is written; its settings lie beside it, under the same name with .json."""
+    """The file of video `index`; its settings are stored next to it, under the same name with .json."""
     return Path(settings.out, f"video_{index:05d}{SUFFIXES[settings.format]}")
 
 
@@ -133,8 +122,8 @@ def _record_path(video: Path) -> Path:
 
 
 def _records(generator: Generator, settings: SampleConfig, num_videos: int, paths: list[Path]) -> list[dict[str, Any]]:
-    """What is written beside each video: all that it follows from."""
-    values = {name: value for name, value in asdict(settings).items() if name not in ELSEWHERE}
+    """The content of each video's settings file: everything that determines the video."""
+    values = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
     values["num_frames"] = generator.num_frames(settings)
     values["frame_stride"] = generator.config.data.frame_stride
     values["checkpoint_sha256"] = sha256_of([generator.path])
@@ -152,31 +141,30 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
 
 
 def _is_finished(video: Path, record: dict[str, Any]) -> bool:
-    """Whether a video is there with just this record. Raises ValueError for one that is there with another."""
-    in_the_way = [video.with_suffix(suffix) for suffix in SUFFIXES.values() if suffix != video.suffix]
-    for other in in_the_way:
+    """Whether a video exists with exactly this record. Raises ValueError if it exists with another one."""
+    for other in (video.with_suffix(suffix) for suffix in SUFFIXES.values() if suffix != video.suffix):
         if other.exists():
-            raise ValueError(f"{other} is there already, in another format: remove it or give another --out")
+            raise ValueError(f"{other} already exists, in another format: remove it or give another --out")
     if not video.exists():
         return False
     try:
-        there = json.loads(_record_path(video).read_text())
-        old, new = ({"first_frame": r["first_frame"], **r["settings"]} for r in (there, record))
+        found = json.loads(_record_path(video).read_text())
+        old, new = ({"first_frame": r["first_frame"], **r["settings"]} for r in (found, record))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{video} is there already and nothing beside it says what it is: remove it or give another --out"
+            f"{video} already exists, without a file of its settings: remove it or give another --out"
         ) from error
     for name in new:
         if old.get(name) != new[name]:
             raise ValueError(
-                f"{video} is there already, with {name} {old.get(name)} and not {new[name]}: give another --out, or "
-                "remove it to make it anew"
+                f"{video} already exists, with {name} {old.get(name)} and not {new[name]}: give another --out, or "
+                "remove it to make it again"
             )
     return True
 
 
 def _unfinished(settings: SampleConfig, records: list[dict[str, Any]]) -> tuple[list[range], set[int]]:
-    """Batches that are not whole, and the videos in all batches that are finished."""
+    """The batches with videos to make, and the finished videos of all batches."""
     finished = {i for i, record in enumerate(records) if _is_finished(video_path(settings, i), record)}
     starts = range(0, len(records), settings.batch_size)
     batches = [range(start, min(start + settings.batch_size, len(records))) for start in starts]
@@ -184,7 +172,7 @@ def _unfinished(settings: SampleConfig, records: list[dict[str, Any]]) -> tuple[
 
 
 def _write(settings: SampleConfig, record: dict[str, Any], frames: np.ndarray) -> None:
-    """The record first: a video that is there without one is not ours."""
+    """Write a video and its settings; these first, because a video without them counts as someone else's."""
     video = video_path(settings, record["index"])
     with atomic_write(_record_path(video)) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -192,11 +180,11 @@ def _write(settings: SampleConfig, record: dict[str, Any], frames: np.ndarray) -
 
 
 def _write_grid(settings: SampleConfig, num_frames: int) -> None:
-    """The first videos as one mosaic beside the folder, not in it: it is no sample. One that is missing is black."""
+    """Write the first videos as one, next to the folder, which holds only samples. Missing videos are black."""
     rows, columns = settings.grid_shape()
     paths = [video_path(settings, i) for i in range(rows * columns)]
     videos = {i: read_video(path) for i, path in enumerate(paths) if path.exists()}
-    for i, video in videos.items():  # a gif keeps equal frames as one
+    for i, video in videos.items():  # a gif stores equal frames as one
         videos[i] = np.concatenate([video, video[-1:].repeat(num_frames - len(video), axis=0)])
     black = np.zeros_like(next(iter(videos.values())))
     cells = [videos.get(i, black) for i in range(rows * columns)]
@@ -205,20 +193,46 @@ def _write_grid(settings: SampleConfig, num_frames: int) -> None:
     write_video(out.with_name(f"{out.name}_grid.mp4"), np.concatenate(lines, axis=1), fps=settings.fps)
 
 
-# The folder
+def _make(
+    generator: Generator,
+    settings: SampleConfig,
+    first_frames: FirstFrameSource,
+    batches: list[range],
+    records: list[dict[str, Any]],
+    finished: set[int],
+) -> int:
+    """Make and write the unfinished videos of this process's batches; return the number of videos made."""
+    side, began = generator.config.model.image_size, time.monotonic()
+    num_made, resizing_printed = 0, False
+    with tqdm(total=sum(map(len, batches)), desc="sample", unit="video", disable=not is_main()) as bar:
+        for batch in batches:
+            frames = first_frames(batch)
+            others = {frame.shape[:2] for frame in frames.values()} - {(side, side)}
+            if others and not resizing_printed and is_main():
+                height, width = others.pop()
+                bar.write(f"first frames of {width}x{height} are cropped and resized to {side}x{side}, as in training")
+                resizing_printed = True
+            if frames:
+                videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
+                for i, video in zip(frames, videos, strict=True):
+                    if i not in finished:
+                        _write(settings, records[i], video)
+                num_made += len(videos)
+                frames_per_s = num_made * videos.shape[1] * world_size() / (time.monotonic() - began)
+                bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")
+            bar.update(len(batch))
+    return num_made
 
 
 def sample_folder(generator: Generator, settings: SampleConfig) -> None:
-    """Make out/video_%05d.mp4 (or .gif, .npy, a folder of frames), each with its settings beside it as .json.
+    """Make out/video_%05d.mp4 (or .gif, .npy, a folder of frames), each with its settings next to it as .json.
 
-    First frames are those in settings.content, an image, a video (its first frame counts), or a folder of them, those
-    that can be read numbered in natural order, used again where more videos are asked for; or they are drawn by a
-    content generator. Where one turns out damaged only now, it is named and its number left out. Batches are shared by
-    the processes; a video does not depend on who makes it. Videos that are there already, with the same settings, are
-    left as they are, and so are all other files. Raises ValueError or FileNotFoundError, before anything is written,
-    when the content is missing, a setting cannot be, or a video of other settings has the place of one.
+    First frames come from settings.content, in natural order, or from the content generator. They are reused if more
+    videos are wanted; one that turns out to be damaged is printed and its number left out. Processes share the batches,
+    and a video does not depend on which process makes it. Existing videos with the same settings are kept, and so are
+    all other files. Raises ValueError or FileNotFoundError, before anything is written, if the content is missing, the
+    generator cannot follow the settings, or a video with other settings exists.
     """
-    out = Path(settings.out)
     generator.check(settings)
     num_videos, first_frames, paths = _first_frames_of(generator, settings)
     rows, columns = settings.grid_shape()
@@ -229,32 +243,14 @@ def sample_folder(generator: Generator, settings: SampleConfig) -> None:
         records = _records(generator, settings, num_videos, paths)
         return records, *_unfinished(settings, records)
 
-    records, batches, finished = on_main(plan)  # and nobody writes before all know
+    # No process writes before all have the plan.
+    records, batches, finished = on_main(plan)
     if finished:
         print0(f"{len(finished)} of {num_videos} videos are finished already")
+    out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     mine = batches[rank() :: world_size()]
-    num_written = 0
-    side, began = generator.config.model.image_size, time.monotonic()
-    told = False
-    with tqdm(total=sum(map(len, mine)), desc="sample", unit="video", disable=not is_main()) as bar:
-        for batch in mine:
-            frames = first_frames(batch)
-            others = {frame.shape[:2] for frame in frames.values()} - {(side, side)}
-            if others and not told and is_main():
-                height, width = others.pop()
-                bar.write(f"first frames of {width}x{height} are cropped and resized to {side}x{side}, as in training")
-                told = True
-            if frames:
-                videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
-                for i, video in zip(frames, videos, strict=True):
-                    if i not in finished:
-                        _write(settings, records[i], video)
-                num_written += len(videos)
-                frames_made = num_written * videos.shape[1] * world_size()
-                bar.set_postfix_str(f"{frames_made / (time.monotonic() - began):.1f} frames/s")
-            bar.update(len(batch))
-    if mine and not num_written:
+    if mine and not _make(generator, settings, first_frames, mine, records, finished):
         with suppress(OSError):
             out.rmdir()
         raise ValueError(f"none of the first frames in {settings.content} can be read")

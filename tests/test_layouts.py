@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vidm import layouts
-from vidm.cli import train_parser
+from vidm.cli import parse_flags
 from vidm.config import Config, DataConfig
 from vidm.distributed import launch, on_main, rank
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips, survey_clips
@@ -483,4 +483,4 @@ def test_the_commands_in_the_datasets_document_parse() -> None:
     commands = [line.strip() for line in document.read_text().splitlines() if name in line]
     assert len(commands) == 6
     for command in commands:
-        train_parser().parse_args(command.removeprefix(name).split())
+        parse_flags(command.removeprefix(name).split())

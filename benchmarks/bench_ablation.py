@@ -112,9 +112,10 @@ def train(name: str, flags: Sequence[str]) -> Path:
     last = checkpoint_path(out, SHORT_STEPS)
     if not last.exists():
         script = [sys.executable, str(ROOT / "diffusion_ddp_accum_constant_cu.py"), "--preset", "world"]
-        where = ["--data", str(PACK), "--spynet", str(SPYNET), "--out", str(out), "--resume", "auto"]
+        flow = [] if "--flow-range" in flags else ["--spynet", str(SPYNET)]
+        where = ["--data", str(PACK), "--out", str(out), "--resume", "auto"]
         how_long = ["--total-iters", str(SHORT_STEPS), "--save-freq", "500", "--keep", "1"]
-        if subprocess.run([*script, *where, *how_long, *flags]).returncode:
+        if subprocess.run([*script, *where, *flow, *how_long, *flags]).returncode:
             raise ValueError(f"the training of the row {name!r} failed; its output is above")
     return last
 

@@ -192,7 +192,7 @@ def test_a_published_file_of_paper_size_loads_converts_and_computes_the_same(tmp
     length = cached or given
     config = PUBLISHED.replaced({"video_timesteps": length})
     path = in_published_format(config, tmp_path / "published.pth.tar", cached)
-    generator = load_generator(path, video_timesteps=given)
+    generator = load_generator(path, video_timesteps=given, device="cpu")
     assert generator.model.video_timesteps == length
     direct = fill_by_rule(build_model(config))
     own = generator.model.state_dict()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidm import cli
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.cli import parse_flags, sample_config, sample_main, sample_parser, train_config, train_main, train_parser
 from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser
@@ -131,6 +132,7 @@ def test_training_resumes_from_the_newest_and_samples(world, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "no checkpoint in" in said
     assert f"going on from {out / 'checkpoint_00000001.pt'}" in said
+    assert "--preset tiny sets nothing here: the settings of" in said
     newest = latest_checkpoint(out)
     assert newest == out / "checkpoint_00000003.pt"
 
@@ -144,6 +146,14 @@ def test_training_resumes_from_the_newest_and_samples(world, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "random-feature Frechet distance: not an FVD, not comparable with published numbers" in said
     assert "12 against 3 videos" in said
+
+
+def test_one_gpu_for_many_processes_is_reported(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "launch", lambda *_, **__: None)
+    train_main(["--gpu", "0"])
+    assert capsys.readouterr().out == ""
+    train_main(["--gpu", "0", "--multiprocessing-distributed"])
+    assert "--gpu has no effect with --multiprocessing-distributed" in capsys.readouterr().out
 
 
 def test_resuming_takes_the_checkpoints_settings_and_refuses_another_network(world, tmp_path, capsys):

@@ -58,6 +58,16 @@ def test_the_averaged_weights_are_the_ones_sampled_from(generator):
     assert all(torch.equal(generator.model.state_dict()[k], v) for k, v in expected.items())
 
 
+def test_a_generator_is_loaded_on_a_gpu_if_there_is_one(generator):
+    assert load_generator(generator.path).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_an_unknown_setting_is_a_type_error(generator, frame):
+    for method in (generator.animate, generator.generate):
+        with pytest.raises(TypeError, match="sampeler"):
+            method(frame if method == generator.animate else 1, sampeler="ddim")
+
+
 def test_the_video_begins_with_the_given_frame_whatever_its_kind(generator, frame):
     videos = [generator.animate(given, **QUICK) for given in (frame, Image.fromarray(frame), to_float(frame[None])[0])]
     assert videos[0].shape == (3, 16, 16, 3)

@@ -183,6 +183,8 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
         resume = load_any(options.resume, options.stored_timesteps)
     if resume:
         config = resumed_config(resume, values, options.preset or "")
+        if options.preset:
+            print0(f"--preset {options.preset} sets nothing here: the settings of {resume.source} are kept")
     elif config.train.init:
         init = load_any(config.train.init, options.stored_timesteps)
         config = init_config(init, values, options.preset or "")
@@ -266,6 +268,8 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
 def train_main(argv: Sequence[str] | None = None) -> None:
     """diffusion_ddp_accum_constant_cu.py and vidm-train: train, or with --test sample."""
     options = parse_flags(sys.argv[1:] if argv is None else argv)
+    if options.multiprocessing_distributed and options.gpu is not None:
+        print("--gpu has no effect with --multiprocessing-distributed, which starts one process per GPU")
     with exit_on_user_error():
         launch(
             _sample if options.test else _train,

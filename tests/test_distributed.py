@@ -1,18 +1,18 @@
-"""Claims about running as one process or many."""
+"""Tests of running as one process or many."""
 
 import multiprocessing
 
 import pytest
 import torch
 
-from vidm.distributed import gather_rows, launch, rank, world_size
+from vidm.distributed import Rendezvous, gather_rows, launch, rank, world_size
 
 
 def record(device, seen):
     seen.append((device.type, rank(), world_size()))
 
 
-def test_alone_there_is_one_process_and_no_group():
+def test_a_single_process_has_no_group():
     seen = []
     launch(record, (seen,))
     assert seen == [("cuda" if torch.cuda.is_available() else "cpu", 0, 1)]
@@ -20,10 +20,10 @@ def test_alone_there_is_one_process_and_no_group():
     assert gather_rows(rows) is rows
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the behaviour without a GPU")
 def test_the_original_spawn_flags_fall_back_to_one_gloo_process_on_a_cpu(tmp_path, capsys):
     seen = []
-    launch(record, (seen,), multiprocessing=True, dist_url=f"file://{tmp_path}/meeting", backend="nccl")
+    launch(record, (seen,), multiprocessing=True, rendezvous=Rendezvous(f"file://{tmp_path}/meeting", backend="nccl"))
     assert seen == [("cpu", 0, 1)]
     out = capsys.readouterr().out
     assert "using gloo instead of nccl" in out
@@ -34,7 +34,8 @@ def gather_on_two(node_rank, meeting, results):
     def worker(device):
         results.put((rank(), world_size(), gather_rows(torch.tensor([rank(), 10 + rank()])).tolist()))
 
-    launch(worker, (), multiprocessing=True, num_nodes=2, node_rank=node_rank, dist_url=f"file://{meeting}")
+    rendezvous = Rendezvous(f"file://{meeting}")
+    launch(worker, (), multiprocessing=True, num_nodes=2, node_rank=node_rank, rendezvous=rendezvous)
 
 
 def test_two_nodes_are_one_group_and_gather_in_order_of_rank(tmp_path):
@@ -56,9 +57,9 @@ def test_two_nodes_are_one_group_and_gather_in_order_of_rank(tmp_path):
     [
         ({"gpu": 99}, "--gpu 99"),
         ({"multiprocessing": True, "num_nodes": 2, "node_rank": 2}, "--rank 2 is not among 2 nodes"),
-        ({"multiprocessing": True, "dist_url": "carrier-pigeon"}, "carrier-pigeon .* another --dist-url"),
+        ({"multiprocessing": True, "rendezvous": Rendezvous("carrier-pigeon")}, "carrier-pigeon .* another --dist-url"),
     ],
 )
-def test_what_cannot_be_launched_is_named(arguments, message):
+def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         launch(record, ([],), **arguments)

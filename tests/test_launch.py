@@ -1,6 +1,7 @@
-"""Claims about runs of several processes: they start in every documented way, and the loss of one never hangs them."""
+"""Tests of runs with several processes: every documented way to start them, and no hanging after losing one."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_preemption import assert_identical, final_state, finish, started, told_by, wait_for_step
+from test_preemption import assert_identical, final_state, finish, started, stderr_of, wait_for_step
 
 from vidm.config import Config
-from vidm.distributed import gather_rows, launch, rank
+from vidm.distributed import Rendezvous, gather_rows, launch, rank
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "diffusion_ddp_accum_constant_cu.py")
@@ -38,7 +39,7 @@ def flags_of(config: Config) -> list[str]:
 def running(
     command: list[str], said: Path, environment: Mapping[str, str] = os.environ
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command under way, whose output goes to `said`; ended, with all it started, when the block is left."""
+    """A running command whose output goes to `said`; at the end of the block it is killed with all it started."""
     with said.open("wb") as output:
         run = subprocess.Popen(
             command,
@@ -63,7 +64,7 @@ def free_port() -> int:
 
 
 def training_processes() -> list[int]:
-    """Processes that run the training script themselves: children of a launcher, not launchers."""
+    """Processes that run the training script: children of a launcher, not launchers."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -92,12 +93,12 @@ def test_an_elastic_run_loses_a_worker_and_ends_as_if_it_had_not(config, tmp_pat
             wait_for_step(config, step)
             os.kill(of_run(config)[-1], signal.SIGKILL)
         assert run.wait(timeout=120) == 0
-    assert (tmp_path / "said.txt").read_text().count("going on from") == 2
+    assert (tmp_path / "said.txt").read_text().count("resuming from") == 2
     assert_identical(final_state(config), final_state(undisturbed))
 
 
 @pytest.mark.slow
-def test_two_nodes_meet_by_the_script_and_train_as_two_processes_do(config, tmp_path):
+def test_two_nodes_started_by_the_script_train_like_two_processes(config, tmp_path):
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
     finish(started(undisturbed, tmp_path / "meeting", processes=2))
     command = ["bash", "scripts/train_multinode.sh", "2", f"localhost:{free_port()}", *flags_of(config)]
@@ -108,15 +109,15 @@ def test_two_nodes_meet_by_the_script_and_train_as_two_processes_do(config, tmp_
     assert_identical(final_state(config), final_state(undisturbed))
 
 
-def test_the_script_for_several_nodes_says_what_it_needs():
+def test_the_script_for_several_nodes_says_which_arguments_it_needs():
     done = subprocess.run(["bash", "scripts/train_multinode.sh"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: give the number of nodes and where they meet")
+    assert done.stderr.startswith("error: give the number of nodes and the address of one of them")
 
 
 @pytest.mark.parametrize("timeout", [4, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stopped", [0, 1])
-def test_a_stopped_process_ends_the_run(config, tmp_path, timeout, stopped):
+def test_a_suspended_process_ends_the_run(config, tmp_path, timeout, stopped):
     group = started(config.replaced({"total_iters": 100_000}), tmp_path / "meeting", 2, timeout)
     wait_for_step(config, 2)
     os.kill(group[stopped].pid, signal.SIGSTOP)
@@ -126,23 +127,23 @@ def test_a_stopped_process_ends_the_run(config, tmp_path, timeout, stopped):
         assert process.exitcode is not None, f"alive after {time.monotonic() - began:.0f} s"
     assert group[1 - stopped].exitcode == 2
     assert group[stopped].exitcode == -signal.SIGKILL
-    said = told_by(1 - stopped, tmp_path / "meeting").read_text()
-    assert f"another process hangs: nothing came from it for {timeout} s (--timeout)" in said
+    said = stderr_of(1 - stopped, tmp_path / "meeting").read_text()
+    assert f"another process hangs: no answer for {timeout} s (--timeout)" in said
 
 
-def test_a_process_that_dies_takes_the_other_down_with_a_message(config, tmp_path):
+def test_when_a_process_dies_the_other_ends_with_a_message(config, tmp_path):
     group = started(config.replaced({"total_iters": 100_000}), tmp_path / "meeting", 2)
     wait_for_step(config, 2)
     group[1].kill()
     group[0].join(30)
     assert group[0].exitcode == 2
-    said = told_by(0, tmp_path / "meeting").read_text()
-    assert "[process 0] error: another process died; it may have said why above" in said
+    said = stderr_of(0, tmp_path / "meeting").read_text()
+    assert "[process 0] error: another process died; its error may be printed above" in said
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_original_launcher_stops_all_of_its_processes_saved(config, tmp_path):
-    """As on a machine of two GPUs, whose number the launcher takes for its number of processes."""
+def test_a_signal_to_the_launcher_stops_all_of_its_processes_after_saving(config, tmp_path):
+    """As on a machine with two GPUs: the launcher starts one process per GPU."""
     config = config.replaced({"total_iters": 100_000})
     line = ["--multiprocessing-distributed", "--dist-url", f"file://{tmp_path}/meeting", *flags_of(config)]
     program = (
@@ -156,21 +157,22 @@ def test_a_signal_to_the_original_launcher_stops_all_of_its_processes_saved(conf
         assert run.wait(timeout=60) == 0
     said = (tmp_path / "said.txt").read_text()
     assert "2 processes over gloo" in said
-    assert "is saved: --resume auto goes on" in said
+    assert re.search(r"stopped and saved after step \d+: continue with --resume auto", said)
 
 
-def remember_environment(device: torch.device, before: dict[str, str]) -> None:
+def check_environment(device: torch.device, before: dict[str, str]) -> None:
     assert gather_rows(torch.tensor([rank()])).tolist() == [0]
     assert dict(os.environ) == before
 
 
 def test_launching_changes_no_environment_variable(tmp_path):
     before = dict(os.environ)
-    launch(remember_environment, (before,), multiprocessing=True, dist_url=f"file://{tmp_path}/meeting")
+    rendezvous = Rendezvous(f"file://{tmp_path}/meeting")
+    launch(check_environment, (before,), multiprocessing=True, rendezvous=rendezvous)
     assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
-def test_a_time_out_that_cannot_be_is_named(timeout):
+def test_an_invalid_timeout_is_named(timeout):
     with pytest.raises(ValueError, match=r"--timeout .*: give a number of seconds above 0"):
-        launch(remember_environment, ({},), timeout=timeout)
+        launch(check_environment, ({},), rendezvous=Rendezvous(timeout=timeout))

@@ -1,5 +1,6 @@
-"""Claims about runs that are killed, asked to stop, or meet a full disk: nothing is lost, and nothing is different."""
+"""Tests of runs that are killed, asked to stop, or fill the disk: nothing is lost, and results stay the same."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -12,40 +13,41 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidm import files
 from vidm.checkpoint import list_checkpoints, load_checkpoint
 from vidm.config import Config
-from vidm.distributed import launch
+from vidm.distributed import Rendezvous, launch
 from vidm.resume import newest_that_verifies
 from vidm.trainer import Trainer
 from vidm.training_run import fit
 
 CPU = torch.device("cpu")
-# Starts processes in milliseconds: they are forked off one that has imported everything.
+# Starts processes in milliseconds: they are forked from a process that has imported everything.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["vidm.training_run"])
 
 
-def go_on(device: torch.device, config: Config) -> None:
-    """What `--resume auto` does."""
+def train_or_resume(device: torch.device, config: Config) -> None:
+    """Like the command line with `--resume auto`."""
     fit(Trainer(config, device, newest_that_verifies(config.train.out)))
 
 
-def told_by(node_rank: int, meeting: Path) -> Path:
-    """Where a process of a group writes its stderr."""
+def stderr_of(node_rank: int, meeting: Path) -> Path:
+    """The file with the stderr of a process of a group."""
     return meeting.with_name(f"{meeting.name}.stderr{node_rank}")
 
 
 def one_of(node_rank: int, num_nodes: int, config: Config, meeting: Path, timeout: float) -> None:
     sys.stderr.flush()
-    os.dup2(os.open(told_by(node_rank, meeting), os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open(stderr_of(node_rank, meeting), os.O_WRONLY | os.O_CREAT), 2)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked off
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
     if num_nodes == 1:
-        go_on(CPU, config)
+        train_or_resume(CPU, config)
     else:
-        url = f"file://{meeting}"
         nodes = {"num_nodes": num_nodes, "node_rank": node_rank}
-        launch(go_on, (config,), multiprocessing=True, **nodes, dist_url=url, timeout=timeout)
+        rendezvous = Rendezvous(f"file://{meeting}", timeout=timeout)
+        launch(train_or_resume, (config,), multiprocessing=True, **nodes, rendezvous=rendezvous)
 
 
 def started(config: Config, meeting: Path, processes: int = 1, timeout: float = 60) -> list[BaseProcess]:
@@ -78,10 +80,10 @@ def assert_identical(found: dict[str, torch.Tensor], expected: dict[str, torch.T
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def killed_again_and_again(config: Config, meeting: Path, kills: int, processes: int = 1) -> None:
-    """Run to the end, one process SIGKILLed `kills` times at random moments; every checkpoint then loads.
+def kill_repeatedly(config: Config, meeting: Path, kills: int, processes: int = 1) -> None:
+    """Run to the end, with all processes SIGKILLed `kills` times at random moments; every checkpoint then loads.
 
-    Every other kill comes while a checkpoint is being written, the others at any time of a run.
+    Every other kill happens while a checkpoint is being written, the others at any time.
     """
     out, rng = Path(config.train.out), random.Random(0)
     for attempt in range(kills):
@@ -97,7 +99,7 @@ def killed_again_and_again(config: Config, meeting: Path, kills: int, processes:
             process.kill()
         for process in group:
             process.join()
-            assert process.exitcode == -signal.SIGKILL, "it was to be killed before its end"
+            assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
         for path in list_checkpoints(out):
             load_checkpoint(path)
     finish(started(config, meeting.with_name(f"{meeting.name}-last"), processes))
@@ -113,7 +115,7 @@ def config(tiny: Config) -> Config:
 def compare_with_an_undisturbed_run(config: Config, tmp_path: Path, kills: int, processes: int = 1) -> None:
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed"), "workers": 0})
     finish(started(undisturbed, tmp_path / "meeting-undisturbed", processes))
-    killed_again_and_again(config, tmp_path / "meeting", kills, processes)
+    kill_repeatedly(config, tmp_path / "meeting", kills, processes)
     assert_identical(final_state(config), final_state(undisturbed))
 
 
@@ -137,7 +139,7 @@ def wait_for_step(config: Config, step: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_signal_saves_within_two_steps_and_exits_well(config, tmp_path, number, processes):
+def test_after_a_signal_a_run_saves_within_two_steps_and_exits_with_0(config, tmp_path, number, processes):
     config = config.replaced({"total_iters": 100_000, "keep": 0})
     group = started(config, tmp_path / "meeting", processes)
     wait_for_step(config, 3)
@@ -146,10 +148,10 @@ def test_a_signal_saves_within_two_steps_and_exits_well(config, tmp_path, number
     finish(group)
     steps = [load_checkpoint(path).step for path in list_checkpoints(config.train.out)]
     assert steps == list(range(1, len(steps) + 1))
-    assert len(steps) <= at_signal + 3  # one under way, one more, and the one written between kill and count
+    assert len(steps) <= at_signal + 3  # the current step, one more, and one saved between the signal and counting
 
 
-def test_data_loading_processes_leave_stopping_to_their_parent(config, tmp_path):
+def test_data_loading_processes_ignore_signals_that_their_parent_did_not_send(config, tmp_path):
     config = config.replaced({"total_iters": 100_000, "workers": 2})
     group = started(config, tmp_path / "meeting")
     wait_for_step(config, 1)
@@ -168,7 +170,7 @@ def flip_a_byte(path: Path, where: float) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_byte_in_the_newest_checkpoint_falls_back_to_the_one_before(config, capsys):
+def test_with_a_flipped_byte_in_the_newest_checkpoint_the_one_before_is_used(config, capsys):
     fit(Trainer(config.replaced({"total_iters": 3}), CPU))
     *_, before, newest = list_checkpoints(config.train.out)
     flip_a_byte(newest, 0.5)
@@ -176,23 +178,21 @@ def test_a_flipped_byte_in_the_newest_checkpoint_falls_back_to_the_one_before(co
     assert found is not None
     assert found.step == 2
     said = capsys.readouterr().out
-    assert f"passed over: {newest} is cut short, damaged" in said
-    assert f"going on from {before}" in said
+    assert f"skipped: {newest} is truncated, damaged" in said
+    assert f"resuming from {before}" in said
 
 
-def test_where_every_checkpoint_is_damaged_a_run_does_not_start_anew_over_them(config):
+def test_if_every_checkpoint_is_damaged_no_new_run_starts_in_their_folder(config):
     fit(Trainer(config.replaced({"total_iters": 2}), CPU))
     for path in list_checkpoints(config.train.out):
         flip_a_byte(path, 0.3)
-    with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* can be read: move them away"):
+    with pytest.raises(ValueError, match=r"all 2 checkpoints in .* are damaged: move them away"):
         newest_that_verifies(config.train.out)
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, when) -> None:
-    """Let what `when(path)` says be written to a device that is always full."""
-    from vidm import files as atomic
-
-    hidden = atomic._hidden_sibling
+    """Write the files for which `when(path)` is true to a device that is always full."""
+    hidden = files._hidden_sibling
 
     def on_a_full_disk(path: Path) -> Path:
         temporary = hidden(path)
@@ -200,10 +200,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, when) -> None:
             temporary.symlink_to("/dev/full")
         return temporary
 
-    monkeypatch.setattr(atomic, "_hidden_sibling", on_a_full_disk)
+    monkeypatch.setattr(files, "_hidden_sibling", on_a_full_disk)
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(config, tmp_path, monkeypatch, capsys):
+def test_on_a_full_disk_only_the_checkpoint_is_lost_and_the_run_continues(config, tmp_path, monkeypatch, capsys):
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
     fit(Trainer(undisturbed, CPU))
     full_disk(monkeypatch, lambda path: path.name in [f"checkpoint_{step:08d}.pt" for step in range(5, 12)])
@@ -211,18 +211,18 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(config, tmp_path, monkey
     assert [load_checkpoint(path).step for path in list_checkpoints(config.train.out)] == [1, 2, 3, 4, 12]
     assert_identical(final_state(config), final_state(undisturbed))
     said = capsys.readouterr().err
-    assert said.count("No space left on device); the run goes on") == 7
+    assert said.count("No space left on device); the run continues") == 7
     assert "warning: the checkpoint of step 5 was not written" in said
 
 
-def test_a_full_disk_at_the_end_is_an_error_and_leaves_what_was_saved(config, monkeypatch):
+def test_a_full_disk_at_the_end_is_an_error_and_earlier_checkpoints_are_kept(config, monkeypatch):
     full_disk(monkeypatch, lambda path: path.name == "checkpoint_00000012.pt")
     with pytest.raises(OSError, match="No space left"):
         fit(Trainer(config, CPU))
     assert [load_checkpoint(path).step for path in list_checkpoints(config.train.out)] == [9, 10, 11]
 
 
-def test_logs_on_a_full_disk_cost_rows_and_not_the_run(config, capsys):
+def test_on_a_full_disk_only_rows_of_the_log_are_lost_and_the_run_continues(config, capsys):
     out = Path(config.train.out)
     out.mkdir(parents=True)
     trainer = Trainer(config.replaced({"total_iters": 2}), CPU)
@@ -238,9 +238,7 @@ def test_logs_on_a_full_disk_cost_rows_and_not_the_run(config, capsys):
     assert capsys.readouterr().err.count("warning: a log was not written") == 2
 
 
-def test_stats_have_each_step_once_however_often_a_run_was_stopped(config):
-    import json
-
+def test_stats_have_each_step_once_after_any_number_of_stops(config):
     for total in (5, 8, 12):
         fit(Trainer(config.replaced({"total_iters": total}), CPU, newest_that_verifies(config.train.out)))
         list_checkpoints(config.train.out)[-1].unlink() if total < 12 else None

@@ -18,7 +18,7 @@ import torch
 from vidm.checkpoint import Checkpoint
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig, flagged
-from vidm.distributed import BACKENDS, TIMEOUT_S, launch, print0
+from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, launch, print0
 from vidm.generator import Generator, load_generator
 from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
@@ -277,10 +277,8 @@ def train_main(argv: Sequence[str] | None = None) -> None:
             multiprocessing=options.multiprocessing_distributed,
             num_nodes=options.world_size,
             node_rank=options.rank,
-            dist_url=options.dist_url,
-            backend=options.dist_backend,
             gpu=options.gpu,
-            timeout=options.timeout,
+            rendezvous=Rendezvous(options.dist_url, options.dist_backend, options.timeout),
         )
 
 

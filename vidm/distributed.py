@@ -1,7 +1,7 @@
-"""One process or many without the caller knowing. `torch.distributed` is imported here alone.
+"""Run on one process or many with the same code. Only this module imports `torch.distributed`.
 
 launch(worker, (config,), multiprocessing=True)  # calls worker(device, config) in each process
-print0("said once, whatever the number of processes")
+print0("printed once, whatever the number of processes")
 """
 
 import os
@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,18 +28,34 @@ TIMEOUT_S = 1800.0
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Rendezvous:
+    """How processes connect: the address, the backend, and how long they wait for each other.
+
+    `backend` None is nccl on GPUs and gloo on the CPU. Waiting for more than `timeout` seconds, at the start or later,
+    ends the run.
+    """
+
+    url: str = "tcp://localhost:10001"
+    backend: str | None = None
+    timeout: float = TIMEOUT_S
+
+
+LOCALHOST = Rendezvous()
+
+
 def rank() -> int:
-    """This process's place among all, 0 when alone."""
+    """This process's index among all processes, 0 if there is only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes work together, 1 when alone."""
+    """The number of processes that work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Whether this is the process that prints and writes."""
     return rank() == 0
 
 
@@ -49,66 +66,55 @@ def print0(message: str) -> None:
 
 
 def pick_device(local_rank: int = 0) -> torch.device:
-    """The `local_rank`-th CUDA device, or the CPU where there is none."""
+    """The `local_rank`-th CUDA device, or the CPU if there is no GPU."""
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _meeting_place(dist_url: str, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+def _store(url: str, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     """The store through which processes find each other.
 
-    torchrun keeps one store over its restarts, in which a process would find the addresses of those that died. So each
-    restart of a single node has keys of its own; nodes count their restarts apart, and several of them need new stores
-    (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, as scripts/train_multinode.sh has it).
+    torchrun keeps one store over its restarts, in which a process would find the addresses of dead processes. So each
+    restart on a single node uses its own keys. Nodes count their restarts separately, so several nodes need a new store
+    for each restart (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, set by scripts/train_multinode.sh).
     """
-    store, _, _ = next(dist.rendezvous(dist_url, rank, world_size, timeout=timeout))
+    store, _, _ = next(dist.rendezvous(url, rank, world_size, timeout=timeout))
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    alone = dist_url == "env://" and os.environ.get("GROUP_WORLD_SIZE") == "1"
-    return dist.PrefixStore(f"restart_{restart}", store) if alone else store
+    single_node = url == "env://" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return dist.PrefixStore(f"restart_{restart}", store) if single_node else store
 
 
-def init(
-    rank: int,
-    world_size: int,
-    dist_url: str,
-    backend: str | None,
-    device: torch.device,
-    timeout: float = TIMEOUT_S,
-) -> None:
-    """Join a group of processes that meet at `dist_url`; nccl on GPUs, gloo on the CPU.
-
-    Who waits for another for more than `timeout` seconds, to meet or later, gives up. Raises ValueError when the
-    address cannot be used, naming it.
-    """
+def init(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.device) -> None:
+    """Join a group of `world_size` processes. Raises ValueError, naming the address, if it cannot be used."""
+    url, backend = rendezvous.url, rendezvous.backend
     if device.type == "cpu" and backend == "nccl":
         print("no CUDA GPU here: using gloo instead of nccl")
     backend = "gloo" if device.type == "cpu" else backend or "nccl"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if rank == 0 and world_size > 1:
-        print(f"waiting for {world_size} processes to meet at {dist_url}", flush=True)
+        print(f"waiting for {world_size} processes to connect to {url}", flush=True)
     try:
-        limit = timedelta(seconds=timeout)
-        store = _meeting_place(dist_url, rank, world_size, limit)
+        limit = timedelta(seconds=rendezvous.timeout)
+        store = _store(url, rank, world_size, limit)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"processes cannot meet at {dist_url} ({reason}): give another --dist-url") from error
+        raise ValueError(f"processes cannot connect to {url} ({reason}): give another --dist-url") from error
     print0(f"{world_size} process{'es' * (world_size > 1)} over {backend}, the first on {device}")
 
 
-def _is_of_a_lost_process(error: RuntimeError) -> bool:
-    """Whether an error is what talking to a process that died, or hangs, raises: torch has a type for nccl's alone."""
+def _is_connection_error(error: RuntimeError) -> bool:
+    """Whether an error comes from another process that died or hangs: torch has an error type only for nccl."""
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
 def _give_up(error: RuntimeError, peers: Tensor, timeout: float) -> None:
-    """Say that another process is lost and leave; those that hang on this host are ended first.
-
-    A launcher asks a hung process to end, and waits long for it to do so: it may be one that is stopped.
+    """Print that another process died or hangs, and exit; first kill all other processes of the run on this host if one
+    hangs: a launcher would wait long for a process that is suspended.
     """
     reason = str(error).strip().splitlines()[0]
     hangs = "imed out" in reason or "imeout" in reason
-    what = f"hangs: nothing came from it for {timeout:g} s (--timeout)" if hangs else "died; it may have said why above"
+    what = f"hangs: no answer for {timeout:g} s (--timeout)" if hangs else "died; its error may be printed above"
     print(f"[process {rank()}] error: another process {what} [{reason}]", file=sys.stderr, flush=True)
     if hangs:
         own_host, own_pid = peers[rank()].tolist()
@@ -116,7 +122,7 @@ def _give_up(error: RuntimeError, peers: Tensor, timeout: float) -> None:
             if host == own_host and pid != own_pid:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-    # Leaving the group in order would wait for the others.
+    # A regular exit would leave the process group, which waits for the other processes.
     os._exit(2)
 
 
@@ -126,27 +132,25 @@ def _run(
     arguments: Sequence[Any],
     first_rank: int,
     world_size: int,
-    dist_url: str,
-    backend: str | None,
-    timeout: float,
+    rendezvous: Rendezvous,
 ) -> None:
     """One process of a group: join, work, leave."""
     device = pick_device(local_rank)
-    init(first_rank + local_rank, world_size, dist_url, backend, device, timeout)
+    init(first_rank + local_rank, world_size, rendezvous, device)
     host = zlib.crc32(socket.gethostname().encode())
     peers = gather_rows(torch.tensor([[host, os.getpid()]], device=device)).cpu()
     try:
         worker(device, *arguments)
     except RuntimeError as error:
-        if world_size > 1 and _is_of_a_lost_process(error):
-            _give_up(error, peers, timeout)
+        if world_size > 1 and _is_connection_error(error):
+            _give_up(error, peers, rendezvous.timeout)
         raise
     finally:
         dist.destroy_process_group()
 
 
 def _spawn(group: tuple[Any, ...], processes: int) -> None:
-    """Run `processes` times _run(local_rank, *group) side by side; signals to stop go to all of them."""
+    """Call _run(local_rank, *group) in `processes` new processes; SIGTERM and SIGINT are passed on to all of them."""
     context = mp.spawn(_run, group, nprocs=processes, join=False)
 
     def pass_on(number: int, frame: object) -> None:
@@ -159,7 +163,7 @@ def _spawn(group: tuple[Any, ...], processes: int) -> None:
         while not context.join():
             pass
     except mp.ProcessExitedException as error:
-        # The process has said why; its exit code is the whole run's.
+        # The process has printed its error; its exit code becomes that of the run.
         sys.exit(error.exit_code)
     finally:
         for number, handler in before.items():
@@ -172,30 +176,29 @@ def launch(
     multiprocessing: bool = False,
     num_nodes: int = 1,
     node_rank: int = 0,
-    dist_url: str = "tcp://localhost:10001",
-    backend: str | None = None,
     gpu: int | None = None,
-    timeout: float = TIMEOUT_S,
+    rendezvous: Rendezvous = LOCALHOST,
 ) -> None:
     """Call worker(device, *arguments) in this process, or in one process per GPU.
 
-    Under torchrun its environment decides. With `multiprocessing`, one process per GPU (one in all on a CPU) runs on
-    this node, which is number `node_rank` of `num_nodes`; they meet at `dist_url`. Otherwise `gpu`, the first GPU or
-    the CPU is used, alone. A process that dies, or lets the others wait for more than `timeout` seconds, ends them all
-    with a message and exit code 2. No environment variable is changed. Raises ValueError for a GPU that is not there.
+    Under torchrun, its environment variables decide. With `multiprocessing`, one process per GPU (a single one without
+    GPUs) runs on this node, number `node_rank` of `num_nodes`. Otherwise, only this process runs, on GPU number `gpu`,
+    the first GPU or the CPU. A process that dies or lets the others wait for too long ends all of them with a message
+    and exit code 2. No environment variable is changed. Raises ValueError for an unknown GPU or node.
     """
-    if not 0 < timeout < float("inf"):
-        raise ValueError(f"--timeout {timeout:g}: give a number of seconds above 0")
+    if not 0 < rendezvous.timeout < float("inf"):
+        raise ValueError(f"--timeout {rendezvous.timeout:g}: give a number of seconds above 0")
     if "RANK" in os.environ and "LOCAL_RANK" in os.environ:
         local, first = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]) - int(os.environ["LOCAL_RANK"])
-        _run(local, worker, arguments, first, int(os.environ["WORLD_SIZE"]), "env://", backend, timeout)
+        world = replace(rendezvous, url="env://")
+        _run(local, worker, arguments, first, int(os.environ["WORLD_SIZE"]), world)
     elif multiprocessing:
         per_node = max(torch.cuda.device_count(), 1)
         if not 0 <= node_rank < num_nodes:
             raise ValueError(
                 f"--rank {node_rank} is not among {num_nodes} nodes: --world-size N takes ranks 0 to N - 1"
             )
-        group = (worker, arguments, node_rank * per_node, num_nodes * per_node, dist_url, backend, timeout)
+        group = (worker, arguments, node_rank * per_node, num_nodes * per_node, rendezvous)
         if per_node == 1:
             _run(0, *group)
         else:
@@ -204,7 +207,7 @@ def launch(
         if num_nodes != 1 or node_rank != 0:
             raise ValueError("--world-size and --rank count nodes: they need --multiprocessing-distributed")
         if gpu is not None and not 0 <= gpu < torch.cuda.device_count():
-            raise ValueError(f"--gpu {gpu}: there are {torch.cuda.device_count()} CUDA GPUs here")
+            raise ValueError(f"--gpu {gpu}: this machine has {torch.cuda.device_count()} CUDA GPUs")
         worker(pick_device(gpu or 0), *arguments)
 
 
@@ -218,7 +221,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def gather_objects(thing: T) -> list[T]:
-    """Every process's thing (anything that pickles), in order of rank, in every process."""
+    """The `thing` (any picklable object) of every process, in order of rank."""
     if world_size() == 1:
         return [thing]
     gathered: list[Any] = [None] * world_size()
@@ -227,7 +230,7 @@ def gather_objects(thing: T) -> list[T]:
 
 
 def gather_results(work: Callable[[], T]) -> list[T]:
-    """What work() returns in every process, in order of rank; an error of the user's in one is raised in all."""
+    """The results of work() in all processes, in order of rank; a ValueError or OSError in one is raised in all."""
     try:
         outcome: tuple[Any, Exception | None] = (work(), None)
     except (ValueError, OSError) as error:
@@ -243,7 +246,7 @@ _on_main_already: ContextVar[bool] = ContextVar("_on_main_already", default=Fals
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """What work() returns, run by the main process alone; where it raises an error of the user's, all processes do.
+    """The result of work(), which only the main process calls; a ValueError or OSError in it is raised in all.
 
     All processes call this. Work that runs this way may itself call on_main: the other processes are waiting for the
     outer result, so the inner work just runs.
@@ -262,13 +265,13 @@ def on_main(work: Callable[[], T]) -> T:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process calls this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """The model, such that backward averages its gradients over all processes."""
+    """The model, wrapped such that backward averages its gradients over all processes."""
     if not dist.is_initialized():
         return model
     return DistributedDataParallel(model)
@@ -276,13 +279,13 @@ def data_parallel(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def gradients_kept_local(model: nn.Module, local: bool) -> Iterator[None]:
-    """While `local`, backward only adds up: the all-reduce waits for the last micro-batch of a step."""
+    """With `local`, backward only accumulates gradients; they are reduced with the last micro-batch of a step."""
     with model.no_sync() if local and isinstance(model, DistributedDataParallel) else nullcontext():
         yield
 
 
 def any_process(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:
-    """For each flag, whether it is true in any process; all must ask."""
+    """For each flag, whether it is true in any process; all processes must call this."""
     joined = torch.tensor([float(flag) for flag in flags], device=device)
     if world_size() > 1:
         dist.all_reduce(joined, op=dist.ReduceOp.MAX)

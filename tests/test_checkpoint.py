@@ -1,4 +1,4 @@
-"""Claims about checkpoints: whole or not at all, strict, and never running code."""
+"""Tests of checkpoints: written atomically, loaded strictly, and without running code."""
 
 import os
 import pickle
@@ -29,7 +29,7 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(7, config, state, state, {"state": {}, "param_groups": []})
 
 
-def test_a_checkpoint_comes_back_as_it_was(checkpoint, tmp_path):
+def test_a_checkpoint_round_trips(checkpoint, tmp_path):
     path = checkpoint_path(tmp_path, 7)
     save_checkpoint(path, checkpoint)
     loaded = load_checkpoint(path)
@@ -48,7 +48,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(checkpoint, tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_latest_is_that_of_the_highest_step(tmp_path):
+def test_the_latest_checkpoint_is_the_one_of_the_highest_step(tmp_path):
     assert latest_checkpoint(tmp_path / "none") is None
     for name in ("checkpoint_00000010.pt", "checkpoint_00000009.pt", "checkpoint_best.pt", ".checkpoint_00000099.pt"):
         (tmp_path / name).touch()
@@ -56,7 +56,7 @@ def test_the_latest_is_that_of_the_highest_step(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 1000, 100_000])
-def test_a_file_cut_short_is_named(checkpoint, tmp_path, keep):
+def test_a_truncated_file_is_named(checkpoint, tmp_path, keep):
     path = tmp_path / "cut.pt"
     save_checkpoint(path, checkpoint)
     path.write_bytes(path.read_bytes()[:keep])
@@ -78,7 +78,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}])
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
+def test_a_file_of_another_kind_is_named(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt"):
         load_checkpoint(tmp_path / "other.pt")
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
 @pytest.mark.parametrize("seed", range(20))
 def test_random_bytes_are_named(tmp_path, seed):
     (tmp_path / "noise.pt").write_bytes(np.random.default_rng(seed).bytes(300))
-    with pytest.raises(ValueError, match=r"noise\.pt is cut short, damaged"):
+    with pytest.raises(ValueError, match=r"noise\.pt is truncated, damaged"):
         load_checkpoint(tmp_path / "noise.pt")
 
 
@@ -111,7 +111,7 @@ def test_content_of_the_wrong_kind_is_named(checkpoint, tmp_path, change, messag
         load_checkpoint(path)
 
 
-def test_a_folder_is_no_checkpoint(tmp_path):
+def test_a_folder_is_not_a_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         load_checkpoint(tmp_path)
 
@@ -134,7 +134,7 @@ def test_settings_of_another_version_are_named(checkpoint, tmp_path):
         load_checkpoint(tmp_path / "future.pt")
 
 
-def test_weights_load_strictly_and_what_does_not_fit_is_listed():
+def test_weights_load_strictly_and_tensors_that_do_not_fit_are_listed():
     module = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(8)])
     state = dict(module.state_dict())
     state.pop("0.bias")
@@ -148,7 +148,7 @@ def test_weights_load_strictly_and_what_does_not_fit_is_listed():
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_spynet_files_may_be_nested_and_lack_the_buffers(tmp_path, nested):
+def test_spynet_files_may_be_nested_and_without_buffers(tmp_path, nested):
     source, target = SPyNet(), SPyNet()
     torch.nn.init.ones_(source.basic_module[5].basic_module[4].conv.bias)
     state = {k: v for k, v in source.state_dict().items() if k not in ("mean", "std")}

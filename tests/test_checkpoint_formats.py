@@ -1,4 +1,4 @@
-"""Claims about weights from elsewhere: the authors' format and .safetensors, always strictly, never running code."""
+"""Tests of the authors' format and .safetensors: loaded strictly, and without running code."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ SMALL = PUBLISHED.replaced(ARGUMENTS)
 
 
 def in_published_format(config: Config, path: Path, cached: int | None = None) -> Path:
-    """A file as the authors write them, its averaged weights filled by rule and its plain ones different."""
+    """A file in the authors' format, with averaged weights filled by rule and other plain weights."""
     model = fill_by_rule(build_model(config))
     averaged = {f"module.{k}": v.contiguous() for k, v in model.state_dict().items()}
     plain = {k: v + 1 for k, v in averaged.items()}
@@ -36,7 +36,7 @@ def in_published_format(config: Config, path: Path, cached: int | None = None) -
     return path
 
 
-def spoil(path: Path, change) -> Path:
+def modify(path: Path, change) -> Path:
     content = torch.load(path, weights_only=True)
     change(content["ema_state_dict"])
     torch.save(content, path)
@@ -51,7 +51,7 @@ def test_a_published_file_loads_with_its_number_of_video_timesteps(tmp_path, cap
     checkpoint = load_any(path, None if cached else video_timesteps, config=SMALL)
     assert checkpoint.step == 400_000
     assert checkpoint.config.model == config.model
-    assert f"{video_timesteps} video time-steps" in capsys.readouterr().out
+    assert f"{video_timesteps} video timesteps" in capsys.readouterr().out
     model = build_model(checkpoint.config)
     load_weights(model, checkpoint.ema_state_dict, path)
     direct = fill_by_rule(build_model(config))
@@ -69,12 +69,12 @@ def test_the_wrong_number_of_video_timesteps_would_change_the_output():
         assert (right(**inputs) - wrong(**inputs)).abs().max() > 1e-3
 
 
-def test_the_number_of_video_timesteps_is_asked_for_and_never_guessed(tmp_path):
+def test_the_number_of_video_timesteps_is_required_and_never_guessed(tmp_path):
     path = in_published_format(SMALL, tmp_path / "published.pth.tar")
     with pytest.raises(ValueError, match=r"published\.pth\.tar .* give --video-timesteps N"):
         load_any(path, config=SMALL)
     cached = in_published_format(SMALL, tmp_path / "cached.pth.tar", cached=64)
-    with pytest.raises(ValueError, match="trained with 64 video time-steps, not 128"):
+    with pytest.raises(ValueError, match="trained with 64 video timesteps, not 128"):
         load_any(cached, 128, config=SMALL)
 
 
@@ -90,13 +90,13 @@ def test_the_number_of_video_timesteps_is_asked_for_and_never_guessed(tmp_path):
     ],
 )
 def test_one_wrong_tensor_is_named(tmp_path, change, message):
-    path = spoil(in_published_format(SMALL, tmp_path / "published.pth.tar", cached=16), change)
+    path = modify(in_published_format(SMALL, tmp_path / "published.pth.tar", cached=16), change)
     checkpoint = load_any(path, config=SMALL)
     with pytest.raises(ValueError, match=message):
         load_weights(build_model(checkpoint.config), checkpoint.ema_state_dict, path)
 
 
-def test_a_file_of_another_architecture_is_refused_as_the_papers(tmp_path):
+def test_a_file_of_another_architecture_does_not_load_as_the_papers_network(tmp_path):
     path = in_published_format(SMALL, tmp_path / "small.pth.tar", cached=16)
     with pytest.raises(ValueError, match=r"small\.pth\.tar does not fit this network in \d+ tensors: .* more"):
         load_generator(path)
@@ -109,7 +109,7 @@ def ours() -> Checkpoint:
     return Checkpoint(3, config, model.state_dict(), fill_by_rule(model).state_dict(), {})
 
 
-def test_safetensors_come_back_with_their_settings(ours, tmp_path):
+def test_safetensors_round_trip_with_their_settings(ours, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_safetensors(path, ours)
     loaded = load_any(path)
@@ -120,11 +120,11 @@ def test_safetensors_come_back_with_their_settings(ours, tmp_path):
     assert vidm.load_generator(path).animate(frame, num_frames=2, sampler="ddim", steps=1).shape == (2, 16, 16, 3)
 
 
-def test_half_precision_halves_the_file_and_costs_one_rounding(ours, tmp_path):
+def test_half_precision_halves_the_file_and_rounds_once(ours, tmp_path):
     for name, half in (("whole", False), ("half", True)):
         save_safetensors(tmp_path / f"{name}.safetensors", ours, half)
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
-    assert len(modes) == 1, "weights are as readable as the settings beside them"
+    assert len(modes) == 1, "weights have the same permissions as their settings"
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
     assert 1.8 < sizes[0] / sizes[1] <= 2
     back = load_any(tmp_path / "half.safetensors").ema_state_dict
@@ -154,11 +154,11 @@ def test_damaged_safetensors_and_settings_are_named(ours, tmp_path):
     assert load_any(path).step == 3
 
 
-def test_our_checkpoints_know_their_length(ours, tmp_path):
+def test_vidms_checkpoints_know_their_number_of_video_timesteps(ours, tmp_path):
     path = tmp_path / "ours.pt"
     save_checkpoint(path, ours)
     assert load_any(path, 16).config == ours.config
-    with pytest.raises(ValueError, match="trained with 16 video time-steps, not 64"):
+    with pytest.raises(ValueError, match="trained with 16 video timesteps, not 64"):
         load_any(path, 64)
 
 
@@ -167,7 +167,7 @@ def convert(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_converting_writes_ours_and_refuses_what_does_not_fit(ours, tmp_path):
+def test_converting_writes_either_format_and_refuses_weights_that_do_not_fit(ours, tmp_path):
     save_checkpoint(tmp_path / "ours.pt", ours)
     done = convert(tmp_path / "ours.pt", tmp_path / "weights.safetensors")
     assert done.returncode == 0, done.stderr
@@ -211,7 +211,7 @@ def test_a_published_file_of_paper_size_loads_converts_and_computes_the_same(tmp
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_without_averaged_weights_the_plain_ones_are_taken_and_it_is_said(tmp_path, capsys, ours):
+def test_without_averaged_weights_the_plain_ones_are_used_with_a_message(tmp_path, capsys, ours):
     path = in_published_format(SMALL, tmp_path / "small.pth.tar", cached=16)
     content = torch.load(path, weights_only=True)
     if ours:

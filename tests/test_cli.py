@@ -131,7 +131,7 @@ def test_training_resumes_from_the_newest_and_samples(world, tmp_path, capsys):
     train_main(tiny_run(world, out, "--resume", "auto", "--total-iters", "3"))
     said = capsys.readouterr().out
     assert "no checkpoint in" in said
-    assert f"going on from {out / 'checkpoint_00000001.pt'}" in said
+    assert f"resuming from {out / 'checkpoint_00000001.pt'}" in said
     assert "--preset tiny sets nothing here: the settings of" in said
     newest = latest_checkpoint(out)
     assert newest == out / "checkpoint_00000003.pt"

@@ -1,4 +1,4 @@
-"""Claims about training: what a step is, whatever it is split over, and that runs resume exactly."""
+"""Tests of training: a step is the same however it is split, and runs resume exactly."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from golden import fill_by_rule
 
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.config import Config, TrainConfig
-from vidm.distributed import is_main, launch
+from vidm.distributed import Rendezvous, is_main, launch
 from vidm.randomness import draw_noise
-from vidm.trainer import Trainer, learning_rate, learns_flow
+from vidm.trainer import Trainer, learning_rate
 from vidm.training_run import fit
 from vidm.video_io import write_video
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def gradients(config: Config, device: torch.device = CPU) -> dict[str, torch.Tensor]:
     """The gradients of a step of 8 samples, with weights filled by rule (a fresh model has almost none).
 
-    The networks have two channels in each group of a norm: with one, the norm takes away the bias before it.
+    Norms have two channels per group: with one channel, a norm removes the bias of the layer before it.
     """
     trainer = Trainer(config.replaced({"model_channels": 64, "batch_size": 8}), device)
     fill_by_rule(trainer.model)
@@ -47,12 +47,12 @@ def one_of_two_processes(node_rank: int, config: Config, path: Path, meeting: Pa
         multiprocessing=True,
         num_nodes=2,
         node_rank=node_rank,
-        dist_url=f"file://{meeting}",
+        rendezvous=Rendezvous(f"file://{meeting}"),
     )
 
 
 def smooth(config: Config) -> Config:
-    """The robust penalty rounded at 1e-2: at 1e-8 its gradient is a sign, which rounding flips at tiny errors."""
+    """The robust penalty with eps 1e-2: with 1e-8 its gradient is a sign, which rounding flips at tiny errors."""
     return config.replaced({"penalty_eps": 1e-2})
 
 
@@ -68,7 +68,7 @@ def test_four_micro_batches_are_one_big_batch(tiny):
     assert_same_step(gradients(config.replaced({"accum_steps": 4})), gradients(config))
 
 
-def test_four_micro_batches_are_one_big_batch_under_the_default_penalty_as_a_whole(tiny):
+def test_with_the_default_penalty_four_micro_batches_have_the_gradient_of_one_big_batch_as_a_whole(tiny):
     assert tiny.diffusion.penalty_eps == 1e-8
     found, expected = (
         torch.cat([g.flatten() for g in gradients(config).values()])
@@ -90,13 +90,13 @@ def test_two_processes_are_one_big_batch(tiny, tmp_path):
     assert_same_step(torch.load(tmp_path / "gradients.pt", weights_only=True), gradients(config))
 
 
-def test_summing_micro_batches_instead_of_averaging_would_be_seen(tiny):
+def test_summing_micro_batches_instead_of_averaging_would_be_detected(tiny):
     summed = {name: 4 * g for name, g in gradients(tiny.replaced({"accum_steps": 4})).items()}
     with pytest.raises(AssertionError):
         assert_same_step(summed, gradients(tiny))
 
 
-def test_noise_belongs_to_the_place_not_to_the_batch():
+def test_noise_depends_on_the_place_and_not_on_the_batch():
     frame = torch.zeros(8, 3, 4, 4)
     t, noise = draw_noise(0, 5, range(8), frame, 1000)
     t_half, noise_half = draw_noise(0, 5, range(4, 8), frame[:4], 1000)
@@ -107,7 +107,7 @@ def test_noise_belongs_to_the_place_not_to_the_batch():
 
 
 def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
-    """The state that training leaves; a new run begins in an empty folder."""
+    """The state after training; a new run begins in an empty folder."""
     if not resume:
         shutil.rmtree(config.train.out, ignore_errors=True)
     trainer = Trainer(config, CPU, load_checkpoint(resume) if resume else None)
@@ -118,7 +118,7 @@ def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
     return state | trainer.model.state_dict()
 
 
-def test_resuming_is_never_having_stopped_bit_for_bit(tiny, tmp_path):
+def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(tiny, tmp_path):
     whole = run(tiny)
     run(tiny.replaced({"total_iters": 2, "out": str(tmp_path / "half")}))
     resumed = run(tiny.replaced({"out": str(tmp_path / "half")}), tmp_path / "half" / "checkpoint_00000002.pt")
@@ -132,8 +132,8 @@ def contiguous(value):
     return {k: contiguous(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def test_a_checkpoint_whose_tensors_lie_otherwise_in_memory_goes_on_as_well(tiny, tmp_path):
-    """Fused AdamW takes weights and moments as they lie: moments of other strides would be another weight's."""
+def test_a_checkpoint_whose_tensors_have_other_strides_resumes_as_well(tiny, tmp_path):
+    """Fused AdamW assumes that weights and moments have the same strides: otherwise it would mix up elements."""
     whole = run(tiny)
     half = tiny.replaced({"total_iters": 2, "out": str(tmp_path / "half")})
     run(half)
@@ -170,7 +170,7 @@ def test_the_same_seed_is_the_same_run_and_another_seed_is_not(tiny):
     assert not torch.equal(first, other)
 
 
-def test_the_learning_rate_rises_then_stays_or_follows_half_a_cosine():
+def test_the_learning_rate_rises_and_then_is_constant_or_follows_half_a_cosine():
     constant = TrainConfig(lr=1.0, warmup_iters=4, total_iters=104)
     assert [learning_rate(constant, step) for step in (0, 1, 3, 4, 103)] == [0.25, 0.5, 1.0, 1.0, 1.0]
     cosine = dataclasses.replace(constant, lr_schedule="cosine")
@@ -179,9 +179,9 @@ def test_the_learning_rate_rises_then_stays_or_follows_half_a_cosine():
     assert learning_rate(TrainConfig(), 0) == 2e-5
 
 
-def test_a_run_that_diverges_stops_saved_and_before_its_weights_are_spoilt(tiny, capsys):
+def test_a_run_that_diverges_stops_and_saves_finite_weights(tiny, capsys):
     trainer = Trainer(tiny.replaced({"lr": 1e20, "total_iters": 20, "max_bad_steps": 3}), CPU)
-    with pytest.raises(ValueError, match=r"3 steps in a row were not finite .* with the videos .*mp4, .*: lower --lr"):
+    with pytest.raises(ValueError, match=r"3 steps in a row were not finite .* the videos of .*mp4, .*; lower --lr"):
         fit(trainer)
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
     saved = load_checkpoint(latest_checkpoint(trainer.config.train.out))
@@ -193,7 +193,7 @@ def test_a_run_that_diverges_stops_saved_and_before_its_weights_are_spoilt(tiny,
 
 def test_a_new_run_leaves_another_runs_checkpoints_alone(tiny):
     run(tiny)
-    with pytest.raises(ValueError, match="holds checkpoints of another run: --resume auto goes on"):
+    with pytest.raises(ValueError, match="has checkpoints of another run: resume it with --resume auto"):
         Trainer(tiny, CPU)
     first = Path(tiny.train.out) / "checkpoint_00000002.pt"
     later = Path(tiny.train.out) / "checkpoint_00000099.pt"
@@ -203,7 +203,7 @@ def test_a_new_run_leaves_another_runs_checkpoints_alone(tiny):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_data_that_cannot_be_decoded_stops_the_run_before_anything_is_written(tiny, tmp_path, workers):
+def test_undecodable_data_stops_the_run_before_anything_is_written(tiny, tmp_path, workers):
     frames = tmp_path / "data" / "video"
     write_video(frames, np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8))
     for path in sorted(frames.iterdir())[1:]:
@@ -213,11 +213,16 @@ def test_data_that_cannot_be_decoded_stops_the_run_before_anything_is_written(ti
     assert not Path(tiny.train.out).exists()
 
 
-def test_a_run_keeps_its_spynet_trained_or_frozen(tiny):
+def test_a_run_keeps_its_spynet_trained_or_frozen(tiny, tmp_path):
     run(tiny)
     checkpoint = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt")
-    with pytest.raises(ValueError, match=r"SPyNet was trained in .*00000004\.pt, which a run keeps"):
-        Trainer(tiny.replaced({"spynet": "some.pth"}), CPU, checkpoint)
+    resumed = Trainer(tiny.replaced({"spynet": "some.pth"}), CPU, checkpoint)
+    assert all(p.requires_grad for p in resumed.model.spynet.parameters())
+    torch.save(resumed.model.spynet.state_dict(), tmp_path / "spynet.pt")
+    run(tiny.replaced({"spynet": str(tmp_path / "spynet.pt")}))
+    frozen = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt")
+    with pytest.raises(ValueError, match=r"--train-flow: SPyNet is frozen in .*00000004\.pt, and a resumed run"):
+        Trainer(tiny.replaced({"train_flow": True}), CPU, frozen)
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny):
@@ -234,7 +239,7 @@ def test_a_preview_is_written_and_changes_nothing(tiny):
     assert all(torch.equal(with_preview[name], without[name]) for name in without)
 
 
-def test_spynet_learns_only_without_weights_or_when_asked(tiny, tmp_path):
+def test_spynet_is_trained_only_without_given_weights_or_when_asked(tiny, tmp_path):
     trainer = Trainer(tiny, CPU)
     torch.save(fill_by_rule(trainer.model.spynet, "spynet").state_dict(), tmp_path / "spynet.pt")
     given = tiny.replaced({"spynet": str(tmp_path / "spynet.pt")})
@@ -242,15 +247,17 @@ def test_spynet_learns_only_without_weights_or_when_asked(tiny, tmp_path):
     before = trainer.model.state_dict()[name].clone()
     assert torch.equal(run(given)[name], before)
     assert not torch.equal(run(given.replaced({"train_flow": True}))[name], before)
-    assert learns_flow(tiny)
-    assert not learns_flow(tiny.replaced({"flow_range": "none"}))
+    assert trainer.config.train.train_flow
+    assert all(p.requires_grad for p in trainer.model.spynet.parameters())
 
 
-def test_without_flow_the_network_trains_all_the_same(tiny):
-    run(tiny.replaced({"flow_range": "none", "total_iters": 1}))
+def test_without_flow_the_network_trains_and_spynet_does_not(tiny):
+    config = tiny.replaced({"flow_range": "none", "total_iters": 1})
+    assert not any(p.requires_grad for p in Trainer(config, CPU).model.spynet.parameters())
+    run(config)
 
 
-def test_bfloat16_computes_the_networks_and_keeps_the_weights(tiny):
+def test_with_bfloat16_the_weights_stay_float32(tiny):
     state = run(tiny.replaced({"precision": "bf16"}))
     assert {v.dtype for k, v in state.items() if not k.startswith("optimizer")} == {torch.float32}
     full = run(tiny)
@@ -277,7 +284,7 @@ def test_bfloat16_computes_the_networks_and_keeps_the_weights(tiny):
         ({"penalty_eps": 0.0}, "--penalty-eps 0"),
     ],
 )
-def test_what_cannot_be_trained_is_named_and_nothing_is_written(tiny, values, message):
+def test_invalid_settings_are_named_and_nothing_is_written(tiny, values, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         fit(Trainer(tiny.replaced(values), CPU))
     assert not Path(tiny.train.out).exists()
@@ -295,7 +302,7 @@ def test_a_content_generator_trains_resumes_and_previews(tiny, tmp_path, content
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_videos_of_one_frame_will_do_for_content(tiny):
+def test_a_content_generator_trains_on_videos_of_one_frame(tiny):
     run(tiny.replaced({"generator": "content", "video_timesteps": 500, "total_iters": 1}))
 
 
@@ -303,13 +310,16 @@ def test_videos_of_one_frame_will_do_for_content(tiny):
     "values", [{"norm": "timestep"}, {"use_encoder": False}, {"p2_gamma": 0.0, "prediction": "eps"}, {"loss": "mse"}]
 )
 def test_every_strategy_can_be_switched_off_and_trains(tiny, values):
-    run(tiny.replaced(values))
-    assert load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt").config == tiny.replaced(values)
+    config = tiny.replaced(values)
+    run(config)
+    saved = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt").config
+    assert saved == config.replaced({"train_flow": True})
 
 
 def test_a_new_run_begins_with_the_averaged_weights_of_another_at_another_size(tiny, tmp_path):
     run(tiny)
     init = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt")
+    init = dataclasses.replace(init, config=init.config.replaced({"train_flow": False}))  # as with a given SPyNet
     values = {"image_size": 32, "video_timesteps": 8, "init": "yes", "out": str(tmp_path / "tuned"), "total_iters": 1}
     trainer = Trainer(tiny.replaced(values), CPU, init=init)
     state = trainer.model.state_dict()

@@ -1,4 +1,4 @@
-"""Claims about the run around the steps: what it shows, what it holds out, what it may change, and equal splits."""
+"""Tests of the loop around the steps: held-out videos, logs, dry runs, resuming, and equal splits of a step."""
 
 import json
 import random
@@ -12,15 +12,15 @@ from test_preemption import CONTEXT
 
 from vidm.checkpoint import list_checkpoints, load_checkpoint
 from vidm.config import Config
-from vidm.distributed import gather_rows, is_main, launch
+from vidm.distributed import Rendezvous, gather_rows, is_main, launch
 from vidm.layouts import index_clips
 from vidm.randomness import draw_condition_noise
-from vidm.resume import newest_that_verifies, resumed_config
+from vidm.resume import newest_that_verifies
 from vidm.runtime import explain_out_of_memory, more_micro_batches
 from vidm.trainer import Trainer
 from vidm.training_data import TrainingData, hold_out
 from vidm.training_run import dry_run, fit
-from vidm.validation import HeldOut, film_strip
+from vidm.validation import Validator, film_strip
 from vidm.video_io import read_video
 from vidm.world import write_dataset
 
@@ -31,13 +31,13 @@ def rows_of(config: Config) -> list[dict[str, float]]:
     return [json.loads(line) for line in (Path(config.train.out) / "stats.jsonl").read_text().splitlines()]
 
 
-# What is held out
+# Held-out videos
 
 
 @pytest.mark.parametrize(
     ("total", "count", "held"), [(100, 16, 10), (1000, 16, 16), (10, 16, 1), (30, 0, 0), (9, 4, 0)]
 )
-def test_held_out_videos_are_apart_from_the_others_and_evenly_spaced(world, total, count, held):
+def test_held_out_videos_are_separate_from_the_others_and_evenly_spaced(world, total, count, held):
     found = index_clips(world)
     many = type(found)(
         root=found.root,
@@ -57,7 +57,7 @@ def test_held_out_videos_are_apart_from_the_others_and_evenly_spaced(world, tota
         assert set(kept.paths) <= set(many.paths)
 
 
-def test_a_split_may_be_what_is_held_out(tiny, tmp_path):
+def test_a_split_may_be_held_out(tiny, tmp_path):
     for split, seed in (("train", 1), ("validation", 2)):
         write_dataset(tmp_path / "data" / split, num_videos=3, num_frames=16, resolution=16, seed=seed, progress=False)
     values = {"data": str(tmp_path / "data"), "split": "train", "test_split": "validation", "held_out": 2}
@@ -69,18 +69,18 @@ def test_a_split_may_be_what_is_held_out(tiny, tmp_path):
         Trainer(tiny.replaced({**values, "held_out": 0}), CPU)
 
 
-def test_the_held_out_loss_is_a_function_of_the_weights_alone(tiny):
+def test_the_held_out_loss_depends_only_on_the_weights(tiny):
     trainer = Trainer(tiny, CPU)
     samples = trainer.data.samples(trainer.data.held_out, seed=0, flip=False)
-    held_out = HeldOut(tiny, trainer.data.held_out, samples, CPU)
-    first = held_out.loss(trainer.model, batch_size=8)
-    assert held_out.loss(trainer.model, batch_size=8) == first
-    assert held_out.loss(trainer.model, batch_size=5) == pytest.approx(first, rel=1e-5)
+    validator = Validator(tiny, trainer.data.held_out, samples, CPU)
+    first = validator.loss(trainer.model, batch_size=8)
+    assert validator.loss(trainer.model, batch_size=8) == first
+    assert validator.loss(trainer.model, batch_size=5) == pytest.approx(first, rel=1e-5)
     fill_by_rule(trainer.model)
-    assert held_out.loss(trainer.model, batch_size=8) != first
+    assert validator.loss(trainer.model, batch_size=8) != first
 
 
-def test_a_run_shows_held_out_losses_pictures_and_distances(tmp_path, tiny):
+def test_a_run_logs_held_out_losses_previews_and_distances(tmp_path, tiny):
     write_dataset(tmp_path / "data", num_videos=20, num_frames=16, resolution=16, seed=3, progress=False)
     config = tiny.replaced({"data": str(tmp_path / "data"), "test_freq": 2, "eval_freq": 4})
     fit(Trainer(config, CPU))
@@ -90,10 +90,10 @@ def test_a_run_shows_held_out_losses_pictures_and_distances(tmp_path, tiny):
     assert next(row["distance"] for row in rows if "distance" in row) > 0
     assert all(row["images_per_s"] > 0 and row["lr"] == 1e-3 for row in rows if "loss" in row)
     preview = read_video(Path(config.train.out) / "preview" / "00000004.gif")
-    assert preview.shape == (16, 32, 32, 3)  # two held-out videos: continued above real, 16 x 16 each
+    assert preview.shape == (16, 32, 32, 3)  # two held-out videos: generated above real, 16 x 16 each
 
 
-def test_looking_changes_nothing_that_is_learned(tiny, tmp_path):
+def test_validation_does_not_change_the_training(tiny, tmp_path):
     states = []
     for values in ({}, {"test_freq": 1, "eval_freq": 2}):
         config = tiny.replaced({**values, "held_out": 0, "out": str(tmp_path / f"run{len(states)}")})
@@ -104,12 +104,12 @@ def test_looking_changes_nothing_that_is_learned(tiny, tmp_path):
     assert all(torch.equal(two.ema_state_dict[name], tensor) for name, tensor in one.ema_state_dict.items())
 
 
-def test_a_distance_of_too_few_videos_is_refused_before_the_run(tiny):
+def test_a_distance_over_too_few_videos_is_refused_before_the_run(tiny):
     with pytest.raises(ValueError, match=r"--eval-freq: 1 held-out video\(s\) are too few for a distance"):
         Trainer(tiny.replaced({"eval_freq": 1}), CPU)
 
 
-def test_distances_of_still_pictures_need_a_motion_generator(tiny):
+def test_distances_need_a_motion_generator(tiny):
     with pytest.raises(ValueError, match="--eval-freq measures videos: it needs --generator motion"):
         Trainer(tiny.replaced({"generator": "content", "eval_freq": 1}), CPU)
 
@@ -122,10 +122,10 @@ def test_a_film_strip_begins_and_ends_with_the_video():
     assert film_strip(frames[:1]).shape == (1, 1, 3)
 
 
-# Trying out
+# Dry runs and memory
 
 
-def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tiny, capsys):
+def test_a_dry_run_prints_sizes_and_memory_and_writes_nothing(tiny, capsys):
     dry_run(Trainer(tiny, CPU))
     said = capsys.readouterr().out
     millions = sum(p.numel() for p in Trainer(tiny, CPU).model.spynet.parameters()) / 1e6
@@ -135,7 +135,7 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tiny, capsys):
     assert not Path(tiny.train.out).exists()
 
 
-def test_what_memory_advice_says():
+def test_out_of_memory_advice_names_a_setting():
     assert [more_micro_batches(8, n) for n in (1, 2, 3, 4, 8)] == [2, 4, 4, 8, None]
     with (
         pytest.raises(ValueError, match="out of memory on the CPU: micro-batches of 8 do not fit; try --accum-steps 2"),
@@ -146,7 +146,7 @@ def test_what_memory_advice_says():
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
-def test_a_step_without_memory_names_the_accumulation_to_try(tiny, monkeypatch):
+def test_a_step_that_runs_out_of_memory_names_accum_steps_to_try(tiny, monkeypatch):
     trainer = Trainer(tiny, CPU)
     monkeypatch.setattr(trainer, "accumulate", lambda batches, step: torch.empty(2**60))
     message = r"out of memory on the CPU: micro-batches of 4 do not fit; try --accum-steps 2, --checkpoint-activations"
@@ -154,58 +154,30 @@ def test_a_step_without_memory_names_the_accumulation_to_try(tiny, monkeypatch):
         fit(trainer)
 
 
-# Going on
+# Resuming
 
 
-def test_a_change_is_shown_and_one_that_makes_other_samples_is_refused(tiny, capsys):
-    fit(Trainer(tiny, CPU))
-    checkpoint = newest_that_verifies(tiny.train.out)
-    assert checkpoint is not None
-    capsys.readouterr()
-    free = {
-        "total_iters": 9,
-        "workers": 1,
-        "data": "elsewhere",
-        "print_freq": 2,
-        "test_freq": 3,
-        "save_freq": 5,
-        "lr": 0.5,
-    }
-    assert resumed_config(checkpoint, free) == tiny.replaced(free)
-    said = capsys.readouterr().out
-    assert said.startswith(f"changed since {checkpoint.source}: ")
-    assert "total_iters 4 -> 9" in said
-    assert "lr 0.001 -> 0.5" in said
-    resumed_config(checkpoint, {})
-    assert capsys.readouterr().out == ""
-    for name, value in (("seed", 1), ("batch_size", 8), ("frame_stride", 2), ("split", "train"), ("held_out", 0)):
-        with pytest.raises(
-            ValueError, match=f"{name} is .* in .* and .* here, which would change its samples half-way"
-        ):
-            resumed_config(checkpoint, {name: value})
-
-
-def test_other_data_under_the_same_settings_is_said(tiny, tmp_path, capsys):
+def test_a_changed_number_of_videos_is_printed_on_resuming(tiny, tmp_path, capsys):
     fit(Trainer(tiny, CPU))
     write_dataset(tmp_path / "more", num_videos=5, num_frames=16, resolution=16, seed=3, progress=False)
     capsys.readouterr()
     config = tiny.replaced({"data": str(tmp_path / "more"), "total_iters": 5})
     fit(Trainer(config, CPU, newest_that_verifies(tiny.train.out)))
-    assert "the checkpoint knew 11 videos: samples come in another order from here on" in capsys.readouterr().out
+    assert "the checkpoint was trained on 11 videos: the order of samples changes here" in capsys.readouterr().out
 
 
-def test_a_checkpoint_tells_all_of_a_run(tiny):
+def test_a_checkpoint_has_the_whole_state_of_a_run(tiny):
     fit(Trainer(tiny, CPU))
     checkpoint = load_checkpoint(list_checkpoints(tiny.train.out)[-1])
     assert checkpoint.progress is not None
     assert (checkpoint.progress.samples_seen, checkpoint.progress.ema_updates) == (16, 4)
     assert checkpoint.progress.num_videos == 11
     assert checkpoint.versions["torch"] == torch.__version__
-    assert checkpoint.config == tiny
+    assert checkpoint.config == tiny.replaced({"train_flow": True})
     assert checkpoint.optimizer["state"]
 
 
-# The same step however it is split
+# The same step, however it is split
 
 
 def losses_and_weights(config: Config, steps: int) -> tuple[list[float], torch.Tensor]:
@@ -228,7 +200,7 @@ def save_losses(device: torch.device, config: Config, steps: int, path: Path) ->
 
 def one_of_two(node_rank: int, config: Config, steps: int, path: Path, meeting: Path) -> None:
     torch.set_num_threads(1)
-    nodes = {"num_nodes": 2, "node_rank": node_rank, "dist_url": f"file://{meeting}"}
+    nodes = {"num_nodes": 2, "node_rank": node_rank, "rendezvous": Rendezvous(f"file://{meeting}")}
     launch(save_losses, (config, steps, path), multiprocessing=True, **nodes)
 
 
@@ -252,7 +224,7 @@ def test_twenty_steps_are_the_same_on_one_process_on_two_and_in_micro_batches(ti
 # Conditioning noise
 
 
-def test_condition_noise_reaches_the_flow_alone_and_zero_is_the_released_training(tiny):
+def test_condition_noise_affects_only_the_flow_and_zero_is_the_released_training(tiny):
     def loss(level: float, **values: object) -> float:
         trainer = Trainer(tiny.replaced({"condition_noise": level, **values}), CPU)
         fill_by_rule(trainer.model)
@@ -264,7 +236,7 @@ def test_condition_noise_reaches_the_flow_alone_and_zero_is_the_released_trainin
     assert loss(0.5, accum_steps=4) == pytest.approx(loss(0.5), rel=1e-5)
 
 
-def test_condition_noise_has_levels_spread_evenly_up_to_the_given_one():
+def test_condition_noise_levels_are_uniform_up_to_the_given_level():
     frame = torch.zeros(400, 3, 16, 16)
     levels = draw_condition_noise(0, 3, range(400), frame, level=0.2).flatten(1).std(dim=1).sort().values
     expected = 0.2 * (torch.arange(400) + 0.5) / 400
@@ -273,7 +245,7 @@ def test_condition_noise_has_levels_spread_evenly_up_to_the_given_one():
     assert torch.equal(half, draw_condition_noise(0, 3, range(400), frame, level=0.2)[200:])
 
 
-# Compiled, and on a GPU
+# Compiled, in bfloat16, and on a GPU
 
 
 @pytest.mark.slow
@@ -289,7 +261,7 @@ def test_compiled_networks_give_the_same_losses_and_the_same_names(tiny):
 
 
 @pytest.mark.slow
-def test_bf16_with_recomputed_activations_learns_as_fp32_does(tiny, tmp_path):
+def test_bf16_with_recomputed_activations_reaches_the_loss_of_fp32(tiny, tmp_path):
     last = {}
     for name, values in (("fp32", {}), ("bf16", {"precision": "bf16", "checkpoint_activations": "posgn"})):
         config = tiny.replaced({**values, "total_iters": 300, "save_freq": 300, "out": str(tmp_path / name)})
@@ -313,8 +285,8 @@ def test_on_a_gpu_micro_batches_are_one_big_batch(tiny, values):
     assert (four - one).norm() <= tolerance * one.norm()
 
 
-def test_random_is_not_used_for_what_a_run_learns(tiny, tmp_path):
-    """Seeds of the process's own generators play no part once a run has begun."""
+def test_global_random_generators_have_no_effect_on_training(tiny, tmp_path):
+    """Once a run has begun, the state of the process's own generators has no effect."""
     states = []
     for seed in (1, 2):
         config = tiny.replaced({"out": str(tmp_path / f"run{seed}")})

@@ -1,9 +1,9 @@
 """Save, find and load checkpoints, atomically and strictly.
 
-A checkpoint is one file that carries all of a run: the weights, their moving average, the optimizer, the loss scale,
-the step and what lies behind it, the whole configuration and the versions that made it. Random numbers follow from seed
-and step, so none are stored. The keys of its tensors are those of the published files; every part of the file has a
-checksum, which reading compares.
+A checkpoint is one file with the whole state of a run: the weights, their moving average, the optimizer, the loss
+scale, the step and the progress so far, the configuration, and the versions of Python and PyTorch. Random numbers
+follow from seed and step, so no generator's state is stored. Tensors are named as in the published files. Every part of
+the file has a checksum, which is verified on reading.
 
     save_checkpoint(checkpoint_path("checkpoints", 1000), checkpoint)
     checkpoint = load_checkpoint(latest_checkpoint("checkpoints"))
@@ -30,14 +30,16 @@ from vidm.runtime import versions_of
 
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 _LISTED = 10
-# Settings of the motion generator that the content generator does not have.
+# To be raised when a saved setting changes its meaning; files without a number have format 1.
+FORMAT = 2
+# Settings that only the motion generator has.
 MOTION_ONLY = ("video_timesteps", "flow_range", "use_encoder")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run has behind it: samples drawn, updates of the averaged weights, steps skipped as not finite, in all and
-    in a row up to now; and of how many videos its samples are drawn."""
+    """Counts of a run so far: samples drawn, updates of the averaged weights, steps skipped because they were not
+    finite (in all, and in a row up to now), and videos that samples are drawn from."""
 
     samples_seen: int = 0
     ema_updates: int = 0
@@ -50,8 +52,8 @@ class Progress:
 class Checkpoint:
     """A training run at one step; `source` names it in messages.
 
-    What only our own training writes may be empty: `optimizer`, `scaler` (the loss scale of fp16), `progress` (None)
-    and `versions`, by name, of what wrote it.
+    Checkpoints that VIDM's training did not write have no `optimizer`, `scaler` (the loss scale of fp16), `progress` or
+    `versions` (version by name).
     """
 
     step: int
@@ -66,9 +68,9 @@ class Checkpoint:
 
 
 def build_model(config: Config) -> MotionGenerator | ContentGenerator:
-    """The generator that a configuration describes, freshly initialised from torch's global generator.
+    """The generator that a configuration describes, initialised from torch's global random generator.
 
-    Weights are laid out channels last, in which PosGN's per-pixel scale and shift come: no transposition between.
+    Weights are channels last, like PosGN's per-pixel scale and shift, so that nothing has to be transposed.
     """
     arguments = config.to_dict()["model"]
     kind = MotionGenerator if arguments.pop("generator") == "motion" else ContentGenerator
@@ -79,34 +81,35 @@ def build_model(config: Config) -> MotionGenerator | ContentGenerator:
 
 
 def build_diffusion(config: Config, respacing: str = "") -> GaussianDiffusion:
-    """The process that a configuration describes, perhaps shortened."""
+    """The diffusion process that a configuration describes, with fewer steps if `respacing` is given."""
     return GaussianDiffusion(config.model.diffusion_timesteps, respacing=respacing, **config.to_dict()["diffusion"])
 
 
 def checkpoint_path(folder: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step lies: folder/checkpoint_%08d.pt."""
+    """The path of the checkpoint of a step: folder/checkpoint_%08d.pt."""
     return Path(folder) / f"checkpoint_{step:08d}.pt"
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints in a folder, oldest step first; none when there is no such folder."""
+    """The checkpoints in a folder, lowest step first; an empty list if the folder does not exist."""
     folder = Path(folder)
     return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:
-    """The checkpoint of the highest step in a folder, None when there is none."""
+    """The checkpoint of the highest step in a folder, None if there are none."""
     return next(reversed(list_checkpoints(folder)), None)
 
 
 def present_versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers besides its settings."""
+    """Versions of the software that a run's numbers depend on, by name."""
     return versions_of(("python", "torch", "cuda"), missing="none")
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; it appears whole or not at all. Raises OSError when the disk is full."""
+    """Write a checkpoint atomically. Raises OSError when the disk is full."""
     content = {
+        "format": FORMAT,
         "iters": checkpoint.step,
         "config": checkpoint.config.to_dict(),
         "state_dict": dict(checkpoint.state_dict),
@@ -116,19 +119,19 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress) if checkpoint.progress else {},
         "versions": dict(checkpoint.versions),
     }
-    # Through Python's file, whose errors keep their reason; torch's own writer says but that it failed.
+    # Errors of Python's file give the reason (a full disk, for example); those of torch's own writer do not.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what writers of checkpoints left under hidden names when they were killed."""
+    """Remove hidden temporary files of checkpoints, left by processes that were killed while writing."""
     for path in Path(folder).glob(".checkpoint_*.pt"):
         path.unlink(missing_ok=True)
 
 
 def _damaged_part(path: Path) -> str | None:
-    """The first part of a file of torch's whose bytes are not those of its checksum (CRC-32), if any."""
+    """The first part of a torch.save file whose bytes do not match its checksum (CRC-32), if any."""
     with zipfile.ZipFile(path) as parts:
         return parts.testzip()
 
@@ -136,7 +139,7 @@ def _damaged_part(path: Path) -> str | None:
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """Load a file that torch.save wrote as a dictionary of tensors and plain values, on the CPU.
 
-    Checksums are compared, where the file has them: torch itself does not look. Never runs code from the file. Raises
+    Checksums are verified if the file has them, which torch itself does not do. Never runs code from the file. Raises
     FileNotFoundError or ValueError, naming the file.
     """
     path = Path(path)
@@ -146,16 +149,17 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no such file: {path}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is amiss is said below
+            warnings.simplefilter("ignore")  # the error below says what is wrong
             if zipfile.is_zipfile(path) and _damaged_part(path):
-                raise ValueError("a part does not have its checksum")
+                raise ValueError("a checksum does not match")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the reader raise whatever it meets first
+    except Exception as error:  # damaged files raise errors of many types
         raise ValueError(
-            f"{path} is cut short, damaged, no PyTorch file, or holds code (which was not run): fetch or write it again"
+            f"{path} is truncated, damaged, not a PyTorch file, or contains code (which was not run): "
+            "download or write it again"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+        raise ValueError(f"{path} contains a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
@@ -164,18 +168,26 @@ def is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
+def _from_format_1(config: Config) -> Config:
+    """Settings of format 1, in which `train_flow` was only the flag: without given weights SPyNet was trained, too."""
+    train = config.train
+    return config.replaced({"train_flow": train.train_flow or not (train.spynet or train.init)})
+
+
 def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
-    """A checkpoint from what a file of ours holds. Raises ValueError, naming the file, for one that is none of ours."""
+    """A checkpoint from a file's content. Raises ValueError, naming the file, if it is not a VIDM checkpoint."""
     missing = {"iters", "config", "state_dict", "ema_state_dict", "optimizer"} - content.keys()
     if missing:
-        raise ValueError(f"{path} is no VIDM checkpoint: it lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"{path} is not a VIDM checkpoint: it lacks {', '.join(sorted(missing))}")
     states = content["state_dict"], content["ema_state_dict"]
     if not (all(is_state(s) for s in states) and isinstance(content["optimizer"], dict)):
-        raise ValueError(f"{path} is no VIDM checkpoint: its weights are not named tensors")
+        raise ValueError(f"{path} is not a VIDM checkpoint: its weights are not named tensors")
     if not isinstance(content["iters"], int):
-        raise ValueError(f"{path} is no VIDM checkpoint: its step is {content['iters']!r}, not a number")
+        raise ValueError(f"{path} is not a VIDM checkpoint: its step is {content['iters']!r}, not a number")
     try:
         config = Config.from_dict(content["config"])
+        if content.get("format", 1) == 1:
+            config = _from_format_1(config)
         progress = Progress(**content["progress"]) if content.get("progress") else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
@@ -194,13 +206,13 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint written by save_checkpoint.
 
-    Raises FileNotFoundError for a missing file and ValueError, naming it, for one that is damaged or none of ours.
+    Raises FileNotFoundError for a missing file and ValueError, naming it, for a damaged file or one of another kind.
     """
     return checkpoint_from(read_tensors(path), path)
 
 
 def check_generator(checkpoint: Checkpoint, wanted: str) -> None:
-    """Raise ValueError, naming the file, unless a checkpoint is of the wanted generator: "motion" or "content"."""
+    """Raise ValueError, naming the file, unless a checkpoint is of the `wanted` generator: "motion" or "content"."""
     found = checkpoint.config.model.generator
     if found != wanted:
         raise ValueError(f"{checkpoint.source} is a {found} generator, and a {wanted} generator is needed here")
@@ -209,7 +221,8 @@ def check_generator(checkpoint: Checkpoint, wanted: str) -> None:
 def check_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
     """Raise ValueError unless `state` has the names and shapes of `own`.
 
-    The message names `source` and the first ten missing, unexpected or mis-shaped tensors, and counts them.
+    The message names `source`, the number of tensors that are missing, unexpected or of another shape, and the first
+    ten of them.
     """
     wrong = [f"{name} is missing" for name in own if name not in state]
     wrong += [f"{name} is unexpected" for name in state if name not in own]
@@ -239,6 +252,6 @@ def load_spynet(module: nn.Module, path: str | Path) -> None:
     content = read_tensors(path)
     state = content.get("state_dict", content)
     if not is_state(state):
-        raise ValueError(f"{path} holds no weights of SPyNet")
+        raise ValueError(f"{path} does not contain weights of SPyNet")
     buffers = dict(module.named_buffers())
     load_weights(module, {**buffers, **state}, path)

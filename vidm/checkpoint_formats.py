@@ -1,11 +1,11 @@
-"""Weights as they are passed around: our checkpoints, the authors' .pth.tar, and .safetensors.
+"""Checkpoints of every format: VIDM's own .pt, the authors' .pth.tar, and .safetensors.
 
     checkpoint = load_any("pretrained_models/checkpoint_accum_clevrer_robust_400000.pth.tar", video_timesteps=128)
     save_safetensors("world.safetensors", checkpoint)
 
-The authors' files hold {"iters", "state_dict", "ema_state_dict", "optimizer"} with names prefixed `module.`, perhaps
-with cached coordinates among them, and no configuration. A .safetensors file holds averaged weights alone, with a JSON
-of the step and the configuration beside it.
+The authors' files contain {"iters", "state_dict", "ema_state_dict", "optimizer"} and no configuration; names of
+tensors have the prefix `module.`, and some files include cached coordinates. A .safetensors file contains only averaged
+weights; a .json file of the same name has the step and the configuration.
 """
 
 import json
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vidm.checkpoint import Checkpoint, checkpoint_from, is_state, read_tensors
+from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state, read_tensors
 from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write
@@ -25,7 +25,7 @@ from vidm.files import atomic_write
 PREFIX = "module."
 # <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).
 CACHED = (".emb_layers.coords", ".emb_layers.new_coords")
-# What the authors trained: the paper's network, its SPyNet fed with frames in [-1, 1].
+# The authors' network: the paper's, except that its SPyNet sees frames in [-1, 1].
 PUBLISHED = Config().replaced({"flow_range": "published"})
 
 
@@ -34,31 +34,31 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _cached_video_timesteps(state: Mapping[str, Tensor]) -> int | None:
-    """The number of video time-steps that cached coordinates were made for, None without any."""
+    """The number of video timesteps that cached coordinates were computed for, None without cached coordinates."""
     shapes = {tensor.shape for name, tensor in state.items() if name.endswith(CACHED[1])}
     lengths = {shape[1] for shape in shapes if len(shape) == 5}
     return lengths.pop() if len(lengths) == 1 else None
 
 
 def _from_published(content: Mapping, path: Path, config: Config, video_timesteps: int | None) -> Checkpoint:
-    """A checkpoint from the authors' format, which says nothing of its configuration."""
+    """A checkpoint from the authors' format, whose configuration is `config`."""
     state, averaged = (_without_prefix(content[name]) for name in ("state_dict", "ema_state_dict"))
     cached = _cached_video_timesteps({**state, **averaged})
     if cached is None and video_timesteps is None:
         raise ValueError(
-            f"{path} does not say for how many video time-steps it was trained: give --video-timesteps N "
-            "(the paper's CLEVRER model: 128); with another number than its own it makes noise"
+            f"{path} does not say for how many video timesteps it was trained: give --video-timesteps N "
+            "(the paper's CLEVRER model: 128); a wrong number gives noise instead of videos"
         )
     if cached is not None and video_timesteps not in (None, cached):
-        raise ValueError(f"{path} was trained with {cached} video time-steps, not {video_timesteps}")
+        raise ValueError(f"{path} was trained with {cached} video timesteps, not {video_timesteps}")
     length = cached or video_timesteps
     origin = "from its cached coordinates" if cached else "as given"
     print0(
         f"{path}: a published checkpoint without configuration, read as a motion generator of "
         f"{config.model.image_size}x{config.model.image_size} with flow_range {config.model.flow_range}; "
-        f"{length} video time-steps ({origin})"
+        f"{length} video timesteps ({origin})"
     )
-    config = config.replaced({"video_timesteps": length, "spynet": str(path)})
+    config = config.replaced({"video_timesteps": length})
     plain, ema = ({k: v for k, v in s.items() if not k.endswith(CACHED)} for s in (state, averaged))
     return Checkpoint(int(content.get("iters", 0)), config, plain, ema, {}, source=str(path))
 
@@ -71,25 +71,23 @@ def _load_safetensors(path: Path) -> Checkpoint:
     settings = _settings_path(path)
     for file in (path, settings):
         if not file.is_file():
-            raise FileNotFoundError(
-                f"no such file: {file}; weights in .safetensors come with a .json of their settings"
-            )
+            raise FileNotFoundError(f"no such file: {file}; .safetensors weights need a .json file with their settings")
     try:
         described = json.loads(settings.read_text())
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} or {settings.name} beside it is cut short or damaged: {error}") from error
+        raise ValueError(f"{path} or its {settings.name} is truncated or damaged: {error}") from error
     if not isinstance(described, dict):
-        raise ValueError(f"{settings} is no description of a checkpoint")
+        raise ValueError(f"{settings} does not describe a checkpoint")
     weights_and_settings = {"state_dict": weights, "ema_state_dict": weights, "optimizer": {}, **described}
     return checkpoint_from(weights_and_settings, path)
 
 
 def load_any(path: str | Path, video_timesteps: int | None = None, config: Config = PUBLISHED) -> Checkpoint:
-    """Load a checkpoint of ours, the authors' .pth.tar or .safetensors, never running code from it.
+    """Load a checkpoint of any format, without running code from it.
 
-    `config` describes a file that carries no configuration, `video_timesteps` is asked for where such a file does not
-    tell it itself. Only ours carry an optimizer. Raises FileNotFoundError or ValueError, naming the file.
+    `config` describes files that have no configuration; such a file needs `video_timesteps`, too, unless it has cached
+    coordinates. Only VIDM's own checkpoints have an optimizer. Raises FileNotFoundError or ValueError, naming the file.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -97,32 +95,32 @@ def load_any(path: str | Path, video_timesteps: int | None = None, config: Confi
     else:
         content = read_tensors(path)
         if "ema_state_dict" not in content and is_state(content.get("state_dict")):
-            print0(f"{path} has no averaged weights: the plain ones are taken for them")
+            print0(f"{path} has no averaged weights: the plain weights are used instead")
             content["ema_state_dict"] = content["state_dict"]
         if "config" not in content and all(is_state(content.get(k)) for k in ("state_dict", "ema_state_dict")):
             return _from_published(content, path, config, video_timesteps)
         checkpoint = checkpoint_from(content, path)
     trained = checkpoint.config.model.video_timesteps
     if video_timesteps not in (None, trained):
-        raise ValueError(f"{path} was trained with {trained} video time-steps, not {video_timesteps}")
+        raise ValueError(f"{path} was trained with {trained} video timesteps, not {video_timesteps}")
     return checkpoint
 
 
 def save_safetensors(path: str | Path, checkpoint: Checkpoint, half: bool = False) -> None:
-    """Write a checkpoint's averaged weights as .safetensors, and its step and configuration as JSON beside them.
+    """Write a checkpoint's averaged weights as .safetensors, and its step and configuration as .json.
 
-    With `half` they are float16, half as large; reading makes them float32 again.
+    With `half`, weights are stored as float16, which halves the file; reading converts them back to float32.
     """
     path = Path(path)
     dtype = torch.float16 if half else torch.float32
-    # Channels-last weights are dense but not contiguous, which the format does not know.
+    # Channels-last weights are dense but not contiguous; the format requires contiguous ones.
     weights = {
         name: tensor.to(dtype).contiguous(memory_format=torch.contiguous_format)
         for name, tensor in checkpoint.ema_state_dict.items()
     }
     with atomic_write(_settings_path(path)) as temporary:
-        described = {"iters": checkpoint.step, "config": checkpoint.config.to_dict()}
+        described = {"format": FORMAT, "iters": checkpoint.step, "config": checkpoint.config.to_dict()}
         temporary.write_text(json.dumps(described, indent=2) + "\n")
-    # Written by us: the library's own files are for nobody else to read.
+    # The library's own writer makes files that only their owner can read.
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(weights))

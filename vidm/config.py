@@ -152,7 +152,10 @@ class TrainConfig:
     seed: int = setting(0, "seed of everything random", "--seed", least=0)
     spynet: str = setting("", "file of SPyNet weights (default: SPyNet is trained, from zero flow)", "--spynet")
     init: str = setting("", "start from the weights of this checkpoint, with a new optimizer", "--init")
-    train_flow: bool = setting(False, "train SPyNet even though its weights are given", "--train-flow")
+    # In a checkpoint: whether SPyNet is trained, as vidm.resume.trains_flow decided when the run began.
+    train_flow: bool = setting(
+        False, "train SPyNet although its weights are given or its checkpoint froze it", "--train-flow"
+    )
     condition_noise: float = setting(
         0.0, "largest level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
     )

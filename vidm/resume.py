@@ -1,4 +1,4 @@
-"""What a run goes on from, and which settings it keeps.
+"""What a run resumes or begins from, and which settings it keeps.
 
 checkpoint = newest_that_verifies("checkpoints")
 config = resumed_config(checkpoint, {"total_iters": 200}) if checkpoint else Config.from_preset("tiny")
@@ -14,63 +14,85 @@ from vidm.config import Config
 from vidm.distributed import print0
 from vidm.presets import PRESETS
 
-# What decides which sample stands where in which step: a run that changed it half-way would be neither of two runs.
+# They decide which sample is at which place of a step, so a run that changed one could not be reproduced.
 STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip")
-# Read when a run begins; a checkpoint carries what came of it.
+# Files that are read only when a run begins: a checkpoint has the weights trained from them.
 BEGINNING = ("spynet", "init")
 
 
-def newest_that_verifies(folder: str | Path) -> Checkpoint | None:
-    """The checkpoint of the highest step in a folder that is whole, None where there is none at all.
+def trains_flow(config: Config, resume: Checkpoint | None = None, init: Checkpoint | None = None) -> bool:
+    """Whether a run trains SPyNet, given its settings and the checkpoint it resumes or begins from.
 
-    Says which it takes and, of those passed over, why. Raises ValueError when every one of them is damaged.
+    A resumed run does what it did before. A new run trains SPyNet if --train-flow is given, or if SPyNet has no
+    finished weights, which come from --spynet or from a checkpoint that did not train it. Raises ValueError for
+    --train-flow when resuming a run that does not train SPyNet. Ours.
+    """
+    asked = config.train.train_flow
+    if resume and resume.optimizer:
+        if asked and not resume.config.train.train_flow:
+            raise ValueError(
+                f"--train-flow: SPyNet is frozen in {resume.source}, and a resumed run keeps that; leave it out, or "
+                f"begin a new run with --init {resume.source}"
+            )
+        return resume.config.train.train_flow
+    # On resuming, --spynet is not read again; with --init, it replaces the checkpoint's SPyNet.
+    given = config.train.spynet and not resume
+    begins_from = resume or init
+    finished = given or (begins_from and not begins_from.config.train.train_flow)
+    return asked or not finished
+
+
+def newest_that_verifies(folder: str | Path) -> Checkpoint | None:
+    """The undamaged checkpoint of the highest step in a folder, None if the folder has no checkpoints.
+
+    Prints which one is used, and why others were skipped. Raises ValueError if all of them are damaged.
     """
     found = list_checkpoints(folder)
     for path in reversed(found):
         try:
             checkpoint = load_checkpoint(path)
         except ValueError as error:
-            print0(f"passed over: {error}")
+            print0(f"skipped: {error}")
             continue
-        print0(f"going on from {path}")
+        print0(f"resuming from {path}")
         return checkpoint
     if found:
-        raise ValueError(f"none of the {len(found)} checkpoints in {folder} can be read: move them away to start anew")
-    print0(f"no checkpoint in {folder} yet: starting anew")
+        raise ValueError(f"all {len(found)} checkpoints in {folder} are damaged: move them away to start a new run")
+    print0(f"no checkpoint in {folder} yet: starting a new run")
     return None
 
 
 def _differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
-    """The knobs in which two configurations differ: name -> (theirs, ours)."""
+    """The settings in which two configurations differ: name -> (theirs, ours)."""
     return {
-        knob.name: (getattr(before, knob.name), getattr(now, knob.name))
+        setting.name: (getattr(before, setting.name), getattr(now, setting.name))
         for before, now in zip(theirs.sections(), ours.sections(), strict=True)
-        for knob in fields(now)
-        if getattr(before, knob.name) != getattr(now, knob.name)
+        for setting in fields(now)
+        if getattr(before, setting.name) != getattr(now, setting.name)
     }
 
 
 def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: str = "") -> Config:
-    """The checkpoint's settings with the given ones; what changes is printed.
+    """The checkpoint's settings, updated by `values`; what changes is printed.
 
-    A preset given again has no say but must be of the same network. Raises ValueError for another network or process
-    than the checkpoint's, for files that are read when a run begins and, where a run of ours goes on, for settings that
-    would make its samples others half-way.
+    A preset changes nothing, but must describe the same network. Raises ValueError for another network or diffusion
+    process than the checkpoint's, for other files that are read when a run begins, and, if the checkpoint has an
+    optimizer, for settings that would change the samples of the rest of the run.
     """
     path, trained = checkpoint.source, checkpoint.config
     for name in BEGINNING:
         begun_with = getattr(trained.train, name)
         if values.get(name, begun_with) != begun_with:
             raise ValueError(
-                f"--{name} {values[name]} is read when a run begins, and that of {path} began with "
+                f"--{name} {values[name]} is read when a run begins, and the run of {path} began with "
                 f"{begun_with or 'none'}: leave it out, or begin a new run with --init {path}"
             )
     asked = Config().replaced(PRESETS[preset]) if preset else trained
     for name, (before, now) in _differences(asked.replaced(values), trained).items():
-        if any(name in {knob.name for knob in fields(section)} for section in trained.sections()[:2]):
+        if any(name in {setting.name for setting in fields(section)} for section in trained.sections()[:2]):
             raise ValueError(
                 f"{path} is of another configuration: {name} is {before} there and {now} here; "
-                "leave the flags out to take the checkpoint's"
+                "leave the flags out to use the checkpoint's"
             )
     config = trained.replaced(values)
     changed = _differences(config, trained)
@@ -78,8 +100,8 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
         if name in changed:
             before, now = changed[name]
             raise ValueError(
-                f"{name} is {before!r} in {path} and {now!r} here, which would change its samples half-way: leave it "
-                f"out, or begin a new run with --init {path}"
+                f"{name} is {before!r} in {path} and {now!r} here, which would change the samples of the rest of the "
+                f"run: leave it out, or begin a new run with --init {path}"
             )
     if changed:
         shown = ", ".join(f"{name} {before!r} -> {now!r}" for name, (before, now) in changed.items())
@@ -88,9 +110,10 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
 
 
 def init_config(init: Checkpoint, values: Mapping[str, Any], preset: str = "") -> Config:
-    """For a new run from a checkpoint's weights: its network and process, unless a preset or values say otherwise.
+    """The settings of a new run that begins with a checkpoint's weights.
 
-    Raises ValueError for a checkpoint of the other generator.
+    Network and diffusion process are the checkpoint's, unless a preset or `values` say otherwise. Raises ValueError for
+    a checkpoint of the other generator.
     """
     config = Config.from_preset(preset or "paper128")
     if not preset:

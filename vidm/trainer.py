@@ -4,9 +4,9 @@
     trainer.train_step(trainer.batches())
     trainer.save()
 
-Which data, diffusion steps and noise a sample has depends on (seed, step, its place in the global batch) alone; each
+The data, diffusion steps and noise of a sample depend only on (seed, step, its place in the global batch); each
 process and each micro-batch takes its slice. One process with a batch of 8, two with 4 each and four micro-batches of 2
-are therefore the same step, and a run that was stopped anywhere and goes on is the run that never stopped.
+therefore take the same step, and a run that was stopped and resumed gives the same result as one that never stopped.
 """
 
 import math
@@ -33,6 +33,7 @@ from vidm.distributed import any_process, data_parallel, gather_rows, gradients_
 from vidm.ema import EMA
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.randomness import draw_condition_noise, draw_noise
+from vidm.resume import trains_flow
 from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
@@ -50,27 +51,31 @@ def learning_rate(train: TrainConfig, step: int) -> float:
     return train.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
-def learns_flow(config: Config) -> bool:
-    """Whether SPyNet is trained: when asked for, or when no weights, in a file or a checkpoint, were given for it."""
-    given = config.train.spynet or config.train.init
-    return config.model.flow_range != "none" and (config.train.train_flow or not given)
-
-
-def _lay_moments_as_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give the moments their weights' strides: fused AdamW takes memory as it lies, a file may have it otherwise."""
+def _match_strides(optimizer: torch.optim.Optimizer) -> None:
+    """Give the moments the strides of their weights: fused AdamW assumes equal strides, and a file may have others."""
     for weight, state in optimizer.state.items():
         for name, moment in state.items():
             if moment.shape == weight.shape:
                 state[name] = torch.empty_like(weight, requires_grad=False).copy_(moment)
 
 
+def _check_same_step(step: int, device: torch.device) -> None:
+    """Raise ValueError unless all processes start from the same step."""
+    steps = gather_rows(torch.tensor([step], device=device)).tolist()
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"processes start from different steps, {steps}: --out must be on a disk that all of them share"
+        )
+
+
 class Trainer:
     """Trains a motion or a content generator on one device, as one of world_size() processes.
 
-    With `resume`, the run goes on from that checkpoint, whose network and process must be those of `config`; one that
-    carries no optimizer starts its moments anew. With `init`, a new run begins with that checkpoint's averaged weights.
-    `start_step` counts steps from there instead of the checkpoint's own (or 0). Raises ValueError or FileNotFoundError
-    for values, data or files that cannot work, before anything but the list of bad videos is written.
+    With `resume`, the run continues from that checkpoint, whose network and diffusion process must be those of
+    `config`; if it has no optimizer state, the moments start at zero. With `init`, a new run begins with that
+    checkpoint's averaged weights. `start_step` replaces the checkpoint's step (or 0). `self.config` is `config` with
+    the decision whether SPyNet is trained (vidm.resume.trains_flow). Raises ValueError or FileNotFoundError for invalid
+    settings, data or files; the list of bad videos is then the only file that may have been written.
     """
 
     def __init__(
@@ -84,27 +89,19 @@ class Trainer:
         config.check(world_size())
         if config.train.compile:
             check_compiler()
-        self.config = config
-        self.device = device
+        config = config.replaced({"train_flow": trains_flow(config, resume, init)})
+        self.config, self.device = config, device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
         if not resume and list_checkpoints(train.out):
             raise ValueError(
-                f"{train.out} holds checkpoints of another run: --resume auto goes on, or give another --out"
+                f"{train.out} has checkpoints of another run: resume it with --resume auto, or give another --out"
             )
-        if resume and resume.optimizer and learns_flow(config) != learns_flow(resume.config):
-            kept = "trained" if learns_flow(resume.config) else "frozen"
-            raise ValueError(f"SPyNet was {kept} in {resume.source}, which a run keeps: begin a new one with --init")
-        steps = gather_rows(torch.tensor([self.step], device=device)).tolist()
-        if len(set(steps)) > 1:
-            raise ValueError(f"processes go on from different steps, {steps}: --out must be on a disk that all share")
+        _check_same_step(self.step, device)
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         self.data = TrainingData(config)
-        if train.eval_freq and len(self.data.held_out.paths) < max(2, world_size()):
-            raise ValueError(
-                f"--eval-freq: {len(self.data.held_out.paths)} held-out video(s) are too few for a distance; give more "
-                "--data or a --test-split"
-            )
+        begins_from = resume or init
+        self.begins_from = begins_from.source if begins_from else ""
         self.resumed = resume.progress if resume else None
         self.progress = self.resumed or Progress(self.step * train.batch_size, self.step)
         torch.manual_seed(train.seed)
@@ -113,15 +110,9 @@ class Trainer:
         self.ema = EMA(self.model, train.ema_decay, num_updates=self.progress.ema_updates)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=train.lr, weight_decay=train.weight_decay, fused=True)
-        if resume:
-            check_weights(self.ema.state_dict(), resume.ema_state_dict, resume.source)
-            self.ema.load_state_dict(resume.ema_state_dict)
-        if resume and resume.optimizer:
-            self.optimizer.load_state_dict(dict(resume.optimizer))
-            _lay_moments_as_weights(self.optimizer)
         self.scaler = loss_scaler(device, train.precision)
-        if resume and resume.scaler and self.scaler.is_enabled():
-            self.scaler.load_state_dict(dict(resume.scaler))
+        if resume:
+            self._load_state(resume)
         if train.compile:
             self.model.compile()
         self.parallel = data_parallel(self.model)
@@ -136,12 +127,22 @@ class Trainer:
         if isinstance(model, MotionGenerator):
             if config.train.spynet and not resume:
                 load_spynet(model.spynet, config.train.spynet)
-            model.spynet.requires_grad_(learns_flow(config))
+            model.spynet.requires_grad_(config.train.train_flow and config.model.flow_range != "none")
         set_activation_checkpointing(model, config.train.checkpoint_activations)
         return model.to(self.device)
 
+    def _load_state(self, resume: Checkpoint) -> None:
+        """Averaged weights and, if the checkpoint has them, the optimizer's moments and the loss scale."""
+        check_weights(self.ema.state_dict(), resume.ema_state_dict, resume.source)
+        self.ema.load_state_dict(resume.ema_state_dict)
+        if resume.optimizer:
+            self.optimizer.load_state_dict(dict(resume.optimizer))
+            _match_strides(self.optimizer)
+        if resume.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(resume.scaler))
+
     def batches(self) -> Iterator[Batch]:
-        """This process's micro-batches, from the present step to the last."""
+        """This process's micro-batches, from the current step to the last."""
         return iter(self.data.loader(self.step, pin_memory=self.device.type == "cuda"))
 
     def losses(self, batch: Batch, step: int, micro: int) -> dict[str, Tensor]:
@@ -158,10 +159,10 @@ class Trainer:
             return self.diffusion.training_losses(self.parallel, x_start, t, noise, batch)
 
     def accumulate(self, batches: Iterator[Batch], step: int) -> dict[str, Tensor]:
-        """Leave the gradient of the mean loss over a step's global batch in the parameters; return its losses.
+        """Compute the gradient of the mean loss over a step's global batch, left in `.grad`; return the losses.
 
-        Gradients are averaged over micro-batches and, once, over processes; in fp16 they are scaled. The losses are
-        (accum_steps,) means.
+        Gradients are averaged over micro-batches and, once per step, over processes; in fp16 they are scaled. The
+        losses are (accum_steps,) means.
         """
         accum_steps = self.config.train.accum_steps
         means: list[dict[str, Tensor]] = []
@@ -173,11 +174,11 @@ class Trainer:
         return {name: torch.stack([m[name] for m in means]) for name in means[0]}
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor] | None:
-        """One optimizer step; return the losses as `accumulate` does, and the gradient's norm (1,) before clipping.
+        """One optimizer step; return the losses of `accumulate` and the gradient's norm (1,) before clipping.
 
-        Where the loss or the gradient of any process is not finite, nothing is applied, the step is counted as bad,
-        and None is returned. In fp16 a gradient may be so because it was scaled by too much: the scale is then halved,
-        and only at a scale of 1 is the step at fault.
+        If the loss or the gradient of any process is not finite, the weights stay as they are, the step counts as bad,
+        and None is returned. In fp16, a gradient may only have overflowed: the loss scale is then halved, and the step
+        counts as bad only at a scale of 1.
         """
         train = self.config.train
         with explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice()):
@@ -207,16 +208,16 @@ class Trainer:
         return {**losses, "grad_norm": grad_norm} if updated else None
 
     def _memory_advice(self) -> str:
-        """What to lower when memory runs out."""
+        """Which settings to change when memory runs out."""
         train = self.config.train
         more = more_micro_batches(train.batch_size // world_size(), train.accum_steps)
         smaller = f"--accum-steps {more}" if more else "a smaller --resolution"
         return f"try {smaller}, --checkpoint-activations posgn (or full), or --precision bf16"
 
     def save(self) -> None:
-        """Write the checkpoint of the present step; of it and those before it, the newest `keep` stay.
+        """Write the checkpoint of the current step, then delete all but the newest `keep` up to this step.
 
-        Raises OSError where it cannot be written, a full disk for one: those before it then stay as they are.
+        Raises OSError if it cannot be written (the disk is full, for example); earlier checkpoints are then kept.
         """
         if not is_main():
             return

@@ -1,4 +1,4 @@
-"""What a run learns from, and in which order.
+"""Which videos a run is trained and validated on, and the order of its samples.
 
 data = TrainingData(config)
 for batch in data.loader(start_step=0, pin_memory=False): ...
@@ -17,37 +17,37 @@ from vidm.distributed import is_main, rank, world_size
 from vidm.layouts import ClipIndex, index_clips
 from vidm.stop_signals import stop_only_with_parent
 
-# Videos one looks at where none are held out.
-LOOKED_AT = 16
+# How many training videos validation uses if no videos are held out.
+NUM_SHARED = 16
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` of the places 0 .. total - 1, each in the middle of its share. Ours."""
+    """`count` of the indices 0 .. total - 1, each from the middle of one of `count` equal intervals. Ours."""
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def part_of(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
-    """The videos of an index that stand at the given places."""
+def subset(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
+    """The videos of an index at the given places."""
     return replace(index, paths=[index.paths[i] for i in places], num_frames=[index.num_frames[i] for i in places])
 
 
 def hold_out(index: ClipIndex, count: int) -> tuple[ClipIndex, ClipIndex]:
-    """Split an index into what is learned from and what is held out: evenly spaced videos, at most a tenth.
+    """Split an index into training videos and held-out videos: evenly spaced ones, at most a tenth.
 
-    Of fewer than ten videos none can be spared: some are then in both, as when none are wanted. Ours.
+    If `count` is 0, or with fewer than ten videos, nothing is held out and both parts share some videos. Ours.
     """
     total = len(index.paths)
     chosen = evenly_spaced(total, min(count, total // 10))
     if not chosen:
-        return index, part_of(index, evenly_spaced(total, min(LOOKED_AT, total)))
-    return part_of(index, sorted(set(range(total)) - set(chosen))), part_of(index, chosen)
+        return index, subset(index, evenly_spaced(total, min(NUM_SHARED, total)))
+    return subset(index, sorted(set(range(total)) - set(chosen))), subset(index, chosen)
 
 
 class TrainingData:
-    """The videos of a configuration, `index` to learn from and `held_out` to judge by, and their stream of samples.
+    """The videos of a configuration, `index` for training and `held_out` for validation, and the stream of samples.
 
-    Raises ValueError or FileNotFoundError for data that cannot be trained on; a list of bad videos may then be in
-    the run's folder, nothing else is written.
+    Raises ValueError or FileNotFoundError for data that cannot be used; the list of bad videos in the run's folder is
+    then the only file that may have been written.
     """
 
     def __init__(self, config: Config) -> None:
@@ -57,9 +57,14 @@ class TrainingData:
         if config.data.test_split:
             test = self._indexed(config.data.test_split)
             places = evenly_spaced(len(test.paths), min(count, len(test.paths)))
-            self.index, self.held_out = found, part_of(test, places)
+            self.index, self.held_out = found, subset(test, places)
         else:
             self.index, self.held_out = hold_out(found, count)
+        if config.train.eval_freq and len(self.held_out.paths) < max(2, world_size()):
+            raise ValueError(
+                f"--eval-freq: {len(self.held_out.paths)} held-out video(s) are too few for a distance; give more "
+                "--data or a --test-split"
+            )
 
     def _indexed(self, split: str) -> ClipIndex:
         data = self.config.data
@@ -74,7 +79,7 @@ class TrainingData:
         )
 
     def samples(self, index: ClipIndex, seed: int, flip: bool) -> FrameTriplets | SingleFrames:
-        """What the generator learns from the videos of an index, keyed by (epoch, index)."""
+        """The training samples of an index's videos, keyed by (epoch, index)."""
         model, data = self.config.model, self.config.data
         if self.moves:
             return FrameTriplets(
@@ -96,7 +101,7 @@ class TrainingData:
         )
 
     def loader(self, start_step: int, pin_memory: bool) -> DataLoader:
-        """This process's micro-batches, from `start_step` to the last, in order."""
+        """This process's micro-batches, in order, from `start_step` to the last step."""
         train = self.config.train
         return DataLoader(
             self.samples(self.index, train.seed, self.config.data.flip),
@@ -107,5 +112,5 @@ class TrainingData:
         )
 
     def videos_of_step(self, step: int) -> list[Path]:
-        """The videos that a step's global batch is drawn from, in order of their places."""
+        """The videos of a step's global batch, by place."""
         return [self.index.paths[index] for _, index in self._sampler(step).global_batch(step)]

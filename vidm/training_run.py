@@ -1,9 +1,9 @@
-"""The run around a trainer's steps: logs, previews, checkpoints, and how it ends.
+"""The training loop around the steps: logs, previews, checkpoints, and how a run ends.
 
     fit(Trainer(config, device))
 
-A run ends with its last step; at SIGTERM or SIGINT, when the present step is done; or after too many steps in a row
-that were not finite. It is saved each time.
+A run ends after its last step; after the current step on SIGTERM or SIGINT; or after too many consecutive steps whose
+loss or gradient was not finite. It saves a checkpoint in each case.
 """
 
 import time
@@ -19,14 +19,14 @@ from vidm.model import MotionGenerator
 from vidm.runlog import RunLog
 from vidm.runtime import GIB, num_bytes, peak_bytes
 from vidm.stop_signals import StopSignals
-from vidm.trainer import Batch, Trainer, learns_flow
-from vidm.validation import HeldOut, film_strip
+from vidm.trainer import Batch, Trainer
+from vidm.validation import Validator, film_strip
 
 _NAMED_VIDEOS = 4
 
 
 def describe(trainer: Trainer) -> None:
-    """Say what is about to happen, once."""
+    """Print what is trained, on which data, from where."""
     config, train, data = trainer.config, trainer.config.train, trainer.data
     size, learned = config.model.image_size, len(data.index.paths)
     stride = f", every {config.data.frame_stride} frames" if data.moves and config.data.frame_stride > 1 else ""
@@ -39,44 +39,45 @@ def describe(trainer: Trainer) -> None:
     if data.index.skipped:
         print0(data.index.skipped_message())
     if trainer.resumed and trainer.resumed.num_videos != learned:
-        print0(f"the checkpoint knew {trainer.resumed.num_videos} videos: samples come in another order from here on")
+        print0(f"the checkpoint was trained on {trainer.resumed.num_videos} videos: the order of samples changes here")
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     print0(
         f"{millions:.1f} M parameters on {trainer.device}; a step is {world_size()} x {train.accum_steps} x "
         f"{trainer.micro_batch} samples (processes x micro-batches x samples)"
     )
-    if data.moves and learns_flow(config) and not train.train_flow:
-        print0("no SPyNet weights given (--spynet): flow starts at zero and is learned with the rest")
+    if data.moves and config.model.flow_range != "none":
+        start = "" if trainer.begins_from or train.spynet else ", starting from zero flow (no --spynet given)"
+        print0(f"SPyNet is {'trained' if train.train_flow else 'frozen'}{start}")
     if trainer.step and not trainer.optimizer.state:
-        print0("no optimizer's state to go on from: its moments start at zero")
+        print0("the checkpoint has no optimizer state: the moments start at zero")
 
 
 def dry_run(trainer: Trainer) -> None:
-    """Take one step and tell what a run takes; nothing is written."""
+    """Take one step and print the memory it needs; nothing is written."""
     describe(trainer)
     for name, part in trainer.model.named_children():
         print0(f"  {name}: {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M parameters")
     losses = trainer.train_step(trainer.batches())
     parameters = list(trainer.model.parameters())
     moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
-    held = {
+    sizes = {
         "weights": num_bytes(parameters),
         "gradients": num_bytes(p for p in parameters if p.requires_grad),
         "optimizer": num_bytes(moments),
         "averaged weights": num_bytes(trainer.ema.state_dict().values()),
     }
-    print0("memory: " + ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in held.items()))
-    kind = "GPU memory" if trainer.device.type == "cuda" else "resident memory, Python and libraries with it"
+    print0("memory: " + ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in sizes.items()))
+    kind = "GPU memory" if trainer.device.type == "cuda" else "resident memory, including Python and libraries"
     peak = peak_bytes(trainer.device) / GIB
     print0(f"peak of a step with micro-batches of {trainer.micro_batch}: {peak:.2f} GiB of {kind}")
     print0(f"loss {losses['loss'].mean().item():.4g}" if losses else "the loss or its gradient is not finite")
 
 
 def fit(trainer: Trainer) -> None:
-    """Train to the last step, or until asked to stop, with logs, previews and checkpoints on the way.
+    """Train to the last step, or until asked to stop, with logs, previews and checkpoints.
 
-    Raises ValueError when memory runs out, with what to lower, and after `max_bad_steps` steps in a row that were not
-    finite; OSError when the last checkpoint cannot be written.
+    Raises ValueError when memory runs out, naming settings to change, and after `max_bad_steps` consecutive steps that
+    were not finite; OSError when the last checkpoint cannot be written.
     """
     train = trainer.config.train
     describe(trainer)
@@ -85,7 +86,7 @@ def fit(trainer: Trainer) -> None:
         return
     print0(f"steps {trainer.step} to {train.total_iters}; checkpoints and logs go to {train.out}")
     batches = trainer.batches()
-    # Whatever is wrong with the data shows before anything is written.
+    # The first batch is read before anything is written, so that data errors leave no files behind.
     batches = chain([next(batches)], batches)
     log = RunLog(train.out, train.total_iters, trainer.step) if is_main() else None
     try:
@@ -100,18 +101,18 @@ def fit(trainer: Trainer) -> None:
 
 
 class _Run:
-    """The loop, and what it does every so many steps."""
+    """The loop over steps, and what happens every so many of them. `log` is None except in the main process."""
 
     def __init__(self, trainer: Trainer, log: RunLog | None, stop: StopSignals) -> None:
         self.trainer, self.log, self.stop = trainer, log, stop
         data, seed = trainer.data, trainer.config.train.seed
         samples = data.samples(data.held_out, seed, flip=False)
-        self.held_out = HeldOut(trainer.config, data.held_out, samples, trainer.device)
+        self.validator = Validator(trainer.config, data.held_out, samples, trainer.device)
         self.window: list[dict[str, Tensor]] = []
         self.window_steps, self.window_began = 0, time.perf_counter()
 
     def steps(self, batches: Iterator[Batch]) -> None:
-        """Step until the end."""
+        """Take steps until the run ends."""
         trainer, train = self.trainer, self.trainer.config.train
         while trainer.step < train.total_iters:
             losses = trainer.train_step(batches)
@@ -119,7 +120,7 @@ class _Run:
             if losses:
                 self.window.append(losses)
             elif trainer.progress.bad_in_a_row:
-                self._tell_bad_step()
+                self._warn_of_bad_step()
             if self.log:
                 self.log.step()
             (stopped,) = any_process([bool(self.stop.received)], trainer.device)
@@ -132,12 +133,12 @@ class _Run:
             if given_up:
                 raise ValueError(self._bad_steps_message())
             if stopped:
-                print0(f"stopped after step {trainer.step}, which is saved: --resume auto goes on")
+                print0(f"stopped and saved after step {trainer.step}: continue with --resume auto")
                 return
-            self._look()
+            self._validate()
 
     def _log_window(self) -> None:
-        """Means over the steps, micro-batches and processes since the last line."""
+        """Log the means over steps, micro-batches and processes since the last line."""
         trainer = self.trainer
         seconds = time.perf_counter() - self.window_began
         values: dict[str, float] = {}
@@ -160,17 +161,17 @@ class _Run:
         self.window_steps, self.window_began = 0, time.perf_counter()
 
     def _save(self, last: bool) -> None:
-        """Save; a full disk is told and, where more steps follow, survived."""
+        """Save a checkpoint; if it cannot be written and more steps follow, warn and continue."""
         try:
             self.trainer.save()
         except OSError as error:
             if last:
                 raise
             assert self.log, "only the main process saves"
-            self.log.warn(f"the checkpoint of step {self.trainer.step} was not written ({error}); the run goes on")
+            self.log.warn(f"the checkpoint of step {self.trainer.step} was not written ({error}); the run continues")
 
-    def _look(self) -> None:
-        """Judge the averaged weights on what is held out, where the step says so."""
+    def _validate(self) -> None:
+        """Evaluate the averaged weights on held-out videos, if it is time for it."""
         trainer, train = self.trainer, self.trainer.config.train
         if train.test_freq and trainer.step % train.test_freq == 0 and self.log:
             self._with_averaged_weights(self._preview)
@@ -185,23 +186,24 @@ class _Run:
     def _preview(self) -> None:
         assert self.log
         step, model = self.trainer.step, self.trainer.model
-        self.log.row(step, **self.held_out.loss(model, self.trainer.micro_batch))
-        frames = self.held_out.video(model)
+        self.log.row(step, **self.validator.loss(model, self.trainer.micro_batch))
+        frames = self.validator.video(model)
         self.log.video("preview", frames, step)
         self.log.image("samples", film_strip(frames), step)
 
     def _distance(self) -> None:
         assert isinstance(self.trainer.model, MotionGenerator)
-        distance = self.held_out.distance(self.trainer.model)
+        distance = self.validator.distance(self.trainer.model)
         if self.log:
             self.log.row(self.trainer.step, distance=distance)
 
     def _videos(self) -> str:
+        """The videos of the last step, for messages."""
         paths = self.trainer.data.videos_of_step(self.trainer.step - 1)
         more = f" and {len(paths) - _NAMED_VIDEOS} more" if len(paths) > _NAMED_VIDEOS else ""
         return ", ".join(map(str, paths[:_NAMED_VIDEOS])) + more
 
-    def _tell_bad_step(self) -> None:
+    def _warn_of_bad_step(self) -> None:
         if not self.log:
             return
         row, total = self.trainer.progress.bad_in_a_row, self.trainer.progress.bad_steps
@@ -212,6 +214,6 @@ class _Run:
 
     def _bad_steps_message(self) -> str:
         return (
-            f"{self.trainer.progress.bad_in_a_row} steps in a row were not finite (--max-bad-steps), the last, step "
-            f"{self.trainer.step}, with the videos {self._videos()}: lower --lr, or go on from an earlier checkpoint"
+            f"{self.trainer.progress.bad_in_a_row} steps in a row were not finite (--max-bad-steps); the videos of the "
+            f"last one, step {self.trainer.step}: {self._videos()}; lower --lr, or resume from an earlier checkpoint"
         )

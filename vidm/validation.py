@@ -1,10 +1,10 @@
-"""What a run shows of itself on videos it does not learn from: loss, pictures, distance.
+"""How good the weights of a run are on held-out videos: a loss, a preview video, and a distance.
 
-held_out = HeldOut(config, index, samples, device)
-log.row(step, **held_out.loss(model))
-log.video("preview", held_out.video(model), step)
+    validator = Validator(config, index, samples, device)
+    log.row(step, **validator.loss(model, batch_size=8))
+    log.video("preview", validator.video(model), step)
 
-Videos, diffusion steps and noise are fixed, so that numbers and pictures of two steps differ by the weights alone.
+Videos, diffusion steps and noise are fixed, so that results of two steps differ only by the weights.
 """
 
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ from vidm.runtime import autocast
 from vidm.samplers import sample_ddim
 
 NUM_SAMPLES = 64
-NUM_SHOWN = 4
+NUM_PREVIEWS = 4
 NUM_FRAMES = 16
 STRIP_FRAMES = 8
 STEPS = "10"
 
 
-class HeldOut:
-    """Looks at a generator through held-out videos. `samples` are training samples of `index`, without mirroring.
+class Validator:
+    """Evaluates a generator on the held-out videos of `index`; `samples` are their training samples, not mirrored.
 
-    Every method takes the network as it is to be judged: with averaged weights. Ours.
+    Every method expects the network to have its averaged weights. Ours.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class HeldOut:
 
     @torch.no_grad()
     def loss(self, model: MotionGenerator | ContentGenerator, batch_size: int) -> dict[str, float]:
-        """Mean losses of 64 fixed samples at fixed noise and at diffusion steps spread evenly over the schedule."""
+        """Mean losses, named held_out_*, of 64 fixed samples with fixed noise at evenly spaced diffusion steps."""
         videos, steps = len(self.samples), self.diffusion.num_timesteps
         sums: dict[str, float] = {}
         for start in range(0, NUM_SAMPLES, batch_size):
@@ -72,8 +72,8 @@ class HeldOut:
         clips = Clips(self.index, self.num_frames, size, stride=stride)
         return np.stack(list(islice(clips.readable(), count)))
 
-    def _continued(self, model: MotionGenerator, first_u8: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-        """Continue frames (N, R, R, 3), as videos `indices` of the run's seed: clips uint8 (N, T, R, R, 3)."""
+    def _animated(self, model: MotionGenerator, first_u8: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+        """Videos that begin with the frames (N, R, R, 3): uint8 (N, T, R, R, 3). `indices` select their noise."""
         noise = video_noise(self.config.train.seed, indices, self.device)
         first = to_float(first_u8).to(self.device)
         with autocast(self.device, self.config.train.precision):
@@ -81,37 +81,35 @@ class HeldOut:
 
     @torch.no_grad()
     def video(self, model: MotionGenerator | ContentGenerator) -> np.ndarray:
-        """What the generator makes: uint8 (T, H', W', 3).
+        """A preview, uint8 (T, H', W', 3): videos side by side.
 
-        A motion generator continues held-out first frames, above what really happened; a content generator draws some
-        (T = 1).
+        For a motion generator, videos generated from held-out first frames above the ground truth; for a content
+        generator, first frames (T = 1).
         """
         if isinstance(model, MotionGenerator):
-            real = self._clips(NUM_SHOWN)
-            rows = [self._continued(model, real[:, 0], range(len(real))), real]
+            real = self._clips(NUM_PREVIEWS)
+            rows = [self._animated(model, real[:, 0], range(len(real))), real]
         else:
             size = self.config.model.image_size
-            noise = video_noise(self.config.train.seed, range(NUM_SHOWN), self.device)
-            shape = (3, size, size)
+            noise = video_noise(self.config.train.seed, range(NUM_PREVIEWS), self.device)
             with autocast(self.device, self.config.train.precision):
-                frames = generate_first_frames(model, self.short_diffusion, shape, noise, sampler=sample_ddim)
+                frames = generate_first_frames(model, self.short_diffusion, (3, size, size), noise, sampler=sample_ddim)
             rows = [to_uint8(frames)[:, None]]
         return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1)
 
     def distance(self, model: MotionGenerator) -> float:
-        """The Frechet distance of continued held-out first frames to what really happened, 16 frames each.
+        """The Frechet distance between videos of 16 frames, generated from held-out first frames, and the ground truth.
 
-        In the I3D's features where its file is there, else in the random network's; made by all processes together, a
-        share of the videos each.
+        Features are the I3D's if its file is available, otherwise the random network's. The processes share the videos.
         """
         clips = self._clips(len(self.index.paths))
         share = len(clips) // world_size()
         mine = range(rank() * share, (rank() + 1) * share)
         detector = load_detector(None, self.device)
         real = clips[mine.start : mine.stop]
-        made = self._continued(model, real[:, 0], mine)
+        generated = self._animated(model, real[:, 0], mine)
         sides = FeatureStats(), FeatureStats()
-        for stats, clips in zip(sides, (real, made), strict=True):
+        for stats, clips in zip(sides, (real, generated), strict=True):
             stats.update(gather_rows(features_of(detector, clips, STYLEGAN_V, self.device)))
         return frechet_of(*sides)
 

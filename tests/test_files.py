@@ -1,4 +1,4 @@
-"""A file or folder appears whole or not at all."""
+"""Tests of atomic writing: a file or folder appears complete or not at all."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_an_interrupted_write_keeps_the_old_file_and_leaves_nothing_else(
     assert everything_in(tmp_path) == ["notes.txt"]
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a") as first, atomic_write(tmp_path / "a") as second:
         first.write_text("first")
         second.write_text("second")
@@ -80,11 +80,11 @@ def test_an_interrupted_folder_leaves_nothing(tmp_path: Path, interruption: type
     assert everything_in(tmp_path) == []
 
 
-def test_an_empty_folder_is_filled_and_any_other_thing_is_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_anything_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with atomic_dir(tmp_path / "empty") as temporary:
         (temporary / "a").touch()
     for taken in ("empty", "empty/a"):  # no longer empty, and a file
-        with pytest.raises(ValueError, match=f"{taken} is there already"), atomic_dir(tmp_path / taken):
+        with pytest.raises(ValueError, match=f"{taken} already exists"), atomic_dir(tmp_path / taken):
             pass
     assert everything_in(tmp_path) == ["empty", "empty/a"]

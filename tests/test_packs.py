@@ -371,7 +371,7 @@ def test_errors_are_one_line_and_leave_no_pack(
     (broken / "00001.png").write_bytes(b"")
     for options, reason in (
         (["--data", str(tmp_path / "gone"), "--out", str(out)], "gone"),
-        (["--data", str(data), "--out", str(encoded)], "is there already"),
+        (["--data", str(data), "--out", str(encoded)], "already exists"),
         (["--data", str(data), "--out", str(out), "--raw", "0"], "--raw 0"),
         (["--data", str(data), "--out", str(out), "--shard-size", "-1"], "--shard-size -1"),
         (["--data", str(broken), "--out", str(out), "--raw", "8"], "no clip could be packed"),

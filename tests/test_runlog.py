@@ -1,4 +1,4 @@
-"""Claims about what a training run tells."""
+"""Tests of the log of a training run."""
 
 import json
 

@@ -1,14 +1,11 @@
-"""A file or folder appears whole or not at all.
+"""Write files and folders atomically, and compute their digests.
 
-The work is done under a hidden name beside the target and renamed into place at the end, so a reader never
-meets half a file and an interrupted run leaves nothing behind.
+The content is written under a hidden name in the same folder and renamed at the end. A reader therefore never sees an
+incomplete file, and an interrupted run leaves nothing behind.
 
     with atomic_write("out/checkpoint_00001000.pt") as temporary:
         torch.save(state, temporary)
-
-What files hold, as one short text: equal for equal bytes, whatever their names, dates and places.
-
-sha256_of([Path("pretrained_models/i3d_torchscript.pt")])
+    sha256_of([Path("out/checkpoint_00001000.pt")])
 """
 
 import hashlib
@@ -19,14 +16,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_CHUNK = 1 << 20
+
 
 def _hidden_sibling(path: Path) -> Path:
-    # The same folder is the same disk, so that renaming is atomic; the same suffix tells encoders the format.
+    # In the same folder, and so on the same disk, renaming is atomic. Encoders take the format from the suffix.
     return path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
 
 
 def _flush(path: Path) -> None:
-    """Wait until the file or folder is on disk: a rename may otherwise reach the disk before the bytes do."""
+    """Wait until a file or folder is on disk: otherwise a rename may reach the disk before the content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -36,10 +35,9 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to: it becomes `path` when the block ends, is removed if it raises.
+    """Yield a temporary path to write to, which is renamed to `path` when the block ends and removed if it raises.
 
-    An existing file is replaced, missing parent folders are made. Raises ValueError if `path` is a folder.
-    Ours.
+    An existing file is replaced; missing parent folders are created. Raises ValueError if `path` is a folder. Ours.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,14 +55,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill: it becomes `path` when the block ends, is removed if it raises.
+    """Yield a temporary folder to fill, which is renamed to `path` when the block ends and removed if it raises.
 
-    Missing parent folders are made. Raises ValueError if `path` is there already and is not an empty folder.
-    Ours.
+    Missing parent folders are created. Raises ValueError if `path` exists and is not an empty folder. Ours.
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} is there already: remove it or give the name of a new folder")
+        raise ValueError(f"{path} already exists: remove it or give the name of a new folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _hidden_sibling(path)
     temporary.mkdir()
@@ -79,17 +76,14 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-CHUNK = 1 << 20
-
-
 def sha256_of(paths: Iterable[Path]) -> str:
-    """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several, in their order."""
+    """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several files in the given order."""
     paths = list(paths)
     digest = hashlib.sha256()
     for path in paths:
         if len(paths) > 1:
             digest.update(f"{path.stat().st_size} ".encode())
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()

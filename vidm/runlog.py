@@ -1,4 +1,4 @@
-"""One console line, one JSON row, TensorBoard.
+"""The log of a training run: console lines, JSON rows in stats.jsonl, and TensorBoard events.
 
 log = RunLog("checkpoints", total=1000, start=0)
 log.row(100, loss=0.25)
@@ -23,7 +23,7 @@ from vidm.video_io import write_video
 
 
 def rows_up_to(path: Path, step: int) -> str:
-    """The lines of a file of JSON rows, if there is one, whose step is not beyond `step` and that are whole."""
+    """The complete lines of a file of JSON rows up to `step`; "" if there is no such file."""
     kept = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         with suppress(ValueError):
@@ -33,10 +33,10 @@ def rows_up_to(path: Path, step: int) -> str:
 
 
 class RunLog:
-    """What a training run tells: a progress bar, `stats.jsonl` and TensorBoard events in the folder `out`.
+    """A progress bar, and `stats.jsonl` and TensorBoard events in the folder `out`.
 
-    `total` and `start` are steps; what an earlier run wrote beyond `start`, and lost by being stopped, is dropped. A
-    full disk is told of and costs what could not be written. Only the main process has one.
+    `total` and `start` are steps; rows of an earlier run after `start`, whose steps were lost, are removed. Rows that
+    cannot be written (the disk is full, for example) are dropped with a warning. Only the main process has a log.
     """
 
     def __init__(self, out: str | Path, total: int, start: int) -> None:
@@ -58,7 +58,7 @@ class RunLog:
         self.bar.write(line)
 
     def warn(self, line: str) -> None:
-        """Print a line on stderr, above the progress bar: something went wrong and the run goes on."""
+        """Print a warning on stderr, above the progress bar."""
         self.bar.write(f"warning: {line}", file=sys.stderr)
 
     @contextmanager
@@ -66,10 +66,10 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            self.warn(f"a log was not written to {self.out} ({error}); the run goes on")
+            self.warn(f"a log was not written to {self.out} ({error}); the run continues")
 
     def row(self, step: int, **values: float) -> None:
-        """Record named numbers at a step, everywhere."""
+        """Record named numbers at a step in all three places."""
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
         self.bar.set_postfix({name: f"{values[name]:.4g}" for name in ("loss", "images_per_s") if name in values})
         with self._written_if_possible():
@@ -79,10 +79,9 @@ class RunLog:
                 self.writer.add_scalar(name, value, step)
 
     def video(self, tag: str, frames: np.ndarray, step: int) -> Path:
-        """Write frames (T, H, W, 3) uint8 as out/<tag>/%08d.gif, looping, shown by TensorBoard too; return the file.
+        """Write frames (T, H, W, 3) uint8 as a looping out/<tag>/%08d.gif, and to TensorBoard; return the path.
 
-        TensorBoard's own add_video needs a library that no longer works and logs nothing without it, so the GIF's
-        bytes go into an image summary.
+        TensorBoard's add_video needs a library that no longer works, so the GIF's bytes are stored as an image.
         """
         path = self.out / tag / f"{step:08d}.gif"
         with self._written_if_possible():

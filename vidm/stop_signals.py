@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a run to stop; it does so when its step is done and saved.
+"""SIGTERM and SIGINT ask a run to stop after the current step.
 
 with StopSignals() as stop:
     while not stop.received:
@@ -13,15 +13,15 @@ import time
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A launcher that is interrupted passes the signal on at once; a person presses twice later than that.
-_PATIENCE_S = 2.0
+# A launcher may repeat a Ctrl-C at once; a second one from the user comes later than that.
+_REPEAT_S = 2.0
 
 
 class StopSignals:
-    """While open, SIGTERM and SIGINT (Ctrl-C) are noted instead of ending the process. Ours.
+    """While open, SIGTERM and SIGINT (Ctrl-C) are recorded instead of ending the process. Ours.
 
-    `received` is the name of the first one, "" before. A second Ctrl-C, two seconds later or more, interrupts at once.
-    Opened in a process's main thread only.
+    `received` is the name of the first signal, "" before. A second Ctrl-C after two seconds or more raises
+    KeyboardInterrupt. Can only be opened in the main thread.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class StopSignals:
         self._when = 0.0
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(
@@ -38,27 +38,27 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.received and number == signal.SIGINT and now - self._when > _PATIENCE_S:
+        if self.received and number == signal.SIGINT and now - self._when > _REPEAT_S:
             raise KeyboardInterrupt
         if not self.received:
             self.received, self._when = signal.Signals(number).name, now
 
 
 def stop_only_with_parent(worker: int = 0) -> None:
-    """In a data loading process, heed SIGTERM from its parent alone, and SIGINT never.
+    """In a data loading process, ignore SIGINT, and SIGTERM unless the parent process sends it.
 
-    A terminal or a scheduler sends its signal to every process of a run, and the step under way still needs its data.
+    A terminal or a scheduler signals every process of a run, but the current step still needs its data.
     """
     parent = multiprocessing.parent_process()
     assert parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    def wait_for_the_parents() -> None:
+    def wait_for_parents_signal() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
             pass
         os._exit(0)
 
-    threading.Thread(target=wait_for_the_parents, daemon=True).start()
+    threading.Thread(target=wait_for_parents_signal, daemon=True).start()

@@ -1,7 +1,7 @@
 """python scripts/convert_checkpoint.py SOURCE TARGET [--video-timesteps N] [--half]
 
-Writes a checkpoint of ours from the authors' .pth.tar (or from any that this project reads): TARGET ending in .pt is
-a checkpoint to go on from, in .safetensors averaged weights with their settings in a .json beside them.
+Converts a checkpoint of any format that VIDM reads, such as the authors' .pth.tar. A TARGET ending in .pt is a VIDM
+checkpoint to resume or begin from; one ending in .safetensors has the averaged weights, with a .json of the settings.
 """
 
 import argparse
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="the checkpoint to read")
     parser.add_argument("target", type=Path, help="the .pt or .safetensors file to write")
     parser.add_argument(
-        "--video-timesteps", type=int, metavar="N", help="frames per video it was trained on, where it does not tell"
+        "--video-timesteps", type=int, metavar="N", help="frames per video of its training, if the file does not say"
     )
     parser.add_argument("--half", action="store_true", help="write .safetensors in float16, half as large")
     options = parser.parse_args()
@@ -25,7 +25,7 @@ def main() -> None:
         if options.target.suffix not in (".pt", ".safetensors"):
             raise ValueError(f"{options.target}: give a name that ends in .pt or .safetensors")
         if options.half and options.target.suffix == ".pt":
-            raise ValueError("--half is for .safetensors: training goes on from a .pt file, which keeps float32")
+            raise ValueError("--half is for .safetensors: .pt files are for training and keep float32")
         checkpoint = load_any(options.source, options.video_timesteps)
         model = build_model(checkpoint.config)
         for state in (checkpoint.state_dict, checkpoint.ema_state_dict):

@@ -1,8 +1,8 @@
 """python scripts/train_flow.py --out checkpoints/world-flow/spynet.pt
 
-Trains SPyNet on the embedded world, which knows the exact flow from the first frame of a video to any other, and prints
-the end-point error on worlds it did not see, by displacement and by whether the point is still visible, beside that of
-zero flow. The weights are for --spynet. They serve this world alone: on real videos use the original file.
+Trains SPyNet on the embedded world, where the exact flow from the first frame of a video to any other is known. Prints
+the end-point error on unseen worlds, by displacement and by whether the point is still visible, next to the error of
+zero flow. The weights are for --spynet, and for this world only: on real videos use the original file.
 """
 
 import argparse
@@ -29,19 +29,19 @@ from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.spynet import SPyNet
 from vidm.world import CollisionWorld, render_clip
 
-# A level's share of the loss, coarsest first. The coarsest levels of small frames are a few pixels for the whole scene.
+# Loss weights of the levels, coarsest first. With small frames, the coarsest levels have only a few pixels.
 LEVEL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-NOISE = 0.1  # largest deviation of the noise on the later frame, which in sampling is a generated one
+NOISE = 0.1  # largest standard deviation of the noise on the later frame, which is a generated frame in sampling
 WARMUP = 200
-STILL = 0.1  # px; what moves less stands still
-MOVING_WEIGHT = 10.0  # one pixel in thirty moves, and a mean over all is content with zero flow
+STILL = 0.1  # px; points that move less count as still
+MOVING_WEIGHT = 10.0  # only one pixel in thirty moves, so an unweighted mean would favour zero flow
 BINS = (STILL, 2, 4, 8, float("inf"))
-FIRST_SEEDS = (4, 5)  # of the worlds to learn from and to measure on, where --seed is 0
+FIRST_SEEDS = (4, 5)  # of the worlds for training and for testing, with --seed 0
 
 
 class Pairs(NamedTuple):
     """First frames (N, R, R, 3) uint8, all later ones (N, T - 1, R, R, 3) uint8, the flow from the first to each
-    (N, T - 1, 2, R, R) float16 in px, and whether its point is still seen (N, T - 1, R, R) bool."""
+    (N, T - 1, 2, R, R) float16 in px, and whether the point is still visible (N, T - 1, R, R) bool."""
 
     first: np.ndarray
     later: np.ndarray
@@ -57,7 +57,7 @@ def _pairs_of(seed: int, num_frames: int, resolution: int, index: int) -> Pairs:
 
 
 def make_pairs(num_worlds: int, seed: int, num_frames: int, resolution: int) -> Pairs:
-    """Every pair of num_worlds worlds of a seed, by all cores."""
+    """All pairs of `num_worlds` worlds of a seed, rendered on all cores."""
     make = partial(_pairs_of, seed, num_frames, resolution)
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         found = list(tqdm(pool.map(make, range(num_worlds), chunksize=8), "worlds", total=num_worlds, leave=False))
@@ -67,7 +67,7 @@ def make_pairs(num_worlds: int, seed: int, num_frames: int, resolution: int) -> 
 def draw_batch(pairs: Pairs, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """First and later frames (B, 3, R, R) in [0, 1] and their flow (B, 2, R, R): a function of (seed, step).
 
-    Half of them are mirrored; the later frame carries noise of a deviation drawn in [0, NOISE].
+    Half of them are mirrored; the later frame has noise of a standard deviation drawn from [0, NOISE].
     """
     rng = np.random.default_rng([seed, step])
     worlds, times = rng.integers(len(pairs.later), size=batch_size), rng.integers(pairs.later.shape[1], size=batch_size)
@@ -83,19 +83,19 @@ def draw_batch(pairs: Pairs, seed: int, step: int, batch_size: int) -> tuple[Ten
 
 
 def flow_loss(flows: list[Tensor], flow: Tensor) -> Tensor:
-    """The mean end-point error at every level, each in px of its level; levels and what moves are weighted."""
+    """The weighted mean of end-point errors at all levels, each in px of its level; moving points weigh more."""
     loss = flow.new_zeros(())
     moving = (torch.linalg.vector_norm(flow, dim=1, keepdim=True) > STILL).float()
     for k, (found, weight) in enumerate(zip(flows[::-1], LEVEL_WEIGHTS[::-1], strict=True)):
         wanted, importance = F.avg_pool2d(flow, 2**k) / 2**k, 1 + MOVING_WEIGHT * F.avg_pool2d(moving, 2**k)
-        # Not the bare length, whose gradient at 0 is no number.
+        # The gradient of the plain length is NaN at 0.
         error = ((found.float() - wanted).square().sum(1, keepdim=True) + 1e-4).sqrt()
         loss = loss + weight * (importance * error).mean()
     return loss
 
 
 def train(spynet: SPyNet, pairs: Pairs, steps: int, batch_size: int, lr: float, seed: int, bf16: bool) -> None:
-    """AdamW, the learning rate rising for WARMUP steps and then falling to 0 by half a cosine."""
+    """AdamW with a linear warm-up over WARMUP steps, then half a cosine down to 0."""
     optimizer = torch.optim.AdamW(spynet.parameters(), lr=lr, weight_decay=0, fused=True)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - WARMUP, 1))
@@ -154,15 +154,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n", 1)[1], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the weights go, a .pt file")
-    parser.add_argument("--resolution", type=int, default=32, metavar="R", help="pixels a side, a multiple of 32")
-    parser.add_argument("--num-frames", type=int, default=16, metavar="T", help="frames a video")
-    parser.add_argument("--num-worlds", type=int, default=3000, metavar="N", help="videos to learn from")
-    parser.add_argument("--num-test", type=int, default=128, metavar="N", help="videos to measure on")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .pt file to write")
+    parser.add_argument("--resolution", type=int, default=32, metavar="R", help="side of the frames, a multiple of 32")
+    parser.add_argument("--num-frames", type=int, default=16, metavar="T", help="frames per video")
+    parser.add_argument("--num-worlds", type=int, default=3000, metavar="N", help="videos for training")
+    parser.add_argument("--num-test", type=int, default=128, metavar="N", help="videos for testing")
     parser.add_argument("--steps", type=int, default=6000, help="training steps")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="pairs a step")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="pairs per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="arithmetic in training")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="precision of training")
     parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
     options = parser.parse_args()
     with exit_on_user_error():
@@ -180,7 +180,7 @@ def main() -> None:
         keep_freed_memory()
         options.out.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        # Other worlds than those that generators are trained on and measured by, whose seeds are small.
+        # Generators are trained and evaluated on worlds of other seeds.
         train_seed, test_seed = (first + 1000 * options.seed for first in FIRST_SEEDS)
         pairs = make_pairs(options.num_worlds, train_seed, options.num_frames, options.resolution)
         torch.manual_seed(options.seed)

@@ -29,7 +29,7 @@ from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
 
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
-_LISTED = 10
+_LISTED = 10  # tensors that an error names
 # To be raised when a saved setting changes its meaning; files without a number have format 1.
 FORMAT = 2
 # Settings that only the motion generator has.

@@ -104,13 +104,14 @@ def init(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.devic
 
 
 def _is_connection_error(error: RuntimeError) -> bool:
-    """Whether an error comes from another process that died or hangs: torch has an error type only for nccl."""
+    """Whether an error means that another process died or hangs: torch has an error type for it only with nccl."""
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
 def _give_up(error: RuntimeError, peers: Tensor, timeout: float) -> None:
-    """Print that another process died or hangs, and exit; first kill all other processes of the run on this host if one
-    hangs: a launcher would wait long for a process that is suspended.
+    """Print that another process died or hangs, and exit.
+
+    If one hangs, the run's other processes on this host are killed first: a launcher would wait long for them.
     """
     reason = str(error).strip().splitlines()[0]
     hangs = "imed out" in reason or "imeout" in reason

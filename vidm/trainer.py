@@ -153,7 +153,7 @@ class Trainer:
         places = range(start, start + self.micro_batch)
         x_start = batch.pop("frame")
         t, noise = draw_noise(train.seed, step, places, x_start, self.diffusion.num_timesteps)
-        if self.data.moves and train.condition_noise:
+        if self.data.is_motion and train.condition_noise:
             batch["previous"] += draw_condition_noise(train.seed, step, places, x_start, train.condition_noise)
         with autocast(self.device, train.precision):
             return self.diffusion.training_losses(self.parallel, x_start, t, noise, batch)

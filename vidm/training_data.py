@@ -52,7 +52,7 @@ class TrainingData:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.moves = config.model.generator == "motion"
+        self.is_motion = config.model.generator == "motion"
         found, count = self._indexed(config.data.split), config.data.held_out
         if config.data.test_split:
             test = self._indexed(config.data.test_split)
@@ -70,7 +70,7 @@ class TrainingData:
         data = self.config.data
         return index_clips(
             data.data,
-            min_frames=window_length(self.config.model.video_timesteps, data.frame_stride) if self.moves else 1,
+            min_frames=window_length(self.config.model.video_timesteps, data.frame_stride) if self.is_motion else 1,
             layout=data.layout,
             split=split,
             max_bad_fraction=data.max_bad_fraction,
@@ -81,7 +81,7 @@ class TrainingData:
     def samples(self, index: ClipIndex, seed: int, flip: bool) -> FrameTriplets | SingleFrames:
         """The training samples of an index's videos, keyed by (epoch, index)."""
         model, data = self.config.model, self.config.data
-        if self.moves:
+        if self.is_motion:
             return FrameTriplets(
                 index, model.image_size, model.video_timesteps, seed, flip=flip, stride=data.frame_stride
             )

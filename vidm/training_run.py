@@ -28,24 +28,24 @@ _NAMED_VIDEOS = 4
 def describe(trainer: Trainer) -> None:
     """Print what is trained, on which data, from where."""
     config, train, data = trainer.config, trainer.config.train, trainer.data
-    size, learned = config.model.image_size, len(data.index.paths)
-    stride = f", every {config.data.frame_stride} frames" if data.moves and config.data.frame_stride > 1 else ""
+    size, num_videos = config.model.image_size, len(data.index.paths)
+    stride = f", frame stride {config.data.frame_stride}" if data.is_motion and config.data.frame_stride > 1 else ""
     held_out = set(data.held_out.paths) - set(data.index.paths)
     print0(f"{config.data.data}: {data.index.found}")
     print0(
-        f"a {config.model.generator} generator: {learned} videos{stride}, frames of {size}x{size}; "
+        f"a {config.model.generator} generator: {num_videos} videos{stride}, frames of {size}x{size}; "
         f"held out: {len(held_out) or 'none'}"
     )
     if data.index.skipped:
         print0(data.index.skipped_message())
-    if trainer.resumed and trainer.resumed.num_videos != learned:
+    if trainer.resumed and trainer.resumed.num_videos != num_videos:
         print0(f"the checkpoint was trained on {trainer.resumed.num_videos} videos: the order of samples changes here")
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     print0(
         f"{millions:.1f} M parameters on {trainer.device}; a step is {world_size()} x {train.accum_steps} x "
         f"{trainer.micro_batch} samples (processes x micro-batches x samples)"
     )
-    if data.moves and config.model.flow_range != "none":
+    if data.is_motion and config.model.flow_range != "none":
         start = "" if trainer.begins_from or train.spynet else ", starting from zero flow (no --spynet given)"
         print0(f"SPyNet is {'trained' if train.train_flow else 'frozen'}{start}")
     if trainer.step and not trainer.optimizer.state:

@@ -71,7 +71,7 @@ def reference_frame(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
 
 def package_video(model: MotionGenerator, frames: list[torch.Tensor]) -> torch.Tensor:
     x_T, _, first = frames
-    return animate(model, FEW, first, NUM_FRAMES, video_noise(0, range(len(x_T))), sampler=sample_dpm_solver)
+    return animate(model, partial(sample_dpm_solver, FEW), first, NUM_FRAMES, video_noise(0, range(len(x_T))))
 
 
 def reference_video(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:

@@ -133,7 +133,7 @@ class Bench:
 
         def package() -> torch.Tensor:
             with autocast(self.device, precision):
-                return animate(network, FEW, first, NUM_FRAMES, noise, sampler=sample_dpm_solver)
+                return animate(network, partial(sample_dpm_solver, FEW), first, NUM_FRAMES, noise)
 
         return package, self.step("fp32", "eager")[1]
 

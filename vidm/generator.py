@@ -4,7 +4,7 @@ generator = load_generator("checkpoints/checkpoint_00000600.pt")
 video = generator.animate(Image.open("first.png"), num_frames=16)  # uint8 (16, H, W, 3)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,9 +21,9 @@ from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.rollout import TruncatedStart, animate, generate_first_frames, video_noise
+from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
 from vidm.runtime import autocast, check_compiler
-from vidm.samplers import SAMPLERS, sample_ddim
+from vidm.samplers import SAMPLERS
 from vidm.video_io import rgb_from_image
 
 FirstFrame = Image.Image | np.ndarray | Tensor
@@ -102,10 +102,9 @@ class Generator:
         with autocast(self.device, settings.precision):
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
-                build_diffusion(self.content_config, respacing=settings.content_steps or settings.steps),
+                _bound_sampler(settings, self.content_config, settings.content_steps or settings.steps),
                 (3, size, size),
                 video_noise(settings.seed, indices, self.device),
-                sampler=_sampler_of(settings),
             )
         return to_uint8(frames)
 
@@ -122,16 +121,18 @@ class Generator:
         """
         size = self.config.model.image_size
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
+        noise = video_noise(settings.seed, indices, self.device)
+        if settings.start_noise == "video":
+            noise = shared_start(noise)
+        if settings.psi < 1:
+            noise = truncated_start(noise, self.config.train.start_seed, settings.psi)
         with autocast(self.device, settings.precision):
             clip = animate(
                 self._network("motion", self.model, settings),
-                build_diffusion(self.config, respacing=settings.steps),
+                _bound_sampler(settings, self.config, settings.steps),
                 to_float(squares).to(self.device),
                 self.num_frames(settings),
-                video_noise(settings.seed, indices, self.device),
-                sampler=_sampler_of(settings),
-                start=TruncatedStart(self.config.train.start_seed, settings.psi),
-                start_noise=settings.start_noise,
+                noise,
                 anchor_every=settings.anchor_every,
                 condition_noise=settings.condition_noise,
                 progress=progress,
@@ -151,8 +152,10 @@ def with_bf16_weights(model: Any) -> Any:
     return model
 
 
-def _sampler_of(settings: SampleConfig) -> Callable[..., Tensor]:
-    return partial(sample_ddim, eta=settings.eta) if settings.sampler == "ddim" else SAMPLERS[settings.sampler]
+def _bound_sampler(settings: SampleConfig, config: Config, steps: str) -> BoundSampler:
+    """The sampler that the settings name, for the shortened process of a generator trained with `config`."""
+    sampler = partial(SAMPLERS[settings.sampler], build_diffusion(config, respacing=steps))
+    return partial(sampler, eta=settings.eta) if settings.sampler == "ddim" else sampler
 
 
 def _as_uint8(frame: FirstFrame) -> np.ndarray:

@@ -8,6 +8,7 @@ Videos, diffusion steps and noise are fixed, so that results of two steps differ
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -23,7 +24,7 @@ from vidm.frechet import FeatureStats, frechet_of
 from vidm.layouts import ClipIndex
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.randomness import keyed_normal
-from vidm.rollout import animate, generate_first_frames, video_noise
+from vidm.rollout import animate, generate_first_frames, shared_start, video_noise
 from vidm.runtime import autocast
 from vidm.samplers import sample_ddim
 
@@ -45,7 +46,7 @@ class Validator:
     ) -> None:
         self.config, self.index, self.samples, self.device = config, index, samples, device
         self.diffusion = build_diffusion(config)
-        self.short_diffusion = build_diffusion(config, respacing=STEPS)
+        self.sampler = partial(sample_ddim, build_diffusion(config, respacing=STEPS))
         self.num_frames = min(config.model.video_timesteps, NUM_FRAMES)
 
     @torch.no_grad()
@@ -77,7 +78,7 @@ class Validator:
         noise = video_noise(self.config.train.seed, indices, self.device)
         first = to_float(first_u8).to(self.device)
         with autocast(self.device, self.config.train.precision):
-            return to_uint8(animate(model, self.short_diffusion, first, self.num_frames, noise, sampler=sample_ddim))
+            return to_uint8(animate(model, self.sampler, first, self.num_frames, shared_start(noise)))
 
     @torch.no_grad()
     def video(self, model: MotionGenerator | ContentGenerator) -> np.ndarray:
@@ -93,7 +94,7 @@ class Validator:
             size = self.config.model.image_size
             noise = video_noise(self.config.train.seed, range(NUM_PREVIEWS), self.device)
             with autocast(self.device, self.config.train.precision):
-                frames = generate_first_frames(model, self.short_diffusion, (3, size, size), noise, sampler=sample_ddim)
+                frames = generate_first_frames(model, self.sampler, (3, size, size), noise)
             rows = [to_uint8(frames)[:, None]]
         return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1)
 

@@ -120,8 +120,14 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "versions": dict(checkpoint.versions),
     }
     # Errors of Python's file give the reason (a full disk, for example); those of torch's own writer do not.
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        # torch 2.6 replaces the file's error by its own when it closes its writer.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def remove_unfinished(folder: str | Path) -> None:

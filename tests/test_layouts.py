@@ -14,7 +14,7 @@ from PIL import Image
 from vidm import layouts
 from vidm.cli import parse_flags
 from vidm.config import Config, DataConfig
-from vidm.distributed import launch, on_main, rank
+from vidm.distributed import Rendezvous, launch, on_main, rank
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips, survey_clips
 from vidm.trainer import Trainer
 from vidm.video_io import read_video, write_video
@@ -382,7 +382,7 @@ def index_in_one_of_two_processes(node_rank: int, folder: Path, results: multipr
             results.put((rank(), sorted(opened), found))
 
     layouts.probe = counted
-    launch(worker, (), True, num_nodes=2, node_rank=node_rank, dist_url=f"file://{folder}/meeting")
+    launch(worker, (), True, num_nodes=2, node_rank=node_rank, rendezvous=Rendezvous(f"file://{folder}/meeting"))
 
 
 def test_of_two_processes_one_opens_each_video_and_both_get_the_index(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Prints what training finds in a folder: layout, counts, lengths, sizes, codecs, and which clips are skipped and why.
 Writes a contact sheet with one row of frames per clip, cropped as in training. Every clip is opened; only those of the
-contact sheet are decoded. Exit code: 0 if any clip is usable, 1 if none is, 2 for a mistake in the command.
+contact sheet are decoded. The exit code is 0 if any clip is usable, 1 if none is, and 2 for an invalid command.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KINDS_SHOWN = 8
 
 
 class Kind(NamedTuple):
-    """Size, codec and frame rate of a clip, in words."""
+    """Size, codec and frame rate of a clip, as text."""
 
     size: str
     codec: str
@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
 
 def codec_of(path: Path) -> str:
-    """The codec of a container, else the file type."""
+    """Return the codec of a container, else the file type."""
     if not path.exists():
         return "in a pack"
     if path.is_dir():
@@ -57,14 +57,14 @@ def kind_of(path: Path) -> Kind:
 
 
 def tally(title: str, values: Iterable[str]) -> str:
-    """One line with each value and its count, the most frequent first."""
+    """Return one line with each value and its count, the most frequent first."""
     counts = Counter(values).most_common()
     shown = ", ".join(f"{value} ({count})" for value, count in counts[:KINDS_SHOWN])
     return f"{title}: {shown}" + (f" and {len(counts) - KINDS_SHOWN} more" if len(counts) > KINDS_SHOWN else "")
 
 
 def contact_sheet(index: ClipIndex) -> tuple[np.ndarray | None, list[str]]:
-    """Rows of frames of clips spread over the index, uint8 (H, W, 3), and why a clip could not be decoded."""
+    """Return rows of frames of clips spread over the index, uint8 (H, W, 3), and the errors of other clips."""
     chosen = np.unique(np.linspace(0, len(index.paths) - 1, SHEET_CLIPS).round().astype(int))
     rows, reasons = [], []
     for i in chosen:
@@ -107,9 +107,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
     parser.add_argument("data", type=Path, metavar="DIR", help="folder of videos or of frame folders, at any depth")
     parser.add_argument("--min-frames", type=int, default=1, metavar="N", help="frames that a clip must have (1)")
-    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="as in training (auto)")
-    parser.add_argument("--split", default="", help="as in training: a subfolder or one of UCF-101's lists")
-    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="the contact sheet")
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the folder, as in training (auto)")
+    parser.add_argument("--split", default="", help="a subfolder or one of UCF-101's lists, as in training (all)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="png file of the contact sheet"
+    )
     options = parser.parse_args()
     with exit_on_user_error():
         index = survey_clips(options.data, options.min_frames, options.layout, options.split, progress=True)

@@ -3,7 +3,7 @@
 #
 # An interrupted download continues where it stopped. A split appears only when it is complete, and an existing one is not
 # downloaded again. Free disk space is checked first. Each archive's sha256 is printed; no official checksums are known.
-# The base addresses in VIDM_SOURCES, separated by spaces, are tried in turn instead of the public one.
+# If VIDM_SOURCES is set, the base addresses in it, separated by spaces, are tried in turn instead of the public one.
 set -u
 sources=${VIDM_SOURCES:-https://data.csail.mit.edu/clevrer/videos}
 parts="train/video_train validation/video_validation test/video_test"
@@ -27,14 +27,14 @@ split_of() { case $1 in train/*) echo train ;; validation/*) echo val ;; *) echo
 bytes_of() { stat -c %s "$1" 2>/dev/null || echo 0; }
 gigabytes() { awk -v b="$1" 'BEGIN { printf "%.1f GB", b / 1e9 }'; }
 
-# free_bytes: free space on the disk of the folder, which may not exist yet.
+# free_bytes: print the free space on the disk of the folder, which may not exist yet.
 free_bytes() {
     local existing=$folder
     while [ ! -e "$existing" ]; do existing=$(dirname "$existing"); done
     df -Pk "$existing" | awk 'NR == 2 { printf "%.0f", $4 * 1024 }'
 }
 
-# size_of ADDRESS: the archive's size as reported by the server; fails if the server does not answer or report it.
+# size_of ADDRESS: print the archive's size as reported by the server; fail if the server does not report it.
 size_of() {
     local headers
     headers=$(curl --fail --location --head --silent --connect-timeout 20 "$1") || return
@@ -77,11 +77,11 @@ for part in $wanted; do
 done
 need=$((need + largest))
 free=$(free_bytes)
-[ "$free" -ge "$need" ] || fail "$(gigabytes $need) are needed in $folder, and $(gigabytes "$free") are free"
+[ "$free" -ge "$need" ] || fail "$(gigabytes $need) are needed in $folder, but only $(gigabytes "$free") are free"
 
 mkdir -p "$folder" || fail "cannot create the folder $folder"
 
-# fetch ADDRESS FILE SIZE: continue a partial download; start over if the server cannot or the partial file is too long.
+# fetch ADDRESS FILE SIZE: continue a partial download; start over if the server cannot continue it or it is too long.
 fetch() {
     [ "$(bytes_of "$2")" -gt "$3" ] && rm -f "$2"
     [ "$(bytes_of "$2")" = "$3" ] && return
@@ -89,7 +89,7 @@ fetch() {
     [ $? = 33 ] && rm -f "$2" && curl --fail --location --progress-bar --output "$2" "$1"
 }
 
-# unpack ARCHIVE SPLIT: every file is checked against its checksum in the archive.
+# unpack ARCHIVE SPLIT: unpack, and check every file against its checksum in the archive.
 unpack() {
     rm -rf "$folder/.$2.unpacking" && mkdir "$folder/.$2.unpacking" &&
         python3 -m zipfile -e "$1" "$folder/.$2.unpacking" 2>/dev/null && mv "$folder/.$2.unpacking" "$folder/$2"

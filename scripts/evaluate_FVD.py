@@ -1,4 +1,4 @@
-"""The same command as evaluate_FVD.py, at the path that the original repository also has.
+"""The same command as evaluate_FVD.py, at its path in the original repository.
 
 python scripts/evaluate_FVD.py -dir1 real -dir2 generated -n 16 -r 64
 """

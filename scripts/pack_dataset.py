@@ -25,7 +25,7 @@ FRAMES_AT_ONCE = 128  # frames of a video in memory at full size
 
 
 def raw_frames(path: Path, num_frames: int, resolution: int) -> np.ndarray | OSError | ValueError:
-    """All frames of a video as training sees them, uint8 (T, R, R, 3), or why they cannot be read."""
+    """Return all frames of a video, cropped and resized, uint8 (T, R, R, 3), or the error if they cannot be read."""
     starts = range(0, num_frames, FRAMES_AT_ONCE)
     try:
         parts = [read_frames(path, range(start, min(start + FRAMES_AT_ONCE, num_frames))) for start in starts]
@@ -35,7 +35,7 @@ def raw_frames(path: Path, num_frames: int, resolution: int) -> np.ndarray | OSE
 
 
 def all_raw_frames(index: ClipIndex, resolution: int) -> Iterator[np.ndarray | OSError | ValueError]:
-    """raw_frames of each video, in order, decoded in parallel; at most one video per core is in memory."""
+    """Yield raw_frames of each video in order, decoded in parallel; at most one video per core is in memory."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(index.paths), workers):
@@ -45,7 +45,7 @@ def all_raw_frames(index: ClipIndex, resolution: int) -> Iterator[np.ndarray | O
 
 
 def add(pack: PackWriter, index: ClipIndex, resolution: int | None) -> int:
-    """Add every readable clip, in the index's order, and report the others; return the number of the others."""
+    """Add every readable clip, in the index's order, and report the others; return how many could not be read."""
     num_bad = 0
     raw = all_raw_frames(index, resolution) if resolution else None
     for path in tqdm(index.paths, unit="video"):
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of videos or of frame folders")
     parser.add_argument("--out", required=True, metavar="PACK", help="folder to create")
     parser.add_argument("--raw", type=int, metavar="R", help="store decoded R x R frames instead of encoded files")
-    parser.add_argument("--shard-size", type=int, default=1024, metavar="MB", help="largest tar file, MiB (1024)")
+    parser.add_argument(
+        "--shard-size", type=int, default=1024, metavar="MB", help="maximum size of a tar file in MiB (1024)"
+    )
     options = parser.parse_args(argv)
     with exit_on_user_error():
         for flag, value in (("--raw", options.raw), ("--shard-size", options.shard_size)):

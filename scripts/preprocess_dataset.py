@@ -21,11 +21,11 @@ from tqdm import tqdm
 from vidm.files import atomic_dir
 from vidm.video_io import VideoError, read_frames
 
-CHUNK = 128  # frames in memory at a time: all of a CLEVRER video, a part of a film
+CHUNK = 128  # frames in memory at a time
 
 
 def choose_folders(data: Path, out: Path, paths: Sequence[Path]) -> list[Path]:
-    """The folder of each video's frames: its path below `out`, without the suffix unless that is ambiguous."""
+    """Return the folder of each video's frames: its path below `out`, without the suffix unless that is ambiguous."""
     plain = [out / path.relative_to(data).with_suffix("") for path in paths]
     used = Counter(plain) + Counter({parent for folder in plain for parent in folder.parents})
     return [

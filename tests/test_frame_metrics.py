@@ -52,10 +52,10 @@ def test_videos_are_paired_by_name_in_any_format_and_else_by_order(tmp_path: Pat
 
 def test_generated_videos_without_a_real_one_are_an_error(tmp_path: Path) -> None:
     one, two = write_folder(tmp_path / "a", pictures(2)), write_folder(tmp_path / "b", pictures(3), "x{}.npy")
-    with pytest.raises(ValueError, match=r"3 videos of .*b do not pair with 2 of .*a"):
+    with pytest.raises(ValueError, match=r"3 videos of .*b cannot be paired with the 2 of .*a"):
         compute_frame_metrics(one, two, NUM_FRAMES)
     write_video(two / "short.npy", pictures(1)[0, :2])
-    with pytest.raises(ValueError, match="where 1 were skipped"):
+    with pytest.raises(ValueError, match=r"\(1 skipped\)"):
         compute_frame_metrics(two, write_folder(tmp_path / "c", pictures(2)), NUM_FRAMES)
 
 

@@ -194,7 +194,7 @@ def test_every_row_is_used_when_splits_do_not_divide_them() -> None:
 
 
 def test_scores_that_are_not_probabilities_are_refused() -> None:
-    with pytest.raises(ValueError, match="take a softmax"):
+    with pytest.raises(ValueError, match="apply a softmax"):
         inception_score(np.full((20, 3), 0.5))
     with pytest.raises(ValueError, match="5 samples cannot be divided into 10 splits"):
         inception_score(np.full((5, 2), 0.5))

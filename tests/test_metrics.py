@@ -201,7 +201,7 @@ def test_the_video_of_features_that_are_not_finite_is_named(folders: tuple[Path,
                 features[1, 3] = torch.nan
             return features
 
-    with pytest.raises(ValueError, match=r"real/005\.npy: its features hold NaN"):
+    with pytest.raises(ValueError, match=r"real/005\.npy: its features contain NaN"):
         compute_fvd(*folders, Broken(), num_frames=6, batch_size=4)
 
 

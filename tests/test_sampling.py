@@ -192,7 +192,7 @@ def test_missing_content_and_a_grid_too_large_are_named_and_nothing_is_written(g
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sample_folder(generator, settings(tmp_path / "nowhere", out))
-    with pytest.raises(ValueError, match="--grid 2x2 takes 4 videos, and 3 are made"):
+    with pytest.raises(ValueError, match="--grid 2x2 needs 4 videos, but only 3 are generated"):
         sample_folder(generator, settings(content, out, grid="2x2"))
     assert not out.exists()
 

@@ -1,4 +1,4 @@
-"""The commands that evaluate: they parse flags, measure, and print, record or draw the results.
+"""The evaluation commands: they parse flags, measure, and print or write the results.
 
 python evaluate_FVD.py -dir1 real -dir2 generated -n 16
 python scripts/evaluate_VIS.py -dir2 generated -n 16
@@ -33,7 +33,7 @@ from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
 from vidm.runtime import exit_on_user_error
 
 METRICS = ("fvd", "kvd", "psnr", "ssim")
-# StyleGAN-V's three: 16 frames, 128 frames, and 16 frames that span 128.
+# StyleGAN-V's three measurements: 16 frames, 128 frames, and 16 frames at stride 8.
 SUITE = {"FVD16": (16, 1), "FVD128": (128, 1), "FVD128 by 8": (16, 8)}
 NOT_SPECIFIED = "not specified"
 # Whether a generator was trained on the videos of a split of this name, unless --real says otherwise.
@@ -65,13 +65,13 @@ def _add_common_flags(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="threads that read videos (default: the cores, shared by processes)"
     )
     parser.add_argument(
-        "--cache", metavar="DIR", help="keep features there, by content and protocol; a stopped run continues from them"
+        "--cache", metavar="DIR", help="folder that keeps features for later runs; a stopped run continues from it"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers and all settings behind them")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers and all settings as JSON")
 
 
 def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
-    """What is measured on the clips, and how."""
+    """Add the flags that choose the metrics and the protocol."""
     parser.add_argument(
         "-i3d",
         "--i3d",
@@ -82,10 +82,12 @@ def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=PROTOCOLS,
         default=STYLEGAN_V.name,
-        help=f"the detector's input, the clips' starts and the covariance ({STYLEGAN_V.name})",
+        help=f"chooses the detector's input, the clips' starts and the covariance ({STYLEGAN_V.name})",
     )
     parser.add_argument(
-        "--suite", action="store_true", help="FVD16, FVD128 and FVD128 at stride 8 instead of -n and --frame-stride"
+        "--suite",
+        action="store_true",
+        help="measure 16 frames, 128 frames, and 16 at stride 8; replaces -n, --frame-stride",
     )
     parser.add_argument(
         "--metrics",
@@ -95,7 +97,7 @@ def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
         help=f"some of {','.join(METRICS)}; the last two compare each generated video with its real one (fvd)",
     )
     parser.add_argument(
-        "--repeats", type=int, default=1, metavar="R", help="draw clips R times: mean and deviation of the numbers (1)"
+        "--repeats", type=int, default=1, metavar="R", help="draw clips R times and print mean and deviation (1)"
     )
 
 
@@ -121,21 +123,23 @@ def evaluate_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="K",
-        help="also thin the real videos by K, for a model trained with --frame-stride K (1)",
+        help="take every K-th of these frames of real videos, for a model trained with --frame-stride K (1)",
     )
-    parser.add_argument("--split", default="", metavar="NAME", help="of dir1: a subfolder or UCF-101 list (all)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws videos and the starts of clips (0)")
-    _add_protocol_flags(parser)
+    parser.add_argument("--split", default="", metavar="NAME", help="split of dir1: a subfolder or UCF-101 list (all)")
     parser.add_argument(
-        "--real", choices=USES, help="whether the generator was trained on dir1's videos, for the record"
+        "--seed", type=int, default=0, metavar="N", help="seed that draws videos and the starts of clips (0)"
     )
+    _add_protocol_flags(parser)
+    parser.add_argument("--real", choices=USES, help="record whether the generator was trained on dir1's videos")
     parser.add_argument(
         "--first-frames",
         choices=("generated", *USES),
-        help="where the first frames of dir2's videos came from, for the record",
+        help="record where the first frames of dir2's videos came from",
     )
     _add_common_flags(parser)
-    parser.add_argument("--report", metavar="FILE", help="write a page with numbers, curves, best and worst videos")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write an HTML page with numbers, curves, best and worst videos"
+    )
     return parser
 
 
@@ -145,7 +149,9 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
         description="Video inception score of the generated videos of a folder; real videos are not used."
     )
     parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
-    parser.add_argument("-n", "--nframes", type=int, default=16, metavar="N", help="first frames of each (16)")
+    parser.add_argument(
+        "-n", "--nframes", type=int, default=16, metavar="N", help="use the first N frames of each video (16)"
+    )
     parser.add_argument("-ns", "--nsamples", type=int, metavar="N", help="videos (default: all, at most 2048)")
     parser.add_argument(
         "-c3d",
@@ -155,7 +161,11 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--splits", type=int, default=SPLITS, metavar="N", help=f"parts to average over ({SPLITS})")
     parser.add_argument(
-        "--seed", type=int, default=42, metavar="N", help="draws videos and shuffles them before the split (42)"
+        "--seed",
+        type=int,
+        default=42,
+        metavar="N",
+        help="seed that draws videos and shuffles them before the split (42)",
     )
     _add_common_flags(parser)
     return parser
@@ -165,7 +175,7 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
 
 
 def _ready_to_write(*paths: str | None) -> None:
-    """Raise an error for an output that cannot be written, before hours of measuring rather than after them."""
+    """Raise an error for an output that cannot be written before the measurement starts."""
     for path in paths:
         if path and Path(path).is_dir():
             raise ValueError(f"{path} is a folder: give the name of a file")
@@ -178,7 +188,7 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
-    """The clips of dir1 for every measurement, by the measurement's name."""
+    """Return the clips of dir1 for every measurement, by the measurement's name."""
     protocol = PROTOCOLS[options.protocol]
     frames = (options.nframes, options.nsamples, options.resolution, options.frame_stride, options.real_stride)
     videos = (options.split, options.seed, protocol.random_start, protocol.max_videos)
@@ -209,10 +219,10 @@ def _write(
 ) -> None:
     if options.json:
         write_json(options.json, record_of(measured, frames, choices))
-        print(f"all numbers and settings: {options.json}")
+        print(f"wrote all numbers and settings to {options.json}")
     if getattr(options, "report", None):
         write_evaluation_report(options.report, measured, frames, choices)
-        print(f"{options.report}: open it in a browser")
+        print(f"wrote {options.report}: open it in a browser")
 
 
 def _print(
@@ -240,7 +250,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
         pairs = {name: (real, real.generated(options.dir2)) for name, real in _selections(options).items()}
         distances = bool({"fvd", "kvd"} & set(options.metrics))
         if distances:
-            for pair in pairs.values():  # videos too short for the last measurement are reported before the first
+            for pair in pairs.values():  # report videos that are too short for any measurement before the first one
                 for selection in pair:
                     choose_clips(selection)
         frames = None
@@ -301,7 +311,7 @@ def _run(worker: Callable[..., None], options: argparse.Namespace) -> None:
 
 
 def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
-    """evaluate_FVD.py: print the distance between two folders and the settings behind it; also under torchrun."""
+    """evaluate_FVD.py: print the distance between two folders with its settings; also under torchrun."""
     _run(_evaluate_fvd, evaluate_parser().parse_args(argv))
 
 

@@ -1,4 +1,4 @@
-"""Which clips of a folder are measured: a function of the seed and the videos' names, not of the order of files. Ours.
+"""Choose the clips of a folder to measure, by the seed and the videos' names and not by the order of files. Ours.
 
 real = ClipSelection("data/CLEVRER", num_frames=16, split="val", random_start=True)
 clips = choose_clips(real)
@@ -23,9 +23,10 @@ def check_counts(**counts: int | None) -> None:
 
 @dataclass(frozen=True)
 class ClipSelection:
-    """Which clips of a folder of videos are measured: one clip of `num_frames` frames from each selected video.
+    """The clips of a folder to measure: one clip of `num_frames` frames from each selected video.
 
-    num_samples=None selects all videos that are long enough, but at most max_samples; a number is drawn by the seed.
+    num_samples=None selects all videos that are long enough, but at most max_samples. If not all are selected, the seed
+    draws them.
     `split` is a subfolder or one of UCF-101's lists. The frames of a clip are frame_stride * real_stride apart:
     real_stride is for real videos, when the model was trained on every real_stride-th frame. A clip begins at the first
     frame or, with `random_start`, at one drawn by the seed. With a `window`, only this range of each clip's frames is
@@ -60,7 +61,7 @@ class ClipSelection:
 
     @property
     def length(self) -> int:
-        """How many frames a video needs."""
+        """The number of frames that a video needs."""
         return window_length(self.num_frames, self.stride)
 
     def generated(self, folder: str | Path) -> "ClipSelection":
@@ -69,16 +70,16 @@ class ClipSelection:
 
 
 def _draw(seed: int, name: str) -> tuple[float, float]:
-    """Two numbers in [0, 1) that follow from a seed and a video's name: its rank in the draw and its clip's start."""
+    """Return two numbers in [0, 1) for a seed and a video's name: its rank in the draw and its clip's start."""
     digest = hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48, int.from_bytes(digest[6:12], "big") / 2**48
 
 
 def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] = ()) -> Clips:
-    """The clips of a selection, in the order of the videos' names.
+    """Return the clips of a selection, in the order of the videos' names.
 
-    When there are more videos than wanted, the seed draws some of them: the first ones by name would all belong to the
-    first classes. `damaged` has (path, reason) of videos that turned out to be unreadable; they are left out and
+    If there are more videos than wanted, the seed draws some of them, because the first ones by name would all belong
+    to the first classes. `damaged` has (path, reason) of videos that turned out to be unreadable; they are left out and
     listed as skipped. Raises FileNotFoundError for a missing folder, ValueError for fewer than 2 or num_samples videos.
     """
     index = index_clips(selection.folder, min_frames=selection.length, split=selection.split)
@@ -104,7 +105,7 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
 
 
 def halves(clips: Clips, seed: int) -> tuple[list[int], list[int]]:
-    """Two disjoint sets of positions in `clips`, of equal size, drawn by the seed; an odd clip is in neither."""
+    """Return two disjoint sets of positions in `clips`, of equal size, drawn by the seed; an odd clip is in neither."""
     root = clips.index.root
     draws = [_draw(seed, f"half {path.relative_to(root).as_posix()}") for path in clips.index.paths]
     order = sorted(range(len(clips)), key=lambda place: draws[place])

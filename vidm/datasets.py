@@ -27,7 +27,7 @@ from vidm.video_io import VideoError
 def fit_square(clip_u8: np.ndarray, resolution: int) -> np.ndarray:
     """Crop frames to their central square and resize it: uint8 (T, H, W, 3) -> uint8 (T, R, R, 3).
 
-    Bicubic with antialiasing on 8 bits, as in Pillow; a square of the right size is not changed. Ours.
+    The resize is bicubic with antialiasing on 8 bits, as in Pillow; a square of the right size is not changed. Ours.
     """
     height, width = clip_u8.shape[1:3]
     side = min(height, width)
@@ -70,7 +70,7 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
     def _read(self, index: int, choose: Callable[[int], list[int]], mirrored: bool) -> Tensor:
         """Frames of a video, float (n, 3, R, R); `choose` returns their numbers, given the video's number of frames.
 
-        A video that has become unreadable is replaced by the next one: a disk may fail in the second week of a run.
+        A video that has become unreadable is replaced by the next one, because a disk may fail during a long run.
         """
         for candidate in range(index, index + len(self)):
             path = self.index.paths[candidate % len(self)]
@@ -185,14 +185,15 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
 
 
 class ResumableSampler:
-    """Batches of (epoch, index) keys: the key at place i of step s's global batch is a function of (seed, s, i).
+    """Batches of (epoch, index) keys: key i of the global batch of step s is a function of (seed, s, i).
 
     An epoch contains every sample once, in an order given by (seed, epoch); a last incomplete batch is dropped. A batch
     larger than the data contains several epochs, so that repeated videos differ in augmentation.
 
     Iterating yields this rank's `accum_steps` micro-batches for each of `num_steps` steps, starting at `start_step`.
-    Micro-batch m of rank r has the places from (m * world_size + r) * micro on of the global batch, so that 1 x 8,
-    2 x 4 and 4 x 2 are the same step. `batch_size` is global, a multiple of world_size * accum_steps.
+    With `micro` keys each, micro-batch m of rank r starts at key (m * world_size + r) * micro of the global batch, so a
+    step does not depend on the number of ranks and micro-batches. `batch_size` is global, a multiple of
+    world_size * accum_steps.
     """
 
     def __init__(
@@ -224,7 +225,7 @@ class ResumableSampler:
 
     def global_batch(self, step: int) -> list[tuple[int, int]]:
         """Return the batch_size keys (epoch, index) of a step."""
-        epochs_per_round = -(-self.batch_size // self.num_samples)  # 1, unless a batch is larger than the data
+        epochs_per_round = -(-self.batch_size // self.num_samples)  # 1 unless a batch is larger than the data
         steps_per_round = epochs_per_round * self.num_samples // self.batch_size
         current, step_in_round = divmod(step, steps_per_round)
         epochs = range(current * epochs_per_round, (current + 1) * epochs_per_round)

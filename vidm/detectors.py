@@ -1,10 +1,10 @@
 """Networks that turn videos into features or class probabilities, and the protocols by which they are called.
 
-A protocol is the set of choices that makes published FVDs differ: what the detector is fed, which clips are taken and
-what the covariance is divided by. A detector is the I3D of published FVD numbers or the C3D of the video inception
+A protocol is the set of choices that makes published FVDs differ: the detector's input, the choice of clips and the
+divisor of the covariance. A detector is the I3D of published FVD numbers or the C3D of the video inception
 score (TorchScript files of StyleGAN-V, Skorokhodov et al. 2022), a small random network of ours that needs no file, or
 any Python callable with the I3D's signature, detector(video, rescale, resize, return_features): `rescale` maps
-0 .. 255 to [-1, 1], `resize` brings frames to 224 x 224.
+0 .. 255 to [-1, 1], `resize` resizes frames to 224 x 224.
 
     detector = load_detector("random", "cpu")
     features = features_of(detector, clips_u8, PROTOCOLS["stylegan-v"], "cpu")     # (B, T, H, W, 3) uint8 -> (B, 128)
@@ -32,7 +32,7 @@ I3D_SIZE = 224
 C3D_PATH = Path("pretrained_models/c3d_ucf101.pt")
 C3D_URL = "https://www.dropbox.com/s/jxpu7avzdc9n97q/c3d_ucf101.pt?dl=1"
 
-# detector(video, **switches) -> (B, d), where `video` is what a protocol prepares from (B, 3, T, H, W). It may have a
+# detector(video, **switches) -> (B, d), where a protocol prepares `video` from uint8 (B, 3, T, H, W). It may have a
 # `name` to print with its numbers, and a `sha256` that identifies its features in a cache.
 Detector = Callable[..., Tensor]
 
@@ -45,7 +45,7 @@ class Protocol:
     """`prepare` turns uint8 (B, 3, T, H, W) into the detector's input; `switches` are its keyword arguments.
 
     The covariance is divided by n - `ddof`. With `random_start` the clip of a real video begins at a random frame drawn
-    by the seed, else at the first. Of each folder at most `max_videos` are measured unless a number is asked for.
+    by the seed, else at the first. At most `max_videos` of each folder are measured unless a number is given.
     """
 
     name: str
@@ -65,7 +65,7 @@ def _unit_range(clips: Tensor) -> Tensor:
 
 
 def _i3d_frames(clips: Tensor) -> Tensor:
-    """Short side to 224, bilinear without antialiasing, the central square, [-1, 1]: float32 (B, 3, T, 224, 224)."""
+    """Resize the short side to 224, bilinear without antialiasing, and crop: float32 (B, 3, T, 224, 224) in [-1, 1]."""
     batch, _, num_frames, height, width = clips.shape
     scale = I3D_SIZE / min(height, width)
     new_height, new_width = max(round(height * scale), I3D_SIZE), max(round(width * scale), I3D_SIZE)
@@ -95,7 +95,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (STYLEGAN_V, VIDM_RELEASED,
 
 
 class _TorchScript:
-    """A network from a file, called with the protocol's switches; `needs` says in errors what clips it takes."""
+    """A network from a file, called with the protocol's switches; `needs` says in errors how many frames it needs."""
 
     def __init__(self, path: Path, url: str, name: str, needs: str, device: torch.device | str) -> None:
         if not path.is_file():
@@ -104,7 +104,7 @@ class _TorchScript:
             )
         try:
             with warnings.catch_warnings():
-                # Deprecated in recent torch, and the only way to read the files that published numbers were made with.
+                # torch.jit.load is deprecated, but only it reads the files behind published numbers.
                 warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated", category=Warning)
                 self._network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
@@ -134,9 +134,9 @@ class _RandomNetwork:
 
     SIZE = 64
     WIDTHS = (6, 8, 16, 16)
-    # Neighbouring frames differ far less than pixels do.
+    # Differences of neighbouring frames are much smaller than pixel values.
     CHANGE_GAIN = 4.0
-    # Two sets of videos of one kind are then at a distance of about 0.5, videos and noise at some hundreds.
+    # With this gain, two sets of similar videos have a distance of about 0.5, videos and noise one of some hundreds.
     FEATURE_GAIN = 4.0
 
     def __init__(self, device: torch.device | str) -> None:
@@ -169,20 +169,20 @@ class _RandomNetwork:
     def __call__(
         self, video: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = True
     ) -> Tensor:
-        """The I3D's signature; `resize` is ignored, frames are always resized to 64 x 64, and uint8 is rescaled."""
+        """Called like the I3D, but frames are always resized to 64 x 64, and uint8 is always rescaled."""
         _, _, T, H, W = video.shape
         if T < 2 or min(H, W) < 16:
             raise ValueError(
                 f"clips have {T} frame(s) of {W} x {H} pixels; the random detector needs 2 frames of 16 x 16 or more"
             )
         rescale = rescale or video.dtype == torch.uint8
-        # One at a time: memory does not grow with the batch, and no clip's features depend on the others.
+        # One clip at a time, so that memory does not grow with the batch and clips do not affect each other.
         clips = (clip.float() / 127.5 - 1 if rescale else clip for clip in video)
         return torch.stack([self._features(clip) for clip in clips])
 
 
 def load_detector(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
-    """The detector of a TorchScript I3D file, or the random one, on the device.
+    """Load the detector of a TorchScript I3D file, or create the random one, on the device.
 
     path: a file; "random"; or None for pretrained_models/i3d_torchscript.pt in the working folder if that file exists,
     else the random one. Raises FileNotFoundError for a missing file and ValueError for a file that is not TorchScript.
@@ -196,7 +196,7 @@ def load_detector(path: Path | str | None = None, device: torch.device | str = "
 
 
 def load_classifier(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
-    """The C3D of the video inception score, or the random network as a stand-in; `path` is as in load_detector."""
+    """Load the C3D of the video inception score, or the random network instead; `path` is as in load_detector."""
     if path is None:
         path = C3D_PATH if C3D_PATH.is_file() else "random"
     if path == "random":
@@ -208,17 +208,17 @@ def load_classifier(path: Path | str | None = None, device: torch.device | str =
 
 
 def name_of(detector: Detector) -> str:
-    """What to print with a detector's numbers: its `name`, else its class's."""
+    """Return the name to print with a detector's numbers: its `name`, else that of its class."""
     return getattr(detector, "name", type(detector).__name__)
 
 
 def identity_of(detector: Detector) -> dict[str, str | None]:
-    """What a record says of a detector: {"name": ..., "sha256": ...}; the sha256 is None if it has none."""
+    """Return a detector's entry in a record: {"name": ..., "sha256": ...}; the sha256 is None if unknown."""
     return {"name": name_of(detector), "sha256": getattr(detector, "sha256", None)}
 
 
 def _exact_convolutions() -> AbstractContextManager[None]:
-    """Convolutions without TF32, whose 10-bit products would make a GPU's numbers differ from a CPU's."""
+    """Disable TF32 in convolutions, whose 10-bit products would make a GPU's numbers differ from a CPU's."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
@@ -226,7 +226,7 @@ def _exact_convolutions() -> AbstractContextManager[None]:
 def features_of(
     detector: Detector, clips_u8: np.ndarray | Tensor, protocol: Protocol, device: torch.device | str
 ) -> Tensor:
-    """Features (B, d) of clips uint8 (B, T, H, W, 3), on the device.
+    """Return the features (B, d) of clips uint8 (B, T, H, W, 3), on the device.
 
     Raises ValueError for clips of another type or shape, for clips that the network cannot take, and for an output
     that is not (B, d).
@@ -236,7 +236,7 @@ def features_of(
         raise ValueError(f"clips are {clips.dtype} of shape {tuple(clips.shape)}, not uint8 (B, T, H, W, 3)")
     if torch.device(device).type == "cuda":
         clips = clips.pin_memory()
-    # Bytes are copied to the device: floats would be 4 times the traffic.
+    # Bytes are copied to the device, because floats would be 4 times the traffic.
     video = clips.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
     with _exact_convolutions():
         features = detector(protocol.prepare(video), **protocol.switches)

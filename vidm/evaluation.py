@@ -1,4 +1,4 @@
-"""Measurements -> a table for the terminal, a JSON record and an HTML page.
+"""Write measurements as a table for the terminal, a JSON record and an HTML page. Ours.
 
     measured = {"FVD16": compute_fvd(real, generated, detector, 16, neighbours=True)}
     choices = {"real": real, "generated": generated, **circumstances("cpu")}
@@ -6,7 +6,7 @@
     write_json("fvd.json", record_of(measured, None, choices))
     write_evaluation_report("fvd.html", measured, None, choices)
 
-All three contain the settings behind the numbers: without them, numbers cannot be compared. Ours.
+All three contain the settings of the measurement, without which numbers cannot be compared.
 """
 
 import json
@@ -43,7 +43,7 @@ def _number(value: float | None) -> str:
 
 
 def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> str:
-    """Lines for a terminal: every number with its deviation over repeats, its floor and the clips it was measured on.
+    """Return lines for a terminal: every number with its deviation over repeats, its floor and its clips.
 
     `metrics` names the frame metrics to print.
     """
@@ -67,14 +67,14 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
 
 
 def circumstances(device: torch.device | str) -> dict[str, Any]:
-    """What a record says of a run: date, versions of the libraries, and the machine."""
+    """Return the date, the versions of the libraries and the machine, for a record."""
     found = provenance(LIBRARIES, device)
     machine = {"system": platform.platform(), "cores": os.cpu_count(), "device": found["device"]}
     return {"date": found["date"], "versions": found["versions"], "machine": machine}
 
 
 def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything as JSON values: `choices` as they are, every result by its name, PSNR and SSIM if measured."""
+    """Return a record of JSON values: the unchanged `choices`, each result by name, and PSNR and SSIM if measured."""
     results = {name: asdict(result) | {"deviation": result.deviation} for name, result in measured.items()}
     return {**choices, "results": results} | ({"frame_metrics": asdict(frames)} if frames else {})
 
@@ -91,7 +91,7 @@ def _clip(path: Path, start: int, result: FVDResult, stride: int) -> np.ndarray:
 
 
 def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
-    """The generated videos that are nearest to a real one and the farthest ones, each next to that real video."""
+    """Return rows of the generated videos nearest to a real one and of the farthest, each next to that real video."""
     found = result.neighbours
     shown = dict.fromkeys([*found[:SHOWN], *found[-SHOWN:]])
     rows = []
@@ -106,7 +106,7 @@ def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
 
 
 def _distances(measured: Measured) -> list[Distance]:
-    """Lines of the table of distances; a floor is marked only where it applies to all lines, of one measurement."""
+    """Return the table of distances; the floor is marked only if it applies to all lines, with one measurement."""
     lines = []
     for name, result in measured.items():
         if result.floor is not None:
@@ -134,7 +134,7 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
 def write_evaluation_report(
     path: str | Path, measured: Measured, frames: FrameMetrics | None, choices: Mapping[str, Any]
 ) -> None:
-    """Write the page: numbers and floors, best and worst videos next to the nearest real ones, curves, choices.
+    """Write the page with numbers, floors, best and worst videos next to the nearest real ones, curves and choices.
 
     The videos are those of the first measurement, if it was made with neighbours=True.
     """

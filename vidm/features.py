@@ -1,13 +1,13 @@
-"""Videos -> features, each computed once: clips are read ahead, passed through a detector and kept in a table. Ours.
+"""Read clips ahead, pass them through a detector and keep their features in a table, each computed once. Ours.
 
     settings = MeasureSettings(detector, STYLEGAN_V, workers=4, cache="cache")
     with closing(FeatureTable(settings.cache)) as table:
         features = measure(ClipSelection("real", num_frames=16), settings, table)
         stats = features.stats()
 
-Statistics are summed in the order of the videos. So batch size, threads, processes and cached features do not change a
-number, and memory does not grow with the number of videos. The table is an SQLite file: a row is written whole or not
-at all, a stopped run continues where it was, and several runs can share a table.
+Statistics are summed in the order of the videos, so that batch size, threads, processes and cached features do not
+change a number. Memory does not grow with the number of videos. The table is an SQLite file: a row is written
+completely or not at all, a stopped run continues from it, and several runs can share it.
 """
 
 import json
@@ -39,12 +39,12 @@ from vidm.video_io import VideoError
 FILE_NAME = "features.sqlite"
 BLOCK = 256
 WAIT_S = 60.0
-# Increase the number when the same video is read as other pixels than before: older rows of a cache are then not used.
+# Increase the number when the pixels read from the same video change, so that older rows of a cache are not used.
 PIXELS = "vidm pixels 1"
 
 Size = tuple[int, int]
 Row = tuple[str, Size, np.ndarray]
-# A clip that was read, or the reason why it could not be.
+# The position of a clip, and the clip or the reason why it could not be read.
 Read = tuple[int, np.ndarray | VideoError]
 
 
@@ -52,7 +52,7 @@ Read = tuple[int, np.ndarray | VideoError]
 
 
 class FeatureTable:
-    """Rows of features (d,) by key, with the (height, width) of their clips; float64.
+    """Stores features, float64 (d,), by key, with the (height, width) of their clips.
 
     `folder` is created if it does not exist; None means a temporary file. Every method raises ValueError, naming the
     file, when it cannot be read or written.
@@ -63,7 +63,7 @@ class FeatureTable:
         with self._errors_with_path():
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            # An empty name is SQLite's temporary file.
+            # An empty name makes SQLite use a temporary file.
             self._connection = sqlite3.connect(self.path or "", timeout=WAIT_S)
             with self._connection:
                 self._connection.execute(
@@ -78,19 +78,19 @@ class FeatureTable:
             raise ValueError(f"{self.path}: features cannot be kept there ({error}); give another --cache") from error
 
     def size_of(self, key: str) -> Size | None:
-        """The (height, width) of a row's clip, or None if there is no such row."""
+        """Return the (height, width) of a row's clip, or None if there is no such row."""
         with self._errors_with_path():
             found = self._connection.execute("SELECT height, width FROM features WHERE key = ?", (key,)).fetchone()
         return found and tuple(found)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keep rows (key, (height, width), features): all of them or, when interrupted, none."""
+        """Store rows (key, (height, width), features): all of them or, if interrupted, none."""
         values = [(key, *size, np.asarray(row, dtype="<f8").tobytes()) for key, size, row in rows]
         with self._errors_with_path(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", values)
 
     def blocks(self, keys: Sequence[str]) -> Iterator[np.ndarray]:
-        """The rows of keys, which must exist, 256 at a time: float64 (256, d), fewer in the last block."""
+        """Yield the rows of keys, which must exist, 256 at a time: float64 (256, d), fewer in the last block."""
         for start in range(0, len(keys), BLOCK):
             with self._errors_with_path():
                 query = "SELECT row FROM features WHERE key = ?"
@@ -98,7 +98,7 @@ class FeatureTable:
             yield np.stack([np.frombuffer(row, "<f8") for row in found])
 
     def close(self) -> None:
-        """Close the file; a temporary one is removed."""
+        """Close the file; a temporary file is removed."""
         self._connection.close()
 
 
@@ -116,18 +116,18 @@ class Features:
         return self.table.size_of(self.keys[0]) or (0, 0)
 
     def blocks(self, places: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-        """Blocks of float64 (256, d): of the clips at some places, or of all."""
+        """Yield blocks of rows, float64 (256, d), of the clips at some places, or of all."""
         return self.table.blocks(self.keys if places is None else [self.keys[place] for place in places])
 
     def stats(self, places: Sequence[int] | None = None) -> FeatureStats:
-        """Their mean and covariance."""
+        """Return the mean and covariance of the rows at some places, or of all."""
         stats = FeatureStats()
         for block in self.blocks(places):
             stats.update(block)
         return stats
 
     def rows(self) -> np.ndarray:
-        """All rows in memory: float64 (n, d)."""
+        """Return all rows in memory, float64 (n, d)."""
         return np.concatenate(list(self.blocks()))
 
 
@@ -156,7 +156,7 @@ class MeasureSettings:
 
 
 def _keys(clips: Clips, settings: MeasureSettings) -> list[str]:
-    """A text for each clip that identifies its features: by the video's bytes in a cache, else by its path."""
+    """Return a string that identifies each clip's features: with a cache by the video's bytes, else by its path."""
     how = [PIXELS, clips.num_frames, clips.stride, clips.resolution, settings.protocol.name]
     how += [av.__version__, torch.__version__]
     if settings.cache:
@@ -174,7 +174,7 @@ def _keys(clips: Clips, settings: MeasureSettings) -> list[str]:
 
 
 def _read_ahead(clips: Clips, places: Iterable[int], workers: int, ahead: int) -> Iterator[Read]:
-    """Clips in order, while up to `ahead` of the next ones are being decoded."""
+    """Yield clips in order, while up to `ahead` of the next ones are being decoded."""
 
     def read(place: int) -> Read:
         try:
@@ -221,7 +221,7 @@ class _Done(NamedTuple):
 
 
 def _started(clips: Clips, places: list[int], settings: MeasureSettings) -> Iterator[_Batch]:
-    """Batches of clips, each passed to the device as soon as it is decoded."""
+    """Yield batches of clips, each passed to the device as soon as it is decoded."""
     ahead = min(settings.batch_size, 2 * max(settings.workers, 1))
     read = _read_ahead(clips, places, settings.workers, ahead)
     first: tuple[Path, Size] | None = None
@@ -248,7 +248,7 @@ def _finished(clips: Clips, batch: _Batch) -> _Done:
     for place, row in zip(batch.places, rows, strict=True):
         if not np.isfinite(row).all():
             path = clips.index.paths[place]
-            raise ValueError(f"{path}: its features hold NaN or inf; look at the video and at the detector")
+            raise ValueError(f"{path}: its features contain NaN or inf; check the video and the detector")
     return _Done([(place, batch.size, row) for place, row in zip(batch.places, rows, strict=True)], batch.damaged)
 
 
@@ -268,14 +268,14 @@ def _missing(table: FeatureTable, keys: list[str]) -> list[int]:
 
 
 def _in_step(rounds: int, mine: Iterator[_Done]) -> Iterator[_Done]:
-    """What all processes computed, round by round."""
+    """Yield the results of all processes, round by round."""
     for _ in range(rounds):
         parts = gather_results(lambda: next(mine, _Done([], [])))
         yield _Done([row for part in parts for row in part.rows], [bad for part in parts for bad in part.damaged])
 
 
 def _refuse_mixed_sizes(clips: Clips, keys: list[str], table: FeatureTable) -> None:
-    """The check of sizes within a batch, for rows of other processes and of the cache."""
+    """Check the sizes of all rows, including those of other processes and of the cache."""
     sizes = [table.size_of(key) or (0, 0) for key in keys]
     for path, size in zip(clips.index.paths, sizes, strict=True):
         _refuse_other_size(path, size, clips.index.paths[0], sizes[0])

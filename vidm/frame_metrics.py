@@ -1,12 +1,12 @@
-"""How far generated videos move away from real ones over time: by frame (PSNR, SSIM) and by window of frames (drift).
+"""Compare generated videos with real ones over time: by frame (PSNR, SSIM) and by window of frames (drift). Ours.
 
     result = compute_frame_metrics("real", "continued", num_frames=16)
     print(result.psnr, result.psnr_by_frame)
     curve = drift("real", "continued", num_frames=16, window=4, resolution=64)     # of frames 0 to 3, 4 to 7, ...
 
-PSNR and SSIM are for videos that continue given first frames: each generated video is compared with the real video that
-its first frame is from. They need torchmetrics, an optional dependency (`pip install 'vidm[metrics]'`). Drift is a
-Frechet distance of two sets of videos and needs no pairs. Ours.
+PSNR and SSIM are for videos that continue given first frames: each generated video is compared with the real video
+that its first frame is from. They need torchmetrics, an optional dependency (`pip install 'vidm[metrics]'`). Drift is a
+Frechet distance of two sets of videos and needs no pairs.
 """
 
 import sys
@@ -51,12 +51,12 @@ class FrameMetrics:
 
 
 def _name(path: Path, root: Path) -> str:
-    """A video's path in its folder, without the suffix of its format."""
+    """Return a video's path in its folder, without the suffix of its format."""
     return path.relative_to(root).with_suffix("").as_posix()
 
 
 def _paired(real: ClipIndex, made: ClipIndex) -> tuple[ClipIndex, str]:
-    """The real video of each generated one: by name if every generated one has a real one's name, else by order."""
+    """Return each generated video's real one: by name if every generated one has a real one's name, else by order."""
     places = {_name(path, real.root): place for place, path in enumerate(real.paths)}
     names = [_name(path, made.root) for path in made.paths]
     if all(name in places for name in names):
@@ -65,15 +65,15 @@ def _paired(real: ClipIndex, made: ClipIndex) -> tuple[ClipIndex, str]:
         chosen, pairing = list(range(len(made.paths))), "by order"
     else:
         raise ValueError(
-            f"the {len(made.paths)} videos of {made.root} do not pair with {len(real.paths)} of {real.root}, where "
-            f"{len(real.skipped)} were skipped: PSNR and SSIM need a real video of the same name or position for each"
+            f"the {len(made.paths)} videos of {made.root} cannot be paired with the {len(real.paths)} of {real.root} "
+            f"({len(real.skipped)} skipped): PSNR and SSIM need a real video of the same name or position for each"
         )
     paths, lengths = [real.paths[i] for i in chosen], [real.num_frames[i] for i in chosen]
     return replace(real, paths=paths, num_frames=lengths), pairing
 
 
 def _compared(real_u8: np.ndarray, made_u8: np.ndarray, device: torch.device | str) -> tuple[np.ndarray, np.ndarray]:
-    """PSNR and SSIM of every frame of two clips (T, H, W, 3): float64 (T,) each."""
+    """Return PSNR and SSIM of every frame of two clips (T, H, W, 3): float64 (T,) each."""
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     real, made = (torch.from_numpy(clip).to(device).movedim(-1, 1).float() / 255 for clip in (real_u8, made_u8))
@@ -87,7 +87,7 @@ _Sums = tuple[np.ndarray, int, list[tuple[Path, str]]]
 
 
 def _sums(real: Clips, made: Clips, places: Iterable[int], device: torch.device | str) -> _Sums:
-    """Over some pairs: sums (2, T) of PSNR and SSIM, the number of pairs, and (path, reason) of unreadable ones."""
+    """Return sums (2, T) of PSNR and SSIM over pairs, the number of pairs, and (path, reason) of unreadable ones."""
     sums, count, damaged = np.zeros((2, made.num_frames)), 0, []
     for place in places:
         try:
@@ -115,7 +115,7 @@ def _added(one: _Sums, two: _Sums) -> _Sums:
 
 
 def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.device | str = "cpu") -> FrameMetrics:
-    """compute_frame_metrics for clips that have been selected; raises the same errors. Clips begin at frame 0."""
+    """Like compute_frame_metrics, for clips that have been selected. Clips begin at frame 0."""
     try:
         import torchmetrics  # noqa: F401
     except ImportError as error:
@@ -160,13 +160,13 @@ def compute_frame_metrics(
     split: str = "",
     device: torch.device | str = "cpu",
 ) -> FrameMetrics:
-    """PSNR and SSIM of the generated videos of dir2 to the real ones of dir1 that they continue, frame by frame.
+    """Return PSNR and SSIM of the generated videos of dir2 to the real ones of dir1 that they continue, frame by frame.
 
-    Both clips begin at the first frame; num_frames to split are those of ClipSelection. Videos are paired by name
-    (without the suffix) if every generated video has a real one's name, else by order. num_samples=None takes all
-    pairs, a number the first ones. PSNR is limited to 100 dB. Means leave out frame 0, which is given, unless it is the
-    only one. Raises ValueError if torchmetrics is not installed, or for videos, which it names, that do not pair or
-    differ in size.
+    Both clips begin at the first frame; the arguments num_frames to split are those of ClipSelection. Videos are paired
+    by name (without the suffix) if every generated video has a real one's name, else by order. If num_samples is given,
+    only that many pairs are used, the first in order. PSNR is limited to 100 dB. Means leave out frame 0, which is
+    given, unless it is the only one. Raises ValueError if torchmetrics is not installed, and for videos that cannot be
+    paired or differ in size, naming them.
     """
     real = ClipSelection(dir1, num_frames, num_samples, resolution, frame_stride, real_stride, split)
     return frame_metrics_of(real, real.generated(dir2), device)
@@ -186,10 +186,11 @@ def drift(
     real_stride: int = 1,
     device: torch.device | str = "cpu",
 ) -> tuple[float, ...]:
-    """The Frechet distance of the generated videos of dir2 to the real ones of dir1, within each window of frames.
+    """Return the Frechet distance of the generated videos of dir2 to the real ones of dir1 in each window of frames.
 
-    Frames are compared in whole windows of `window` frames (2 or more), in the features of the random detector. Clips
-    begin at the first frame; the other arguments are those of ClipSelection. Raises ValueError as compute_fvd does.
+    Windows have `window` frames (2 or more) and do not overlap; a last incomplete one is left out. Features are those
+    of the random detector. Clips begin at the first frame; the other arguments are those of ClipSelection. Raises
+    ValueError as compute_fvd does.
     """
     real = ClipSelection(dir1, num_frames, num_samples, resolution, real_stride=real_stride)
     settings = MeasureSettings(load_detector("random", device), STYLEGAN_V, device=device)

@@ -1,4 +1,4 @@
-"""Metrics of feature sets, in float64; no networks and no files.
+"""Metrics of feature sets, in float64.
 
 Frechet distance (Heusel et al. 2017, FID; Unterthiner et al. 2018, FVD): each set is described by a Gaussian, and
 d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). Kernel distance (Binkowski et al. 2018, KID): the squared maximum
@@ -26,15 +26,15 @@ def _as_rows(features: np.ndarray | torch.Tensor) -> np.ndarray:
         raise ValueError(f"features have shape {rows.shape}; they must be (samples, dimensions)")
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise ValueError(f"{bad} of {len(rows)} feature rows hold NaN or inf; check the inputs they were computed from")
+        raise ValueError(f"{bad} of {len(rows)} feature rows contain NaN or inf; check the inputs they come from")
     return rows
 
 
 class FeatureStats:
-    """Count, mean and covariance of feature rows that arrive in batches; it holds one (d, d) matrix, not the rows.
+    """Count, mean and covariance of feature rows that arrive in batches; stores one (d, d) matrix, not the rows.
 
-    The sum of squared deviations from the running mean is updated pairwise (Chan, Golub and LeVeque 1979): a raw sum
-    of squares would lose its precision when the mean is much larger than the deviation.
+    The sum of squared deviations from the running mean is updated pairwise (Chan, Golub and LeVeque 1979), because
+    a raw sum of squares loses precision when the mean is much larger than the deviation.
     """
 
     def __init__(self) -> None:
@@ -73,13 +73,13 @@ class FeatureStats:
         self.count = total
 
     def mean(self) -> np.ndarray:
-        """The mean (d,), float64; raises ValueError when nothing has been added."""
+        """Return the mean (d,), float64; raises ValueError if nothing has been added."""
         if self.count == 0:
             raise ValueError("no samples were added; a mean needs at least 1")
         return self._mean.copy()
 
     def covariance(self, ddof: int = 0) -> np.ndarray:
-        """The covariance (d, d), float64, divided by count - ddof; raises ValueError below 2 samples.
+        """Return the covariance (d, d), float64, divided by count - ddof; raises ValueError below 2 samples.
 
         ddof=0 is the population covariance, ddof=1 the sample covariance.
         """
@@ -89,7 +89,7 @@ class FeatureStats:
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F (d, rank) with F F^T = covariance, without eigenvalues that are rounding errors.
+    """Return F (d, rank) with F F^T = covariance, without eigenvalues that are rounding errors.
 
     An eigenvalue of 1e-16 that should be 0 would change the distance by its square root, 1e-8.
     """
@@ -99,11 +99,11 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """The squared Frechet distance of two Gaussians: means (d,), symmetric covariances (d, d); at least 0.
+    """Return the squared Frechet distance of two Gaussians: means (d,), symmetric covariances (d, d); at least 0.
 
     tr (S1 S2)^(1/2) is computed as the sum of the singular values of F1^T F2, where S = F F^T. This is symmetric in
     the two sides, and exact for rank-deficient covariances (fewer samples than d), for which a square root of S1 S2 is
-    not. Raises ValueError when the shapes do not match or a value is not finite.
+    not. Raises ValueError if the shapes do not match or a value is not finite.
     """
     mean1, cov1, mean2, cov2 = (np.asarray(array, dtype=np.float64) for array in (mean1, cov1, mean2, cov2))
     d = mean1.size
@@ -111,7 +111,7 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     if d == 0 or shapes != [(d,), (d, d)] * 2:
         raise ValueError(f"two means (d,) and covariances (d, d) do not match: shapes {shapes}")
     if not all(np.isfinite(array).all() for array in (mean1, cov1, mean2, cov2)):
-        raise ValueError("a mean or covariance holds NaN or inf; check the features it was computed from")
+        raise ValueError("a mean or covariance contains NaN or inf; check the features it was computed from")
     factor1, factor2 = _factor(cov1), _factor(cov2)
     cross = np.linalg.svd(factor1.T @ factor2, compute_uv=False).sum()
     spread = np.square(factor1).sum() + np.square(factor2).sum() - 2.0 * cross
@@ -120,16 +120,16 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
 
 
 def frechet_of(one: FeatureStats, two: FeatureStats, ddof: int = 0) -> float:
-    """frechet_distance of two feature sets, given their statistics; the covariances are divided by count - ddof."""
+    """Return frechet_distance for the statistics of two feature sets; the covariances are divided by count - ddof."""
     return frechet_distance(one.mean(), one.covariance(ddof), two.mean(), two.covariance(ddof))
 
 
 def kernel_distance(features1: np.ndarray | torch.Tensor, features2: np.ndarray | torch.Tensor) -> float:
-    """The squared maximum mean discrepancy of two feature sets (n, d) and (m, d) under (x . y / d + 1)^3.
+    """Return the squared maximum mean discrepancy of two feature sets (n, d) and (m, d) under (x . y / d + 1)^3.
 
-    The unbiased estimate over all pairs of different rows (Gretton et al. 2012, equation 3, extended to n != m): for
-    sets of one distribution it is 0 on average at any size, and so it can be below 0. Kernels are computed in blocks of
-    1024 rows. Raises ValueError for fewer than 2 rows, NaN, inf or dimensions that differ.
+    This is the unbiased estimate over all pairs of different rows (Gretton et al. 2012, equation 3, extended to
+    n != m). For sets of the same distribution it is 0 on average at any size, so it can be negative. Kernels are
+    computed in blocks of 1024 rows. Raises ValueError for fewer than 2 rows, NaN, inf or dimensions that differ.
     """
     rows1, rows2 = _as_rows(features1), _as_rows(features2)
     if min(len(rows1), len(rows2)) < 2:
@@ -152,17 +152,17 @@ def kernel_distance(features1: np.ndarray | torch.Tensor, features2: np.ndarray 
 def inception_score(
     probabilities: np.ndarray | torch.Tensor, splits: int = 10, shuffle_seed: int | None = 42
 ) -> tuple[float, float]:
-    """Mean and standard deviation, over the splits, of exp(mean KL(p(class | sample) || p(class))).
+    """Return mean and standard deviation, over the splits, of exp(mean KL(p(class | sample) || p(class))).
 
     The score is between 1 and the number of classes. probabilities: (samples, classes), rows that sum to 1. They are
-    shuffled by RandomState(shuffle_seed), or not for None, and divided into `splits` parts, as StyleGAN-V does
+    shuffled by RandomState(shuffle_seed), unless it is None, and divided into `splits` parts, as StyleGAN-V does
     (Skorokhodov et al. 2022). Raises ValueError for fewer rows than splits, or rows that are not probabilities.
     """
     rows = _as_rows(probabilities)
     if not 1 <= splits <= len(rows):
         raise ValueError(f"{len(rows)} samples cannot be divided into {splits} splits; give more samples")
     if rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > 1e-3:
-        raise ValueError("rows of class probabilities must be at least 0 and sum to 1; take a softmax of scores first")
+        raise ValueError("rows of class probabilities must be at least 0 and sum to 1; apply a softmax to scores first")
     order = np.arange(len(rows))
     if shuffle_seed is not None:
         np.random.RandomState(shuffle_seed).shuffle(order)

@@ -1,4 +1,4 @@
-"""A folder of videos -> a list of clips. Ours.
+"""List the clips in a folder of videos. Ours.
 
 A clip is a video file, or a folder that directly contains png or jpg frames, at any depth. A flat folder, one folder
 per class, CLEVRER's train/video_00000-01000/video_00000.mp4 and the frame folders of Sky Time-lapse and TaiChi-HD are
@@ -57,7 +57,7 @@ class ClipIndex:
 
 
 def _printable(text: str) -> str:
-    """The text with bytes of file names that are not UTF-8, which cannot be printed, escaped as \\udcXX."""
+    """Escape bytes of file names that are not UTF-8, which cannot be printed, as \\udcXX."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -105,7 +105,7 @@ def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped)
 
 
 def _walk(root: Path, layout: str) -> _Listing:
-    """Every clip below `root`; each folder is visited once, even if several links lead to it."""
+    """List every clip below `root`; each folder is visited once, even if several links lead to it."""
     videos: list[Path] = []
     folders: list[Path] = []
     bad: Skipped = []
@@ -150,12 +150,12 @@ def _ucf_lists(root: Path) -> dict[str, Path]:
 
 
 def _class_and_name(path: Path) -> tuple[str, str]:
-    """What a line of a list and a clip have in common, even if the video was converted to mp4 or frames."""
+    """Return the key that matches a clip to a line of a list, even if the video was converted to mp4 or frames."""
     return path.parent.name, path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
 
 
 def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
-    """The clips that one of the official lists names; a listed clip that does not exist is bad."""
+    """List the clips that one of the official lists names; a listed clip that does not exist is bad."""
     existing: dict[tuple[str, str], Path] = {}
     everything = _walk(root, "auto")
     for path in everything.clips:
@@ -183,7 +183,7 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
 
 
 def _list_packed(root: Path, layout: str, split: str) -> _Listing:
-    """A pack's clips, or those that were in the subfolder `split` of the packed folder."""
+    """List a pack's clips, or those that were in the subfolder `split` of the packed folder."""
     if layout != "auto":
         raise ValueError(f"--layout {layout}: {root} is a pack, which has no layouts: omit --layout")
     clips = [path for path in list_pack(root) if not split or path.relative_to(root).parts[:1] == (split,)]
@@ -252,11 +252,11 @@ def survey_clips(
 ) -> ClipIndex:
     """List every clip below a folder, or of its split; hidden and other files are ignored.
 
-    Layouts: `videos` uses only video files, `frames` only folders of frames, `ucf101` what an official list names
-    (splits train1 to train3, test1 to test3), `auto` decides by what it finds. Clips with fewer than `min_frames`
-    frames and unreadable clips are skipped, possibly all. With `progress`, a bar is shown after three seconds. With
-    several processes all call this, the main one opens the videos, and all get the same index. Raises
-    FileNotFoundError for a missing folder, ValueError for an unknown layout or split. Ours.
+    The layout `videos` uses only video files, `frames` only folders of frames, `ucf101` the clips of an official list
+    (splits train1 to train3, test1 to test3), and `auto` uses what it finds. Clips with fewer than `min_frames` frames
+    and unreadable clips are skipped, possibly all. With `progress`, a bar is shown after three seconds. With several
+    processes, all must call this; the main one opens the videos, and all get the same index. Raises FileNotFoundError
+    for a missing folder, ValueError for an unknown layout or split. Ours.
     """
     return on_main(partial(_survey, _existing_folder(root), min_frames, layout, split, progress))
 
@@ -300,7 +300,7 @@ def index_clips(
         if not index.paths:
             raise ValueError(
                 f"no video in {root} has the {min_frames} frames asked for, the longest has {index.longest}: "
-                f"ask for at most {index.longest}, counting the steps of --frame-stride"
+                f"ask for at most {index.longest}, including those that --frame-stride skips"
             )
         return index
 

@@ -1,4 +1,4 @@
-"""Metrics of folders of videos: videos -> features -> statistics -> number, with all settings the number depends on.
+"""Compute metrics of folders of videos, and return them with all settings that they depend on.
 
 The Frechet video distance (Unterthiner et al. 2018) and the kernel video distance of two folders, with the real video
 that is nearest to each generated one; and the video inception score (Saito et al. 2020) of one folder. The choices that
@@ -28,7 +28,7 @@ from vidm.distributed import is_main, on_main
 from vidm.features import Features, FeatureTable, MeasureSettings, measure
 from vidm.frechet import frechet_of, inception_score, kernel_distance
 
-# A covariance in d dimensions from fewer samples than this many times d is mostly noise.
+# With fewer samples per dimension, a covariance is mostly noise.
 SAMPLES_PER_DIMENSION = 4
 SPLITS = 10
 
@@ -52,11 +52,11 @@ class Neighbour:
 class FVDResult:
     """A distance and all it depends on.
 
-    `values` are the distances of all repeats and `value` is their mean; `kernel_values` and `kernel` are the same of
-    the kernel distance, empty and None unless asked for. `floor` is the distance between two disjoint halves of the
-    real videos, so of half as many; None for fewer than 4 videos. `num_samples` counts each folder's videos, `size` is
-    the (height, width) of their clips, `skipped` has (path, reason), `warnings` say how the number may mislead.
-    `neighbours` are those of the first repeat, the nearest first; empty unless asked for.
+    `values` are the distances of all repeats and `value` is their mean; `kernel_values` and `kernel` are the same for
+    the kernel distance, empty and None unless requested. `floor` is the distance between two disjoint halves of the
+    real videos; None for fewer than 4 videos. `num_samples` counts each folder's videos, `size` is the (height, width)
+    of their clips, `skipped` has (path, reason), `warnings` say why the number may be misleading. `neighbours` are
+    those of the first repeat, the nearest first; empty unless requested.
     """
 
     value: float
@@ -110,7 +110,7 @@ class VISResult:
 
 
 def _report_skipped(sides: Sequence[Features]) -> Skipped:
-    """Everything that was skipped; the main process also prints it to stderr."""
+    """Return all skipped videos; the main process also prints them to stderr."""
     for side in sides:
         if is_main() and side.clips.index.skipped:
             print(side.clips.index.skipped_message(), file=sys.stderr)
@@ -118,7 +118,7 @@ def _report_skipped(sides: Sequence[Features]) -> Skipped:
 
 
 def nearest_real(real: Features, made: Features) -> tuple[Neighbour, ...]:
-    """Each generated clip's nearest real one, by the Euclidean distance of features; the nearest pair first. Ours.
+    """Return each generated clip's nearest real clip, by Euclidean distance of features; the nearest pair first. Ours.
 
     Rows are compared block by block, so memory does not grow with the number of videos.
     """
@@ -187,7 +187,7 @@ def fvd_of(
     kernel: bool = False,
     neighbours: bool = False,
 ) -> FVDResult:
-    """compute_fvd for clips that have been selected: `made` is real.generated(folder). Raises the same errors."""
+    """Like compute_fvd, for clips that have been selected: `made` is real.generated(folder)."""
     check_counts(repeats=repeats)
     draws: list[_Numbers] = []
     clips = []
@@ -246,18 +246,18 @@ def compute_fvd(
     cache: str | Path | None = None,
     device: torch.device | str = "cpu",
 ) -> FVDResult:
-    """The Frechet distance between the real videos of dir1 and the generated ones of dir2, in a detector's features.
+    """Return the Frechet distance of the generated videos of dir2 to the real ones of dir1, in a detector's features.
 
-    A folder holds videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
+    A folder contains videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
     num_samples, resolution, frame_stride, real_stride, split, seed); the protocol decides where real clips begin.
     MeasureSettings describes batch_size, workers, progress, cache and device, which do not change the result. With
     several processes each one computes a share, and all return the same result. Videos that are too short or unreadable
     are skipped, printed to stderr and listed in the result.
 
-    `repeats` measures that many times, with seeds seed, seed + 1, ... `kernel` also computes the kernel distance, which
-    needs all features in memory, `neighbours` each generated video's nearest real one. The distance decreases with the
-    number of samples: compare only numbers with the same num_samples. Raises FileNotFoundError for a missing folder and
-    ValueError, naming the folder, video or setting, for anything that cannot be measured.
+    The measurement is repeated `repeats` times, with seeds seed, seed + 1, ... `kernel` also computes the kernel
+    distance, which needs all features in memory, and `neighbours` each generated video's nearest real one. The distance
+    decreases with the number of samples: compare only numbers with the same num_samples. Raises FileNotFoundError for a
+    missing folder and ValueError, naming the folder, video or setting, for anything that cannot be measured.
     """
     choice = (num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
     real = ClipSelection(dir1, *choice, random_start=protocol.random_start, max_samples=protocol.max_videos)
@@ -287,12 +287,12 @@ def compute_vis(
     cache: str | Path | None = None,
     device: torch.device | str = "cpu",
 ) -> VISResult:
-    """The video inception score of a folder of generated videos: how confident and varied a classifier's output is.
+    """Return the video inception score of generated videos: how confident and varied a classifier's output is.
 
-    Saito et al. 2020, as StyleGAN-V computes it: the first num_frames frames of each video as uint8, shuffled by the
-    seed; mean and standard deviation over the splits. Real videos are not used. If the classifier returns scores rather
-    than probabilities, a softmax is applied, and the result says so. The other arguments and the errors are those of
-    compute_fvd; fewer videos than splits raise ValueError too.
+    The score of Saito et al. 2020 is computed as in StyleGAN-V: the input is the first num_frames frames of each video
+    as uint8, the outputs are shuffled by the seed, and mean and standard deviation are taken over the splits. If the
+    classifier returns scores rather than probabilities, a softmax is applied, and the result says so. The other
+    arguments and the errors are those of compute_fvd; ValueError is also raised for fewer videos than splits.
     """
     check_counts(splits=splits)
     selection = ClipSelection(folder, num_frames, num_samples, resolution, seed=seed)

@@ -1,4 +1,4 @@
-"""Many clips in few files: uncompressed tar shards with an index, from which any frame is read directly. Ours.
+"""Store many clips in a few uncompressed tar shards, with an index from which any frame is read directly. Ours.
 
     with write_pack("packs/clevrer") as pack:
         pack.add_encoded("train/video_00000.mp4", Path("data/CLEVRER/train/video_00000.mp4"))
@@ -6,8 +6,8 @@
 
 A clip's path is PACK/name, as if the pack were the folder that was packed. In the shards, clip number 7 is stored as
 00000007.json (its name), followed by 00000007.mp4, or by the frames 00000007.00000000.png, 00000007.00000001.png, ...,
-or by 00000007.npy with all frames raw. `tar` unpacks them, and WebDataset, whose sample key is the part of a name
-before the first dot, reads each clip as one sample.
+or by 00000007.npy with all frames uncompressed. `tar` unpacks them, and WebDataset, whose sample key is the part of a
+name before the first dot, reads each clip as one sample.
 
 The unit of reading is a *piece*: a video file, an image file or one raw frame. vidm-pack.table contains little-endian
 int64 (shard, offset, bytes, crc32) for each piece, and vidm-pack.json the pieces of each clip. No file stays open
@@ -56,7 +56,7 @@ class _Clip(NamedTuple):
 
 
 def _tar_member(name: str, data: bytes) -> tuple[bytes, bytes]:
-    """The header and the padding of a tar member, without dates or users: the same data give the same shard."""
+    """Return the header and padding of a tar member, without dates or users, so that equal data give equal shards."""
     header = tarfile.TarInfo(name)
     header.size = len(data)
     return header.tobuf(tarfile.PAX_FORMAT), bytes(-len(data) % BLOCK)
@@ -245,7 +245,7 @@ def _open_pack(root: Path, changed: int) -> _Pack:
 
 
 def _pack_in(folder: Path) -> _Pack | None:
-    """The pack in a folder, if it is one; its index is read again only after the pack was written again."""
+    """Return the pack in a folder, or None; its index is read again only if the pack was written again."""
     try:
         changed = os.stat(folder / INDEX_NAME).st_mtime_ns
     except OSError:
@@ -254,8 +254,8 @@ def _pack_in(folder: Path) -> _Pack | None:
 
 
 def _pack_around(path: Path) -> _Pack | None:
-    """The pack that a path points into, if any."""
-    if path.exists():  # no clip inside a pack, but possibly a pack whose only clip is "."
+    """Return the pack that a path points into, or None."""
+    if path.exists():  # not a clip inside a pack, but possibly a pack whose only clip is "."
         return _pack_in(path)
     return next((pack for pack in map(_pack_in, path.parents) if pack), None)
 

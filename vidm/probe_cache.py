@@ -1,4 +1,4 @@
-"""Numbers of frames, cached in the user's cache folder until a video changes. Ours.
+"""Cache each video's number of frames in the user's cache folder until the video changes. Ours.
 
     lengths = probe_all("data/CLEVRER", paths, lambda path: probe(path).num_frames)
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from vidm.files import atomic_write
 
-# Raise this when the format of the cache changes, or when probing finds other numbers for the same files.
+# Increase this when the format of the cache changes, or when probing finds other numbers for the same files.
 CACHE_VERSION = 1
 
 
@@ -32,7 +32,7 @@ def _cache_file(key: str) -> Path | None:
 
 
 def _readers() -> str:
-    """What determines the number for an unchanged file: this package's probing, and PyAV."""
+    """Return the versions that the number for an unchanged file depends on."""
     return f"version {CACHE_VERSION}, PyAV {av.__version__}"
 
 
@@ -55,7 +55,7 @@ def _signature(path: Path) -> str:
 
 
 def _read(file: Path | None) -> dict[str, tuple[str, int]]:
-    """The cached path -> (signature, number); empty if the file is missing, damaged or written by other readers."""
+    """The cached path -> (signature, number); empty if the file is missing, damaged or from other versions."""
     try:
         cached = json.loads(file.read_text()) if file else {}
         found = {path: (str(signature), int(number)) for path, (signature, number) in cached["found"].items()}
@@ -76,7 +76,7 @@ def probe_all(
     file = _cache_file(os.path.abspath(key))
     cached = _read(file)
     names = [os.path.abspath(path) for path in paths]
-    # Computed before a file is opened, so that a file that changes meanwhile is probed again next time.
+    # Signatures are computed before opening, so that a file that changes meanwhile is probed again next time.
     signatures = [_signature(path) for path in paths]
     results: list[int | str | None] = []
     for name, signature in zip(names, signatures, strict=True):

@@ -1,9 +1,9 @@
-"""Videos and numbers -> one HTML page that opens anywhere. It embeds every video and loads nothing from outside. Ours.
+"""Write videos and numbers as one HTML page that embeds every video and loads no other file. Ours.
 
 The videos play in sync, side by side, so that a generated one can be compared with the real one.
 
     write_report("report.html", Report(
-        title="Colliding solids", intro="Sixteen frames from one.", columns=["first frame", "generated", "real"],
+        title="Colliding solids", intro="Sixteen generated frames.", columns=["first frame", "generated", "real"],
         rows=[VideoRow("video 0", ["first/0.png", "generated/0.mp4", "real/0.mp4"])],
         distance_name=result.name, distances=[Distance("generated and real", result.value)]))
 
@@ -30,7 +30,7 @@ MEDIA_TYPES = {
     ".jpeg": "image/jpeg",
     ".gif": "image/gif",
 }
-# Narrower videos (px) are enlarged without smoothing, which would hide what the model generated.
+# Videos narrower than this (px) are enlarged without smoothing, which would hide the pixels that the model generated.
 PIXEL_ART_WIDTH = 128
 # With more columns the videos would be too small on a phone, so the table scrolls sideways instead.
 FITTING_COLUMNS = 4
@@ -64,7 +64,7 @@ class Report:
 
     title, intro: the heading and the text below it.
     columns, rows: the table of videos; each row has one file per column.
-    distance_name, distances: what the distances are (a detector's name), and the distances themselves.
+    distance_name, distances: the name of the distances (that of their detector), and the distances.
     notes, settings: paragraphs and name-value pairs that say how the videos were made.
     curves: a sequence of finite numbers for each label; at least one number each.
     """
@@ -120,7 +120,7 @@ def _video_section(columns: Sequence[str], rows: Sequence[VideoRow]) -> str:
 
 
 def _decimal(value: float, digits: int) -> str:
-    """`value` with that many significant digits and no exponent: 0.4669, 598.4."""
+    """Format `value` with that many significant digits and no exponent: 0.4669, 598.4."""
     return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
 
 
@@ -179,11 +179,11 @@ def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> 
 
 
 def line_chart(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
-    """A line chart as an SVG element for a page, whose style sheet sets its colors.
+    """Return a line chart as an SVG element for a page, whose style sheet sets its colours.
 
     values: at least one finite number, at equal distances from left to right. The y axis shows the smallest and the
-    largest. label: what the values are, for screen readers. x_range: the x values of the first and the last point; by
-    default their indices. Ours.
+    largest. label: a description of the values for screen readers. x_range: the x values of the first and the last
+    point; by default their indices. Ours.
     """
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
@@ -192,7 +192,7 @@ def line_chart(values: Sequence[float], label: str, x_range: tuple[int, int] | N
 
 
 def svg_file(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
-    """The text of a standalone SVG file: the same chart with colors, and with the label as its title. Ours."""
+    """Return the text of a standalone SVG file: the same chart with colours, and with the label as its title. Ours."""
     height = HEIGHT + TITLE_HEIGHT
     return (
         f'<svg class="chart" viewBox="0 {-TITLE_HEIGHT} {WIDTH} {height}" width="{WIDTH}" height="{height}" '

@@ -1,4 +1,4 @@
-"""A folder of samples -> OUT/report.html: first frames, generated and real videos, distances, drift. Ours.
+"""Write OUT/report.html for a folder of samples: first frames, generated and real videos, distances, drift. Ours.
 
 write_sample_report(generator, settings)     # after sample_folder(generator, settings)
 """
@@ -25,12 +25,12 @@ from vidm.video_io import read_video, write_video
 
 SHOWN = 8  # videos on the page
 WINDOWS = 4  # windows of frames in the curve of the drift
-MIN_SIZE = 16  # pixels; no detector takes smaller videos
+MIN_SIZE = 16  # pixels; the detectors do not accept smaller videos
 MIN_I3D_FRAMES = 10  # shorter videos are measured by the random detector
 
 
 def _records(settings: SampleConfig) -> list[dict[str, Any]]:
-    """The JSON records of the existing videos, by index."""
+    """Return the JSON records of the existing videos, by index."""
     records = [json.loads(path.read_text()) for path in sorted(Path(settings.out).glob("video_*.json"))]
     return [record for record in records if video_path(settings, record["index"]).exists()]
 
@@ -38,7 +38,7 @@ def _records(settings: SampleConfig) -> list[dict[str, Any]]:
 def _rows(
     generator: Generator, settings: SampleConfig, records: list[dict[str, Any]], num_real: int, folder: Path
 ) -> list[VideoRow]:
-    """The first videos: the first frame, the generated video, and `num_real` frames of the real one."""
+    """Return a row for each of the first videos: first frame, generated video, `num_real` frames of the real one."""
     side = generator.config.model.image_size
     rows = []
     for record in records[:SHOWN]:
@@ -59,7 +59,7 @@ def _rows(
 
 
 def _real_videos(settings: SampleConfig, records: list[dict[str, Any]]) -> list[Path]:
-    """The real videos that the first frames come from; empty if they come from images, one video or a generator."""
+    """Return the real videos of the first frames; empty if these come from images, one video or a generator."""
     if not settings.content or not Path(settings.content).is_dir():
         return []
     paths = [Path(name) for name in dict.fromkeys(record["first_frame"] for record in records)]
@@ -67,7 +67,7 @@ def _real_videos(settings: SampleConfig, records: list[dict[str, Any]]) -> list[
 
 
 def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -> int:
-    """How many frames of every real video can be compared with the generated ones; 0 if fewer than two."""
+    """Return how many frames of every real video can be compared with generated ones; 0 if fewer than two."""
     stride = generator.config.data.frame_stride
     lengths = [(probe(path).num_frames - 1) // stride + 1 for path in paths]
     shortest = min([generator.num_frames(settings), *lengths])
@@ -77,9 +77,9 @@ def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -
 def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
     """Write OUT/report.html for the samples in OUT. All processes call it; the main one writes.
 
-    If the first frames come from real videos, each generated video is shown next to the real one. From two videos on
-    the page also shows the distance between as many generated as real videos, with its floor, and the drift: the
-    distance within windows of frames. Both cover as many frames as every real video has.
+    If the first frames come from real videos, each generated video is shown next to the real one. With two or more
+    videos, the page also shows the distance between equally many generated and real videos, with its floor, and the
+    drift, which is the distance within windows of frames. Both use as many frames as the shortest video has.
     """
     records = _records(settings)
     real = _real_videos(settings, records)

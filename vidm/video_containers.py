@@ -1,4 +1,4 @@
-"""Reading mp4, mov, mkv, webm and avi with PyAV: frames in order, frames by number, truncated files. Ours.
+"""Read mp4, mov, mkv, webm and avi with PyAV, in order or by frame number, and detect truncated files. Ours.
 
     frames = [to_rgb() for to_rgb in frames_in_order(Path("clip.mp4"))]
     frames = frames_by_seeking(Path("clip.mp4"), {90, 91})     # decodes from the keyframe before frame 90
@@ -7,7 +7,7 @@ FFmpeg reads a truncated file as a shorter video, so the sizes in a file's own h
 
 The number of a frame is known without decoding if every packet is one frame with its own time: frame n is then the n-th
 packet in order of time. Decoding can start at a keyframe if all packets before it are shown before it, and all packets
-after it are shown after it. The time of every decoded frame is compared with this table of packets; in case of doubt a
+after it are shown after it. The time of every decoded frame is compared with this table of packets; if they differ, the
 file is decoded from its start. Decoders raise errors of many types here; video_io turns them into VideoError.
 """
 
@@ -52,7 +52,7 @@ class VideoInfo(NamedTuple):
 
 
 def _end_of_boxes(file: BinaryIO, size_on_disk: int) -> int:
-    """Where the last index or media box of an mp4 ends; other boxes may be truncated without harm."""
+    """Return the position where the last index or media box of an mp4 ends; other boxes may be truncated."""
     position = farthest = 0
     while position + 8 <= size_on_disk:
         file.seek(position)
@@ -69,16 +69,16 @@ def _end_of_boxes(file: BinaryIO, size_on_disk: int) -> int:
 
 
 def _element_size(file: BinaryIO) -> int:
-    """Read the size of an mkv element: as many leading zero bits as bytes follow, then a one, then the number."""
+    """Read the size of an mkv element: a zero bit for each byte after the first, then a one, then the number."""
     first = file.read(1)
     length = 9 - int.from_bytes(first, "big").bit_length()
     data_bits = (1 << 7 * length) - 1
     size = int.from_bytes(first + file.read(length - 1), "big") & data_bits
-    return 0 if size == data_bits else size  # all ones: a stream, whose length was unknown when it was written
+    return 0 if size == data_bits else size  # all ones: a stream of unknown length
 
 
 def _end_of_segment(file: BinaryIO) -> int:
-    """Where the element that contains all of an mkv ends."""
+    """Return the position where the element that contains all of an mkv ends."""
     file.seek(len(EBML))
     file.seek(_element_size(file), 1)
     if file.read(len(SEGMENT)) != SEGMENT:
@@ -88,7 +88,7 @@ def _end_of_segment(file: BinaryIO) -> int:
 
 
 def _end_of_riff(file: BinaryIO, size_on_disk: int) -> int:
-    """Where the last of the chunks that contain all of an avi ends; a long video has several."""
+    """Return the position where the last RIFF chunk of an avi ends; a long video has several."""
     end = position = 0
     while position + 8 <= size_on_disk:
         file.seek(position)
@@ -134,8 +134,8 @@ class FrameTable(NamedTuple):
 
 @contextmanager
 def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    # "file:" because FFmpeg takes a name with a colon for a protocol. "replace" because PyAV fails on a title that is
-    # not UTF-8, and then leaves the file open.
+    # Without "file:", FFmpeg takes a name with a colon for a protocol. Without "replace", PyAV fails on a title that is
+    # not UTF-8, and leaves the file open.
     with av.open(f"file:{path}", metadata_errors="replace") as container:
         if not container.streams.video:
             raise VideoError(f"{path}: has no video stream")
@@ -160,7 +160,7 @@ def _table(info: VideoInfo, times: np.ndarray, is_key: np.ndarray, is_shown: np.
     group = np.cumsum(is_closed)
     is_start = is_closed & ~np.isin(group, group[~is_shown])
     is_start[0] = True
-    number = np.cumsum(is_shown[np.argsort(times)])[rank] - 1  # hidden: that of the frame before
+    number = np.cumsum(is_shown[np.argsort(times)])[rank] - 1  # a hidden frame has the number of the frame before it
     last_before = np.empty(info.num_frames, np.int64)
     last_before[number[is_shown]] = np.maximum.accumulate(number)[is_shown]
     return FrameTable(info, np.sort(times[is_shown]), last_before, np.maximum(number[is_start], 0))
@@ -188,7 +188,7 @@ def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | No
 
 
 def _table_of(path: Path) -> FrameTable | None:
-    """The table of a file's frames, or None if only decoding from the start shows which frame is which."""
+    """Return the table of a file's frames, or None if they can only be numbered by decoding from the start."""
     status = path.stat()
     return _read_table(path, status.st_mtime_ns, status.st_size)
 
@@ -209,8 +209,8 @@ def probe_container(path: Path) -> VideoInfo:
 
 
 def _rgb_from_yuv(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    # The file's own matrix and range, or BT.601 in narrow range where it has no tags, as in FFmpeg. Every argument is
-    # given because the defaults differ between versions of PyAV.
+    # The conversion uses the file's matrix and range or, without tags, BT.601 in narrow range, as FFmpeg does. Every
+    # argument is given because the defaults differ between versions of PyAV.
     known = {int(colorspace) for colorspace in Colorspace}
     rgb = reformatter.reformat(
         frame,
@@ -241,7 +241,7 @@ def frames_in_order(path: Path) -> FrameStream:
 
 
 def _runs(table: FrameTable, wanted: Collection[int]) -> list[tuple[int, list[int]]]:
-    """(where to start, frames to read from there), such that no frame is decoded twice or needlessly."""
+    """Return (start, frames to read from there) pairs such that no frame is decoded twice or needlessly."""
     runs: list[tuple[int, list[int]]] = []
     for target in sorted(wanted):
         start = int(table.starts[np.searchsorted(table.starts, target, side="right") - 1])
@@ -255,7 +255,7 @@ def _runs(table: FrameTable, wanted: Collection[int]) -> list[tuple[int, list[in
 def _decode_from(
     container: av.container.InputContainer, stream: av.VideoStream, table: FrameTable, start: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their numbers, starting at or before frame `start`; ends early if a frame is not as expected."""
+    """Yield (number, frame), starting at or before frame `start`; end early if a frame is not as expected."""
     if start > 0:
         container.seek(int(table.times[start]), stream=stream)
     number = None

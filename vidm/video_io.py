@@ -1,9 +1,9 @@
-"""mp4, gif, npy or a folder of frames <-> uint8 (T, H, W, 3). Ours; PyAV for containers, Pillow for the rest.
+"""Read and write videos (mp4, gif, npy, a folder of frames, ...) as uint8 (T, H, W, 3). Ours.
 
     frames = read_frames("clip.mp4", [0, 5, 7])        # (3, H, W, 3), the same pixels as from read_video
     write_video("copy.gif", read_video("clip.mp4"), fps=25)
 
-A file that cannot be read raises VideoError, which names it.
+PyAV reads containers, Pillow animations and images. A file that cannot be read raises VideoError, which names it.
 """
 
 import os
@@ -123,7 +123,7 @@ def _array_frames(path: Path) -> FrameStream:
 
 
 def _is_container(path: Path) -> bool:
-    """Whether PyAV reads the file. Raises VideoError if it is truncated, which FFmpeg may not detect."""
+    """Return whether PyAV reads the file. Raises VideoError if it is truncated, which FFmpeg may not detect."""
     if path.is_dir() or path.suffix.lower() not in CONTAINER_SUFFIXES:
         return False
     if missing := missing_bytes(path):
@@ -147,8 +147,8 @@ def _frames_of(path: Path) -> FrameStream:
 def probe(path: str | Path) -> VideoInfo:
     """Return a video's number of frames (as many as read_video returns), height and width in px, and frame rate.
 
-    Usually decodes no frame of an mp4, mkv or webm, and one of a folder or npy; other containers and animations are
-    decoded once. Raises VideoError, FileNotFoundError. Ours.
+    Usually no frame of an mp4, mkv or webm is decoded, and only the first of a folder or npy; other containers and
+    animations are decoded once. Raises VideoError, FileNotFoundError. Ours.
     """
     path = Path(path)
     with _decoder_errors_named(path):
@@ -216,7 +216,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def _write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
     first, *rest = [Image.fromarray(frame) for frame in frames]
-    # `lossless` only affects WebP.
+    # `lossless` affects only WebP.
     first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, lossless=True)
 
 

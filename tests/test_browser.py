@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (a
 
 
 class Browser:
-    """Headless Chromium, controlled by its DevTools protocol. Collects the events that arrive between answers."""
+    """Headless Chromium, controlled with its DevTools protocol. Collects the events that arrive between answers."""
 
     def __init__(self, profile: Path) -> None:
         read_commands, self._commands = os.pipe()
@@ -191,7 +191,7 @@ def test_the_screenshot_shows_every_video_in_both_colour_schemes(browser: Browse
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_the_page_fits_a_phone(browser: Browser, page: Path) -> None:
+def test_the_page_fits_the_screen_of_a_phone(browser: Browser, page: Path) -> None:
     browser.command("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
     browser.open(page)
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -57,7 +57,7 @@ def test_the_contact_sheet_spans_each_clip(tmp_path: Path) -> None:
     assert shown.tolist() == [0, 6, 11, 17, 22, 28, 33, 39]
 
 
-def test_a_clip_that_is_damaged_after_its_first_frame_is_named(
+def test_a_clip_that_is_damaged_after_its_first_frame_is_named_in_the_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_video(tmp_path / "good", np.zeros((4, 16, 16, 3), np.uint8))
@@ -99,7 +99,7 @@ def test_if_no_clip_is_usable_the_exit_code_is_1_and_the_reasons_are_printed(
     ("words", "message"),
     [("nowhere", "error: no such folder"), (". --split dev", "error: --split dev"), (". --layout x", "invalid choice")],
 )
-def test_a_mistake_is_exit_code_2(
+def test_an_invalid_command_exits_with_code_2(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""The evaluation's commands: what they print, record and draw, and their errors."""
+"""Tests of the evaluation commands: printed text, records, pages and errors."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def run(videos: tuple[Path, Path], *flags: object) -> None:
     evaluate_fvd_main(["-dir1", str(videos[0]), "-dir2", str(videos[1]), "-i3d", "random", *map(str, flags)])
 
 
-def test_every_flag_of_the_evaluation_is_known() -> None:
+def test_the_commands_have_exactly_these_flags() -> None:
     flags = {flag for action in evaluate_parser()._actions for flag in action.option_strings}
     assert flags == set(
         "-h --help -dir1 --dir1 -dir2 --dir2 -b --batch -r --resolution -n --nframes -ns --nsamples -i3d --i3d "
@@ -60,7 +60,7 @@ def test_the_choices_of_a_flag_are_those_of_the_registry_behind_it() -> None:
     assert set(actions["first_frames"].choices) == {"generated", *USE_OF_SPLIT.values()}
 
 
-def test_the_originals_commands_still_parse() -> None:
+def test_commands_of_the_original_repository_still_parse() -> None:
     options = evaluate_parser().parse_args(
         "-dir1 a -dir2 b -b 2 -r 32 -n 128 -ns 16 -i3d ./experiments/i3d_torchscript.pt".split()
     )
@@ -122,7 +122,7 @@ def test_the_floor_and_unspecified_choices_are_always_printed(
 
 
 @pytest.mark.parametrize(("split", "what"), [("train", "train"), ("val", "held-out"), ("other", "not specified")])
-def test_the_name_of_a_split_says_what_the_real_videos_were(
+def test_the_name_of_a_split_implies_whether_it_was_used_for_training(
     videos: tuple[Path, Path], tmp_path: Path, split: str, what: str
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -142,7 +142,7 @@ def test_frame_metrics_alone_need_no_detector(
     assert "SSIM by frame" in (tmp_path / "report.html").read_text()
 
 
-def test_the_suite_measures_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_suite_makes_all_three_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for name in ("real", "made"):
         for i in range(3):
@@ -155,7 +155,7 @@ def test_the_suite_measures_all_three(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(f"\n{name} " in printed for name in shapes)
 
 
-def test_a_suite_that_cannot_be_finished_is_not_started(
+def test_the_suite_does_not_start_if_a_measurement_is_impossible(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -240,7 +240,7 @@ def test_an_error_is_one_line(
     assert printed.format(**places) in errors[0]
 
 
-def test_an_unknown_metric_is_named(videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_metric_is_named_in_the_error(videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(videos, "--metrics", "fvd,lpips")
     assert "'lpips' is not one of fvd, kvd, psnr, ssim" in capsys.readouterr().err

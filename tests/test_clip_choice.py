@@ -1,4 +1,4 @@
-"""The choice of clips follows from the seed and the videos' names, not from the order in which a disk lists them."""
+"""Tests of the choice of clips: it depends on the seed and the videos' names, not on the order of files on disk."""
 
 import os
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ def chosen(clips: Clips) -> dict[str, int]:
     return {path.name: start for path, start in zip(clips.index.paths, clips.starts, strict=True)}
 
 
-def test_all_videos_are_taken_unless_fewer_are_asked_for(folder: Path) -> None:
+def test_all_videos_are_used_unless_fewer_are_requested(folder: Path) -> None:
     assert len(choose_clips(ClipSelection(folder, 4))) == NUM_VIDEOS
     assert len(choose_clips(ClipSelection(folder, 4, num_samples=5))) == 5
     assert len(choose_clips(ClipSelection(folder, 4, max_samples=7))) == 7
 
 
-def test_the_order_in_which_a_disk_lists_files_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_do_not_depend_on_the_order_of_files_on_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = chosen(choose_clips(ClipSelection(folder, 4, num_samples=5, random_start=True)))
     walk = os.walk
 
@@ -71,7 +71,7 @@ def test_a_window_is_a_part_of_the_same_clips(folder: Path) -> None:
     assert part[0][0].shape[0] == 2
 
 
-def test_generated_clips_are_those_of_another_folder_unthinned_without_a_split_from_the_first_frame() -> None:
+def test_generated_clips_have_no_real_stride_and_no_split_and_begin_at_the_first_frame() -> None:
     real = ClipSelection("real", 4, 5, 16, frame_stride=2, real_stride=3, split="val", seed=7, random_start=True)
     made = real.generated("made")
     assert (real.stride, real.length, made.stride, made.length) == (6, 19, 2, 7)
@@ -91,7 +91,7 @@ def test_a_stride_needs_longer_videos(folder: Path) -> None:
         choose_clips(ClipSelection(folder, 4, frame_stride=4))
 
 
-def test_damaged_videos_are_replaced_by_others_and_the_rest_stay(folder: Path) -> None:
+def test_damaged_videos_are_replaced_by_others_and_the_rest_are_kept(folder: Path) -> None:
     selection = ClipSelection(folder, 4, num_samples=5, random_start=True)
     before = choose_clips(selection)
     bad = before.index.paths[2]
@@ -101,7 +101,7 @@ def test_damaged_videos_are_replaced_by_others_and_the_rest_stay(folder: Path) -
     assert after.index.skipped == [(bad, "truncated")]
 
 
-def test_halves_are_disjoint_equal_and_drawn_by_the_seed(folder: Path) -> None:
+def test_halves_are_disjoint_and_of_equal_size_and_drawn_by_the_seed(folder: Path) -> None:
     clips = choose_clips(ClipSelection(folder, 4, num_samples=11))
     one, two = halves(clips, seed=0)
     assert (len(one), len(two)) == (5, 5)

@@ -1,4 +1,4 @@
-"""Training samples are a function of (seed, epoch, index), and their order of (seed, step, place)."""
+"""Tests of datasets: samples are a function of (seed, epoch, index), and their order of (seed, step, position)."""
 
 import warnings
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_every_level_survives_the_conversion_to_float_and_back() -> None:
 def test_to_uint8_rounds_and_clamps() -> None:
     levels = torch.tensor([-40.0, 0.4, 0.6, 99.4, 99.6, 300.0])
     frames = (levels / 127.5 - 1).reshape(1, 1, 6).repeat(3, 1, 1)
-    truncated = ((frames + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # the usual mistake darkens by half a level
+    truncated = ((frames + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # truncation darkens by half a level on average
     assert truncated[0, 0].tolist() == [0, 0, 0, 99, 99, 255]
     assert to_uint8(frames)[0, :, 0].tolist() == [0, 0, 1, 99, 100, 255]
 
@@ -123,7 +123,7 @@ def test_a_triplet_contains_frames_0_and_n_minus_1_and_n_of_one_window(triplets:
 
 
 @pytest.mark.parametrize(("num_frames", "stride", "starts"), [(6, 2, 2), (4, 3, 3), (2, 11, 1)])
-def test_with_a_stride_a_window_has_every_kth_frame_and_fits(
+def test_a_window_with_a_stride_has_every_kth_frame_and_fits(
     data: Path, num_frames: int, stride: int, starts: int
 ) -> None:
     length = window_length(num_frames, stride)
@@ -140,7 +140,7 @@ def test_with_a_stride_a_window_has_every_kth_frame_and_fits(
     assert seen == {(start, n) for start in range(starts) for n in range(1, num_frames)}
 
 
-def test_a_stride_of_one_is_every_frame(data: Path, triplets: FrameTriplets) -> None:
+def test_the_default_stride_is_one(data: Path, triplets: FrameTriplets) -> None:
     again = FrameTriplets(index_clips(data), resolution=8, num_frames=NUM_FRAMES, seed=3, stride=1)
     for video in range(5):
         assert_same_samples(again[2, video], triplets[2, video])
@@ -191,7 +191,7 @@ def test_a_sample_depends_only_on_seed_epoch_and_index(triplets: FrameTriplets, 
 
 
 @pytest.mark.parametrize(("context", "num_workers"), [("fork", 2), ("spawn", 1)])
-def test_workers_change_nothing(triplets: FrameTriplets, context: str, num_workers: int) -> None:
+def test_samples_do_not_depend_on_workers(triplets: FrameTriplets, context: str, num_workers: int) -> None:
     sampler = ResumableSampler(5, batch_size=4, seed=3, start_step=2, num_steps=3)
     with warnings.catch_warnings():
         # From Python 3.12 on, forking a process that has threads warns; PyTorch's threads are not affected.
@@ -242,7 +242,7 @@ def test_single_frames_are_the_first_or_a_random_frame_of_each_video(data: Path)
         assert 0.3 < np.mean([is_flipped(frame) for frame in samples]) < 0.7
 
 
-def test_clips_are_the_requested_frames_with_their_path(data: Path) -> None:
+def test_clips_contain_the_requested_frames_and_the_path(data: Path) -> None:
     index = index_clips(data)
     clips = Clips(index, num_frames=7, starts=[3] * len(index.paths))
     assert len(clips) == 5
@@ -272,7 +272,7 @@ def sampler(num_samples: int = 23, batch_size: int = 8, num_steps: int = 9, **op
     return ResumableSampler(num_samples, batch_size, num_steps=num_steps, **options)
 
 
-def test_an_epoch_contains_every_sample_at_most_once_and_drops_less_than_a_batch() -> None:
+def test_an_epoch_contains_no_sample_twice_and_drops_less_than_a_batch() -> None:
     keys = [key for batch in sampler(num_steps=6) for key in batch]
     assert [epoch for epoch, _ in keys] == [0] * 16 + [1] * 16 + [2] * 16
     assert len(set(keys)) == len(keys)
@@ -280,7 +280,7 @@ def test_an_epoch_contains_every_sample_at_most_once_and_drops_less_than_a_batch
     assert sorted(even) == [(epoch, index) for epoch in range(2) for index in range(24)]
 
 
-def test_epochs_and_seeds_differ_in_order() -> None:
+def test_the_order_differs_between_epochs_and_between_seeds() -> None:
     def order(**options: int) -> list[int]:
         return [index for batch in sampler(num_samples=24, num_steps=3, **options) for _, index in batch]
 
@@ -304,7 +304,7 @@ def test_ranks_and_micro_batches_divide_the_batch_of_one_process(world_size: int
     for step in range(9):
         micro_batches = [
             key for m in range(accum_steps) for rank in ranks for key in rank[step * accum_steps + m]
-        ]  # in order of places: micro-batch by micro-batch, rank by rank
+        ]  # in the order of the global batch: micro-batch by micro-batch, rank by rank
         assert micro_batches == whole[step]
 
 
@@ -324,7 +324,7 @@ def test_a_global_batch_does_not_depend_on_earlier_steps() -> None:
 def stream(
     triplets: FrameTriplets, start_step: int, num_workers: int, world_size: int
 ) -> list[dict[str, torch.Tensor]]:
-    """The global batches of steps start_step .. 5 from the loaders of all ranks, concatenated."""
+    """Return the global batches of steps start_step .. 5, concatenated from the loaders of all ranks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more workers than cores, or a fork in a process with threads
         loaders = [
@@ -344,7 +344,7 @@ def stream(
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_stream_resumed_at_step_k_equals_the_one_that_never_stopped(
+def test_batches_resumed_at_step_k_equal_those_of_a_run_that_never_stopped(
     triplets: FrameTriplets, num_workers: int, world_size: int
 ) -> None:
     whole = stream(triplets, 0, num_workers=0, world_size=1)

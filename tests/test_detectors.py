@@ -1,4 +1,4 @@
-"""The random detector, TorchScript detectors and the protocols: what they are fed, what they return, their errors."""
+"""Tests of the random detector, TorchScript detectors and protocols: inputs, outputs and errors."""
 
 import warnings
 from pathlib import Path
@@ -28,7 +28,7 @@ from vidm.video_io import write_video
 
 
 def moving_squares(n: int, seed: int, frames: int = 8, size: int = 32) -> np.ndarray:
-    """Clips (n, frames, size, size, 3) of a coloured square that moves over grey and bounces."""
+    """Return clips (n, frames, size, size, 3) of a coloured square that moves over grey and bounces."""
     rng = np.random.default_rng(seed)
     clips = np.full((n, frames, size, size, 3), 100, np.uint8)
     side = size // 4
@@ -62,7 +62,7 @@ def save_torchscript(network: torch.nn.Module, path: Path) -> Path:
 
 
 class StandIn(torch.nn.Module):
-    """The published I3D's signature; its features show how it was called."""
+    """A network with the signature of the published I3D; its features show how it was called."""
 
     def forward(
         self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
@@ -134,7 +134,7 @@ def test_two_frames_of_16_pixels_are_enough_for_the_random_detector(frames: int,
 @pytest.mark.parametrize(
     ("shape", "message"), [((1, 1, 32, 32, 3), r"1 frame\(s\) of 32 x 32"), ((1, 4, 8, 32, 3), "32 x 8 pixels")]
 )
-def test_too_few_frames_or_pixels_are_named(shape: tuple[int, ...], message: str) -> None:
+def test_too_few_frames_or_pixels_are_named_in_the_error(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ask(load_detector("random"), np.zeros(shape, np.uint8))
 
@@ -145,12 +145,12 @@ def test_clips_that_are_not_uint8_with_channels_last_are_refused() -> None:
             ask(load_detector("random"), clips)
 
 
-def test_the_random_number_is_never_called_an_fvd() -> None:
+def test_results_of_the_random_network_are_not_called_fvd_or_inception_score() -> None:
     assert "not an FVD" in name_of(load_detector("random"))
     assert "not a video inception score" in name_of(load_classifier("random"))
 
 
-def test_the_i3d_gets_uint8_with_channels_first_and_its_three_switches_on(tmp_path: Path) -> None:
+def test_the_input_of_the_i3d_is_uint8_with_channels_first_and_its_three_switches_are_on(tmp_path: Path) -> None:
     detector = load_detector(save_torchscript(StandIn(), tmp_path / "i3d_torchscript.pt"))
     clips = np.zeros((2, 3, 4, 5, 3), np.uint8)
     clips[0, 0, 0, 0] = (255, 1, 2)
@@ -161,7 +161,7 @@ def test_the_i3d_gets_uint8_with_channels_first_and_its_three_switches_on(tmp_pa
     assert detector.sha256 == sha256_of([tmp_path / "i3d_torchscript.pt"])
 
 
-def test_without_a_path_the_i3d_at_its_default_path_is_used_if_it_exists_and_else_the_random_detector(
+def test_the_default_detector_is_the_i3d_if_its_file_exists_and_else_the_random_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -179,7 +179,7 @@ def test_a_missing_i3d_is_named_with_its_download_address(tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_torchscript_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_torchscript_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not a network")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
     for name in ("text.pt", "weights.pt"):
@@ -211,7 +211,7 @@ def test_any_python_module_is_a_detector_named_after_its_class() -> None:
     assert name_of(Brightness()) == "Brightness"
 
 
-def test_the_random_network_returns_the_same_whether_it_or_the_caller_rescales() -> None:
+def test_random_features_do_not_depend_on_whether_the_network_or_the_caller_rescales() -> None:
     clips = moving_squares(2, seed=6)
     video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3)
     detector = load_detector("random")
@@ -222,7 +222,7 @@ def test_the_random_network_returns_the_same_whether_it_or_the_caller_rescales()
 
 @pytest.mark.skipif(not I3D_PATH.is_file(), reason=f"{I3D_PATH} does not exist: scripts/download_models.sh i3d")
 def test_with_the_real_i3d_black_and_white_are_at_the_known_distance() -> None:
-    """Clips of 8 x 30 x 64 x 64, as floats 0 and 1, which the network resizes and does not rescale."""
+    """8 clips of 30 frames of 64 x 64, as floats 0 or 1, which the network resizes and does not rescale."""
     detector = load_detector(I3D_PATH)
     black, white = FeatureStats(), FeatureStats()
     for stats, level in ((black, 0), (white, 255)):
@@ -277,7 +277,7 @@ def test_videogpt_feeds_the_central_224_square_from_minus_one_to_one(height: int
     assert switches == {"rescale": False, "resize": False, "return_features": True}
     assert video.min() >= -1
     assert video.max() <= 1
-    # Frame by frame, crop after resize: in the middle of the frame a crop changes nothing.
+    # The expected frame is resized first and cropped afterwards.
     scale = 224 / min(height, width)
     size = (max(round(height * scale), 224), max(round(width * scale), 224))
     frame = torch.from_numpy(clips_u8[1, 2]).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -305,7 +305,7 @@ def test_the_protocols_have_the_published_covariances_and_starts() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Videos of ten frames; a pixel is ten times the frame's number, plus one in generated videos."""
+    """Write videos of ten frames; a pixel is ten times the frame's number, plus one in generated videos."""
     for folder, count in (("real", 9), ("made", 5)):
         for i in range(count):
             frames = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1) * 10 + (folder == "made")
@@ -320,7 +320,7 @@ def frames_seen(recorder: Recorder) -> tuple[list[list[int]], list[list[int]]]:
     return real, made
 
 
-def test_real_clips_begin_at_a_random_frame_and_generated_ones_at_the_first(
+def test_real_clips_begin_at_a_random_frame_and_generated_ones_at_frame_0(
     folders: tuple[Path, Path],
 ) -> None:
     recorder = Recorder()
@@ -340,7 +340,9 @@ def test_real_clips_begin_at_a_random_frame_and_generated_ones_at_the_first(
 
 
 @pytest.mark.parametrize("name", ["vidm-released", "videogpt"])
-def test_the_other_protocols_take_the_first_frames_of_both_folders(folders: tuple[Path, Path], name: str) -> None:
+def test_clips_of_the_other_protocols_begin_at_the_first_frame_in_both_folders(
+    folders: tuple[Path, Path], name: str
+) -> None:
     with_start = Recorder()
     compute_fvd(*folders, with_start, num_frames=4, protocol=PROTOCOLS[name])
     clips = torch.cat([video for video, _ in with_start.calls])
@@ -349,7 +351,7 @@ def test_the_other_protocols_take_the_first_frames_of_both_folders(folders: tupl
     assert torch.equal(levels[:9], levels[:1].expand(9, 4))
 
 
-def test_the_classifier_is_fed_uint8_and_no_switches(folders: tuple[Path, Path]) -> None:
+def test_the_classifier_is_called_with_uint8_and_no_switches(folders: tuple[Path, Path]) -> None:
     recorder = Recorder()
     compute_vis(folders[1], recorder, num_frames=4, splits=2)
     ((video, switches),) = recorder.calls

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 def archive(split: str) -> bytes:
-    """A zip of three videos, in CLEVRER's folders; each contains its split and number."""
+    """Return a zip of three videos, in CLEVRER's folders; each contains its split and number."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for number in range(3):
@@ -30,7 +30,7 @@ def archive(split: str) -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves the server's archives below /good, completely or from the start of a range; elsewhere 404."""
+    """Serve the archives below /good, completely or from the start of a range, and 404 elsewhere."""
 
     def answer(self, body: bool) -> None:
         content = self.server.archives.get(self.path.removeprefix("/good/"))
@@ -82,13 +82,13 @@ def download(server: ThreadingHTTPServer, *words: object, sources: str = "good")
 
 
 def error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The error of a run that failed with exit code 2 and one line that says so."""
+    """Return the error line of a run that failed with exit code 2."""
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return line
 
 
-def test_the_three_splits_arrive_unpacked_with_their_sha256(server, tmp_path):
+def test_three_splits_are_downloaded_and_unpacked_and_their_sha256_is_printed(server, tmp_path):
     folder = tmp_path / "data of mine" / "CLEVRER"
     done = download(server, folder)
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def test_the_three_splits_arrive_unpacked_with_their_sha256(server, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["test", "train", "val"]
 
 
-def test_an_interrupted_download_continues_and_an_existing_split_is_left_alone(server, tmp_path):
+def test_an_interrupted_download_continues_and_an_existing_split_is_not_downloaded(server, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / ".val.zip.part").write_bytes(server.archives[PARTS["val"]][:1000])
     (tmp_path / ".test.zip.part").write_bytes(server.archives[PARTS["test"]])
@@ -150,6 +150,6 @@ def test_an_archive_with_a_wrong_byte_is_deleted(server, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "message"), [(["--force"], "unknown option --force"), (["a", "b"], "not a and b")])
-def test_a_mistake_is_a_one_line_error(server, words, message):
+def test_an_invalid_command_is_a_one_line_error(server, words, message):
     assert message in error_of(download(server, *words))
     assert server.asked == []

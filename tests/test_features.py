@@ -1,4 +1,4 @@
-"""Features are computed once, survive a stop, and depend on the videos, not on batches, threads or processes."""
+"""Tests of features: they are computed once, kept when a run stops, and independent of batches and processes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 class Means:
-    """Mean colours and some columns of each clip, in float64; counts the clips it was called with."""
+    """A detector that returns mean colours and some columns, in float64, and counts the clips of all calls."""
 
     name = "means"
     sha256 = "means 1"
@@ -75,7 +75,7 @@ def test_everything_that_features_depend_on_is_part_of_their_key(
     assert cached.value == compute_fvd(*folders, Means(), **arguments).value
 
 
-def test_the_cache_identifies_a_video_by_its_bytes_not_by_its_name_or_dates(
+def test_the_cache_identifies_a_video_by_its_bytes_and_not_by_its_name_or_dates(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     compute_fvd(*folders, Means(), num_frames=8, cache=tmp_path / "cache")
@@ -121,7 +121,9 @@ def test_features_of_a_detector_without_a_sha256_cannot_be_cached(folders: tuple
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 @pytest.mark.parametrize("workers", [0, 3])
-def test_batches_and_threads_change_no_bit(folders: tuple[Path, Path], batch_size: int, workers: int) -> None:
+def test_the_result_is_bit_identical_for_any_batch_size_and_number_of_threads(
+    folders: tuple[Path, Path], batch_size: int, workers: int
+) -> None:
     expected = compute_fvd(*folders, Means(), num_frames=6).value
     assert compute_fvd(*folders, Means(), 6, batch_size=batch_size, workers=workers).value == expected
 
@@ -182,7 +184,7 @@ def rows_kept(cache: Path) -> int:
 
 
 @pytest.mark.slow
-def test_with_two_processes_and_the_random_detector_a_killed_run_continues(tmp_path: Path) -> None:
+def test_a_killed_run_of_two_processes_with_the_random_detector_continues(tmp_path: Path) -> None:
     folders = [write_folder(tmp_path / name, 100, seed, size=96) for seed, name in enumerate(("real", "made"))]
     flags = ["-dir1", folders[0], "-dir2", folders[1], "-n", 8, "-b", 2, "-i3d", "random"]
     whole = evaluate(*flags, "--json", tmp_path / "whole.json")
@@ -207,7 +209,7 @@ def test_with_two_processes_and_the_random_detector_a_killed_run_continues(tmp_p
 
 
 @pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 1])
-def test_an_error_in_one_process_ends_all_and_is_printed(
+def test_an_error_in_one_process_ends_all_processes_and_is_printed(
     folders: tuple[Path, Path], tmp_path: Path, processes: int
 ) -> None:
     write_video(folders[0] / "005.npy", np.zeros((8, 32, 32, 3), np.uint8))
@@ -252,19 +254,19 @@ def test_an_interrupted_batch_leaves_no_rows(tmp_path: Path) -> None:
     assert table.size_of("whole") is None
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file/features\.sqlite: features cannot be kept there .* another --cache"):
         FeatureTable(tmp_path / "file")
 
 
-def test_a_file_that_is_not_a_table_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_table_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text("not a database, despite its name" * 50)
     with pytest.raises(ValueError, match=r"features\.sqlite: .*not a database"):
         FeatureTable(tmp_path)
 
 
-def test_a_table_that_becomes_read_only_is_named(tmp_path: Path) -> None:
+def test_writing_to_a_read_only_table_is_an_error(tmp_path: Path) -> None:
     table = FeatureTable(tmp_path)
     table._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(ValueError, match="readonly"):

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of generated videos to the real ones that they continue, and drift: closed forms, pairing, errors."""
+"""Tests of PSNR and SSIM of generated videos to the real ones that they continue, and of drift."""
 
 import builtins
 from pathlib import Path
@@ -24,7 +24,7 @@ def write_folder(folder: Path, clips: np.ndarray, name: str = "{:03d}.npy") -> P
     return folder
 
 
-def test_an_error_that_grows_by_frame_has_the_psnr_of_its_size_in_every_frame(tmp_path: Path) -> None:
+def test_psnr_and_ssim_follow_an_error_that_grows_by_frame(tmp_path: Path) -> None:
     real = pictures(3)
     made = real.copy()
     for frame in range(NUM_FRAMES):
@@ -59,7 +59,7 @@ def test_generated_videos_without_a_real_one_are_an_error(tmp_path: Path) -> Non
         compute_frame_metrics(two, write_folder(tmp_path / "c", pictures(2)), NUM_FRAMES)
 
 
-def test_strides_and_resolution_are_those_of_compute_fvd(tmp_path: Path) -> None:
+def test_strides_and_resolution_apply_as_in_compute_fvd(tmp_path: Path) -> None:
     real = pictures(2)
     one, two = write_folder(tmp_path / "real", real), write_folder(tmp_path / "made", real[:, ::2])
     assert compute_frame_metrics(one, two, 3, real_stride=2, resolution=12).psnr == 100.0
@@ -67,13 +67,13 @@ def test_strides_and_resolution_are_those_of_compute_fvd(tmp_path: Path) -> None
     assert compute_frame_metrics(one, one, 3, frame_stride=2).psnr == 100.0
 
 
-def test_videos_of_different_sizes_are_named(tmp_path: Path) -> None:
+def test_videos_of_different_sizes_are_named_in_the_error(tmp_path: Path) -> None:
     one, two = write_folder(tmp_path / "real", pictures(2)), write_folder(tmp_path / "made", pictures(2, size=32))
     with pytest.raises(ValueError, match=r"made/000\.npy is 32 x 32 and .*real/000\.npy is 24 x 24; give a resolution"):
         compute_frame_metrics(one, two, NUM_FRAMES)
 
 
-def test_a_damaged_video_is_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_video_is_skipped_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_folder(tmp_path / "real", pictures(3))
     two = write_folder(tmp_path / "made", pictures(3), "{:03d}")
     image = two / "001" / "00004.png"
@@ -96,7 +96,7 @@ def test_without_torchmetrics_the_error_says_how_to_install_it(tmp_path: Path, m
         compute_frame_metrics(tmp_path, tmp_path)
 
 
-def test_drift_grows_where_videos_move_away_and_is_zero_where_they_do_not(tmp_path: Path) -> None:
+def test_drift_grows_if_videos_diverge_and_is_zero_if_they_do_not(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for i in range(6):
         clip = np.repeat(rng.integers(0, 200, (1, 16, 16, 3), dtype=np.uint8), 9, axis=0)

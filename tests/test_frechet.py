@@ -1,4 +1,4 @@
-"""Feature statistics and the Frechet distance: closed forms, parity with golden numbers, and invariances."""
+"""Tests of feature statistics and distances: closed forms, parity with golden numbers, and invariances."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_with_equal_covariances_the_distance_is_the_squared_gap_of_the_means() -
     assert frechet_distance(gap, covariance, np.zeros(6), covariance) == pytest.approx(55.0, rel=1e-12)
 
 
-def test_in_one_dimension_it_is_the_squared_gaps_of_means_and_of_deviations() -> None:
+def test_in_one_dimension_the_distance_is_the_sum_of_squared_gaps_of_mean_and_deviation() -> None:
     result = frechet_distance(np.array([1.0]), np.array([[4.0]]), np.array([4.0]), np.array([[25.0]]))
     assert result == pytest.approx((4 - 1) ** 2 + (5 - 2) ** 2, rel=1e-12)
 
@@ -92,7 +92,7 @@ def test_merging_does_not_change_the_other_statistics() -> None:
     np.testing.assert_allclose(part.covariance(), np.cov(rows[:10].T, ddof=0), rtol=1e-10)
 
 
-def test_a_large_mean_keeps_the_precision_that_a_raw_sum_of_squares_loses() -> None:
+def test_a_large_mean_does_not_reduce_the_precision_of_the_covariance() -> None:
     rows = np.random.default_rng(6).standard_normal((1000, 1))
     far = rows + 1e8
     raw = np.square(far).mean() - far.mean() ** 2
@@ -101,7 +101,7 @@ def test_a_large_mean_keeps_the_precision_that_a_raw_sum_of_squares_loses() -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_torch_features_of_any_float_type_are_used_as_their_float64_values(dtype: torch.dtype) -> None:
+def test_torch_features_of_any_float_type_are_converted_to_float64(dtype: torch.dtype) -> None:
     rows = torch.from_numpy(features(30, 4, seed=7)).to(dtype).requires_grad_()
     expected = rows.detach().double().numpy()
     np.testing.assert_array_equal(stats_of(rows).covariance(), stats_of(expected).covariance())
@@ -126,7 +126,7 @@ def test_features_that_are_not_finite_are_refused(bad: float) -> None:
         frechet_distance(np.array([bad]), np.eye(1), np.zeros(1), np.eye(1))
 
 
-def test_shapes_that_do_not_match_are_named() -> None:
+def test_shapes_that_do_not_match_are_named_in_the_error() -> None:
     with pytest.raises(ValueError, match=r"\(3,\).*\(samples, dimensions\)"):
         FeatureStats().update(np.zeros(3))
     with pytest.raises(ValueError, match="5 dimensions cannot be added to features of 4"):
@@ -162,7 +162,7 @@ def test_the_kernel_distance_of_sets_of_one_distribution_is_zero_on_average_at_a
     assert kernel_distance(rng.standard_normal((50, 3)), 3 + rng.standard_normal((50, 3))) > 10
 
 
-def test_the_kernel_distance_names_invalid_inputs() -> None:
+def test_invalid_inputs_of_the_kernel_distance_are_named_in_the_error() -> None:
     with pytest.raises(ValueError, match="1 and 3 samples: a kernel distance needs at least 2"):
         kernel_distance(np.zeros((1, 2)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="of 2 and of 4 dimensions"):
@@ -177,14 +177,14 @@ def test_the_inception_score_of_the_golden_probabilities_is_the_golden_score(kin
     assert deviation == pytest.approx(float(golden[f"vis_{kind}_std"]), rel=1e-6)
 
 
-def test_confident_and_varied_scores_the_number_of_classes_and_unsure_or_uniform_scores_one() -> None:
+def test_the_score_is_the_number_of_classes_for_confident_varied_predictions_and_one_for_others() -> None:
     sure = np.tile(np.eye(4), (10, 1))
     assert inception_score(sure, splits=1) == pytest.approx((4.0, 0.0))
     assert inception_score(np.full((40, 4), 0.25), splits=5) == pytest.approx((1.0, 0.0))
     assert inception_score(sure[:1].repeat(40, axis=0), splits=5) == pytest.approx((1.0, 0.0))
 
 
-def test_every_row_is_used_when_splits_do_not_divide_them() -> None:
+def test_every_row_is_used_if_splits_do_not_divide_the_number_of_rows() -> None:
     rows = np.random.default_rng(11).dirichlet(np.ones(4), 11)
     changed = rows.copy()
     for place in range(11):
@@ -201,7 +201,7 @@ def test_scores_that_are_not_probabilities_are_refused() -> None:
 
 
 class OneFeaturePerPixel(torch.nn.Module):
-    """Features of uint8 images (N, 3, 2, 2): their values."""
+    """A network whose features are the pixels of uint8 images (N, 3, 2, 2)."""
 
     num_features = 12
 

@@ -1,4 +1,4 @@
-"""A folder of videos in any layout becomes a list of clips, and bad clips are reported."""
+"""Tests of layouts: the clips of a folder in any layout are listed, and bad clips are reported."""
 
 import errno
 import multiprocessing
@@ -26,7 +26,7 @@ def write_clip(path: Path, num_frames: int = 4) -> None:
 
 
 def write_numbered(path: Path, video: int, num_frames: int = 4) -> None:
-    """A clip with red = 20 * frame number and green = 20 * video number."""
+    """Write a clip with red = 20 * frame number and green = 20 * video number."""
     frames = np.zeros((num_frames, 16, 16, 3), np.uint8)
     frames[..., 0] = 20 * np.arange(num_frames)[:, None, None]
     frames[..., 1] = 20 * video
@@ -45,7 +45,7 @@ def write_numbered(path: Path, video: int, num_frames: int = 4) -> None:
 
 
 def numbers(index: ClipIndex) -> list[int]:
-    """The number of each video of an index; checks every frame on the way."""
+    """Return the number of each video of an index; also check every frame."""
     videos = []
     for path, num_frames in zip(index.paths, index.num_frames, strict=True):
         frames = read_video(path).mean(axis=(1, 2))
@@ -80,7 +80,7 @@ def test_every_layout_is_found_in_natural_order(tmp_path: Path, layout: list[str
     assert index.skipped_message() == ""
 
 
-def test_a_folder_that_holds_the_frames_itself_is_one_clip(tmp_path: Path) -> None:
+def test_a_folder_that_contains_frames_directly_is_one_clip(tmp_path: Path) -> None:
     write_clip(tmp_path / "frames", num_frames=6)
     index = index_clips(tmp_path / "frames")
     assert index.paths == [tmp_path / "frames"]
@@ -88,7 +88,7 @@ def test_a_folder_that_holds_the_frames_itself_is_one_clip(tmp_path: Path) -> No
     assert index.num_frames == [6]
 
 
-def test_hidden_and_other_files_and_thumbnails_beside_videos_are_ignored(tmp_path: Path) -> None:
+def test_hidden_files_other_files_and_thumbnails_next_to_videos_are_ignored(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4")
     write_clip(tmp_path / ".cache" / "b.mp4")
     (tmp_path / ".half-written.mp4").write_bytes(b"")
@@ -123,7 +123,7 @@ def test_a_bad_video_among_good_ones_is_reported_and_skipped(tmp_path: Path) -> 
     assert lines[1] == f"skipped: {tmp_path / 'short.npy'}: has 2 frames, 3 are needed"
 
 
-def test_of_many_bad_videos_ten_are_listed_and_all_are_counted(tmp_path: Path) -> None:
+def test_the_first_ten_bad_videos_are_listed_and_all_are_counted(tmp_path: Path) -> None:
     write_clip(tmp_path / "good.mp4")
     for number in range(12):
         (tmp_path / f"bad_{number}.mp4").write_bytes(b"")
@@ -133,7 +133,7 @@ def test_of_many_bad_videos_ten_are_listed_and_all_are_counted(tmp_path: Path) -
     assert lines[10] == "12 of 13 clips were skipped"
 
 
-def test_a_missing_or_empty_folder_says_where_to_get_data(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_or_empty_folder_says_where_to_get_data(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "labels.json").write_text("{}")
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_skipped(
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
-    def scandir_without_permission(folder: str | Path) -> object:  # chmod does not keep root out
+    def scandir_without_permission(folder: str | Path) -> object:  # chmod does not restrict root
         if str(folder).endswith("locked"):
             raise PermissionError(errno.EACCES, "Permission denied", folder)
         return scandir(folder)
@@ -203,7 +203,7 @@ def test_if_all_videos_are_bad_the_error_names_the_folder_and_the_first(tmp_path
     ids=[
         "flat",
         "class folders",
-        "a folder beside a video",
+        "a folder next to a video",
         "CLEVRER's subfolders",
         "frames",
         "Sky Time-lapse",
@@ -275,7 +275,7 @@ def make_ucf(videos: Path, lists: Path, suffix: str = ".avi") -> None:
         ("UCF-101", "UCF-101", "UCF-101"),
         ("UCF-101", ".", "UCF-101"),
     ],
-    ids=["beside", "above both", "inside", "among the classes", "in the folder above"],
+    ids=["next to it", "root above both", "inside", "next to the classes", "in the parent folder"],
 )
 def test_ucf101s_official_lists_are_found_and_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, videos: str, lists: str, root: str
@@ -307,7 +307,7 @@ def test_the_official_lists_apply_to_extracted_frames(tmp_path: Path) -> None:
     assert numbers(index_clips(tmp_path / "frames", split="train1")) == [1, 2]
 
 
-def test_ucf101_without_its_lists_names_the_missing_file(tmp_path: Path) -> None:
+def test_without_the_official_lists_the_error_names_the_missing_file(tmp_path: Path) -> None:
     write_clip(tmp_path / "UCF-101" / "YoYo" / "a.npy")
     with pytest.raises(ValueError, match=r"no ucfTrainTestlist/trainlist01\.txt in or next to it"):
         index_clips(tmp_path / "UCF-101", layout="ucf101", split="train1")
@@ -334,7 +334,7 @@ def test_a_listed_class_or_file_that_does_not_exist_is_reported_and_skipped(tmp_
 # The cached lengths
 
 
-def test_an_index_from_the_cache_equals_the_fresh_one_and_opens_no_video(
+def test_an_index_from_the_cache_equals_the_first_one_and_opens_no_readable_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for video, name in enumerate(("b/0.mp4", "b/1", "2.gif")):
@@ -385,7 +385,7 @@ def index_in_one_of_two_processes(node_rank: int, folder: Path, results: multipr
     launch(worker, (), True, num_nodes=2, node_rank=node_rank, rendezvous=Rendezvous(f"file://{folder}/meeting"))
 
 
-def test_of_two_processes_one_opens_each_video_and_both_get_the_index(tmp_path: Path) -> None:
+def test_only_one_of_two_processes_opens_the_videos_and_both_get_the_index(tmp_path: Path) -> None:
     for name in ("a/0.npy", "a/1.npy", "b/2.npy"):
         write_clip(tmp_path / "data" / name)
     context = multiprocessing.get_context("spawn")
@@ -398,7 +398,7 @@ def test_of_two_processes_one_opens_each_video_and_both_get_the_index(tmp_path: 
         process.join()
     main, other = ([row[1:] for row in found if row[0] == number] for number in (0, 1))
     whole, split_too = ["0.npy", "1.npy", "2.npy"], ["0.npy", "0.npy", "1.npy", "1.npy", "2.npy"]
-    assert [opened for opened, _ in main] == [whole, split_too, split_too]  # a split has a cache file of its own
+    assert [opened for opened, _ in main] == [whole, split_too, split_too]  # a split has its own cache file
     assert [opened for opened, _ in other] == [[], [], []]
     assert [result for _, result in main] == [result for _, result in other]
     assert [names(index) for _, index in main[:2]] == [["a/0.npy", "a/1.npy", "b/2.npy"], ["a/0.npy", "a/1.npy"]]
@@ -408,7 +408,7 @@ def test_of_two_processes_one_opens_each_video_and_both_get_the_index(tmp_path: 
 # Bad input
 
 
-def test_names_with_spaces_and_in_any_alphabet_are_read(tmp_path: Path) -> None:
+def test_files_with_spaces_and_any_alphabet_in_their_names_are_read(tmp_path: Path) -> None:
     for video, name in enumerate(("a b/c  d.mp4", "\u6f22\u5b57/\u00fc\U0001f3a5.mp4", "x: y%s\n/z")):
         write_numbered(tmp_path / name, video)
     assert sorted(numbers(index_clips(tmp_path))) == [0, 1, 2]
@@ -440,7 +440,7 @@ def test_short_videos_are_not_bad(tmp_path: Path) -> None:
     assert not (tmp_path / "bad.txt").exists()
 
 
-def test_more_bad_videos_than_allowed_stop_with_the_whole_list(tmp_path: Path) -> None:
+def test_more_bad_videos_than_allowed_are_an_error_and_are_all_listed_in_a_file(tmp_path: Path) -> None:
     data, bad_list = tmp_path / "data", tmp_path / "new" / "bad.txt"
     for number in range(4):
         write_clip(data / f"{number}.npy")
@@ -455,13 +455,13 @@ def test_more_bad_videos_than_allowed_stop_with_the_whole_list(tmp_path: Path) -
     assert all(f"bad_{number}.mp4" in line for number, line in enumerate(lines))
 
 
-def test_training_stops_before_it_starts_when_too_much_is_bad(tiny: Config, tmp_path: Path) -> None:
+def test_training_does_not_start_if_too_many_videos_are_bad(tiny: Config, tmp_path: Path) -> None:
     for number in range(19):
         write_clip(tmp_path / "data" / f"{number}.npy", num_frames=16)
     (tmp_path / "data" / "bad_0.mp4").write_bytes(b"")
     config = tiny.replaced({"data": str(tmp_path / "data")})
     limit = config.data.max_bad_fraction
-    assert len(index_clips(tmp_path / "data", max_bad_fraction=limit).paths) == 19  # one in twenty
+    assert len(index_clips(tmp_path / "data", max_bad_fraction=limit).paths) == 19  # one in twenty is allowed
     (tmp_path / "data" / "bad_1.mp4").write_bytes(b"")
     with pytest.raises(ValueError, match=r"2 of the 21 clips .* listed in .*run/bad_videos\.txt"):
         Trainer(config, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The metrics of folders: their values, what they do not depend on, and their errors."""
+"""Tests of the metrics of folders: values, invariances and errors."""
 
 import shutil
 from dataclasses import replace
@@ -18,7 +18,7 @@ FROM_THE_START = replace(STYLEGAN_V, random_start=False)
 
 
 class StubDetector:
-    """Five features of a clip in float64: brightness, colour balance, motion, a first and a last pixel."""
+    """A detector with five features in float64: brightness, colour balance, motion, a first and a last pixel."""
 
     name = "stub"
     sha256 = "stub 1"
@@ -42,7 +42,7 @@ def stub_features(clips: np.ndarray) -> np.ndarray:
 
 
 def moving_clips(n: int, seed: int, frames: int = 6, size: int = 16) -> np.ndarray:
-    """Random pictures (n, frames, size, size, 3) of 4 x 4 squares that move sideways by a pixel a frame."""
+    """Return random pictures (n, frames, size, size, 3) of 4 x 4 squares that move sideways by a pixel per frame."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (n, 1, size // 4, size // 4, 3), dtype=np.uint8)
     picture = coarse.repeat(4, axis=2).repeat(4, axis=3)
@@ -65,7 +65,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
 
 
-def test_the_number_is_the_frechet_distance_of_all_features_over_n(folders: tuple[Path, Path]) -> None:
+def test_the_value_is_the_frechet_distance_of_all_features_with_covariances_over_n(folders: tuple[Path, Path]) -> None:
     moments = []
     for clips in (moving_clips(11, seed=0), moving_clips(7, seed=1) // 2):
         features = stub_features(clips[:, :4])
@@ -96,7 +96,7 @@ def test_the_distance_is_symmetric_in_the_two_folders(folders: tuple[Path, Path]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
-def test_the_batch_size_changes_nothing_and_the_last_partial_batch_is_used(
+def test_the_value_does_not_depend_on_the_batch_size_and_the_last_partial_batch_is_used(
     folders: tuple[Path, Path], batch_size: int
 ) -> None:
     stub = StubDetector()
@@ -106,7 +106,7 @@ def test_the_batch_size_changes_nothing_and_the_last_partial_batch_is_used(
     assert max(shape[0] for shape in stub.batches) <= batch_size
 
 
-def test_with_the_random_detector_the_batch_size_changes_nothing_either(folders: tuple[Path, Path]) -> None:
+def test_with_the_random_detector_the_value_does_not_depend_on_the_batch_size(folders: tuple[Path, Path]) -> None:
     detector = load_detector("random")
     small, large = (compute_fvd(*folders, detector, num_frames=6, batch_size=size) for size in (3, 32))
     assert small.value == pytest.approx(large.value, rel=1e-4)
@@ -114,7 +114,7 @@ def test_with_the_random_detector_the_batch_size_changes_nothing_either(folders:
     assert "not an FVD" in small.name
 
 
-def test_file_names_and_workers_change_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_value_does_not_depend_on_file_names_or_workers(folders: tuple[Path, Path], tmp_path: Path) -> None:
     real, fake = folders
     renamed = tmp_path / "renamed"
     renamed.mkdir()
@@ -141,7 +141,7 @@ def test_only_the_first_frames_of_a_generated_video_are_used(folders: tuple[Path
     assert result.value < 1e-9
 
 
-def test_a_resolution_brings_videos_of_all_sizes_to_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_videos_of_different_sizes_need_a_resolution(folders: tuple[Path, Path], tmp_path: Path) -> None:
     mixed = write_folder(tmp_path / "mixed", moving_clips(3, seed=2))
     write_video(mixed / "large.npy", moving_clips(1, seed=3, size=32)[0])
     stub = StubDetector()
@@ -151,7 +151,7 @@ def test_a_resolution_brings_videos_of_all_sizes_to_one(folders: tuple[Path, Pat
         compute_fvd(folders[0], mixed, StubDetector(), num_frames=6)
 
 
-def test_fewer_samples_are_the_same_ones_each_time_and_not_the_first_by_name(folders: tuple[Path, Path]) -> None:
+def test_a_subset_of_samples_is_the_same_each_time_and_not_the_first_by_name(folders: tuple[Path, Path]) -> None:
     one, two = (compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=4) for _ in range(2))
     assert one == two
     assert one.num_samples == (4, 4)
@@ -161,7 +161,7 @@ def test_fewer_samples_are_the_same_ones_each_time_and_not_the_first_by_name(fol
     assert abs(one.value - frechet_of(*sides)) > 1e-3
 
 
-def test_more_samples_than_a_folder_has_is_an_error_that_names_it(folders: tuple[Path, Path]) -> None:
+def test_more_samples_than_videos_are_an_error_that_names_the_folder(folders: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match=r"fake has 7 video\(s\) of 6 frames or more and 9 are needed; .*-ns"):
         compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=9)
 
@@ -174,7 +174,7 @@ def test_one_video_or_one_sample_is_too_few(folders: tuple[Path, Path], tmp_path
         compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=1)
 
 
-def test_short_videos_are_named_and_skipped(
+def test_short_videos_are_reported_and_skipped(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, fake = folders
@@ -188,12 +188,12 @@ def test_short_videos_are_named_and_skipped(
     assert "short.npy: has 3 frames" in capsys.readouterr().err
 
 
-def test_when_all_videos_are_too_short_the_error_names_the_longest(folders: tuple[Path, Path]) -> None:
+def test_if_all_videos_are_too_short_the_error_names_the_longest(folders: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="7 frames asked for, the longest has 6: ask for at most 6"):
         compute_fvd(*folders, StubDetector(), num_frames=7)
 
 
-def test_the_video_of_features_that_are_not_finite_is_named(folders: tuple[Path, Path]) -> None:
+def test_a_video_with_features_that_are_not_finite_is_named_in_the_error(folders: tuple[Path, Path]) -> None:
     class Broken(StubDetector):
         def __call__(self, video: torch.Tensor, **switches: bool) -> torch.Tensor:
             features = super().__call__(video, **switches)
@@ -205,7 +205,7 @@ def test_the_video_of_features_that_are_not_finite_is_named(folders: tuple[Path,
         compute_fvd(*folders, Broken(), num_frames=6, batch_size=4)
 
 
-def test_a_video_with_a_damaged_later_frame_is_named_and_skipped(
+def test_a_video_with_a_damaged_later_frame_is_reported_and_skipped(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     frames, good = tmp_path / "frames", tmp_path / "good"
@@ -229,12 +229,12 @@ def test_a_video_with_a_damaged_later_frame_is_named_and_skipped(
 
 
 @pytest.mark.parametrize("name", ["num_frames", "batch_size", "repeats"])
-def test_a_count_below_one_is_named(folders: tuple[Path, Path], name: str) -> None:
+def test_a_count_below_one_is_named_in_the_error(folders: tuple[Path, Path], name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0"):
         compute_fvd(*folders, StubDetector(), **{name: 0})
 
 
-def test_a_missing_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_in_the_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         compute_fvd(folders[0], tmp_path / "absent", StubDetector(), num_frames=6)
 
@@ -251,7 +251,7 @@ def test_the_protocol_chooses_the_covariance(folders: tuple[Path, Path]) -> None
         assert value == pytest.approx(frechet_distance(*moments[ddof]), rel=1e-9)
 
 
-def test_real_clips_begin_at_a_random_frame_and_generated_ones_at_their_first(
+def test_real_clips_begin_at_a_random_frame_and_generated_ones_at_the_first(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     real, fake = folders
@@ -313,7 +313,9 @@ def test_the_kernel_distance_uses_the_same_features(folders: tuple[Path, Path]) 
     assert compute_fvd(*folders, StubDetector(), num_frames=6).kernel is None
 
 
-def test_a_stride_thins_both_folders_and_a_real_stride_the_real_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_stride_applies_to_both_folders_and_a_real_stride_to_the_real_one(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
     real, fake = (moving_clips(11, seed=0), moving_clips(7, seed=1) // 2)
     thin_real = write_folder(tmp_path / "real", real[:, ::2])
     thin_fake = write_folder(tmp_path / "fake", fake[:, ::2])
@@ -327,7 +329,7 @@ def test_a_stride_thins_both_folders_and_a_real_stride_the_real_one(folders: tup
     assert value(*folders) != pytest.approx(thinned, rel=1e-3)
 
 
-def test_a_split_is_one_of_the_real_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_split_applies_to_the_real_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(folders[0], tmp_path / "val")
     write_folder(tmp_path / "train", moving_clips(5, seed=9))
     chosen = compute_fvd(tmp_path, folders[1], StubDetector(), num_frames=6, split="val")
@@ -343,7 +345,7 @@ def test_folders_of_different_sizes_cannot_be_compared_without_a_resolution(
         compute_fvd(folders[0], large, StubDetector(), num_frames=6)
 
 
-def test_each_generated_video_has_its_nearest_real_one(folders: tuple[Path, Path]) -> None:
+def test_the_nearest_real_video_of_each_generated_one_is_found(folders: tuple[Path, Path]) -> None:
     result = compute_fvd(*folders, StubDetector(), num_frames=6, neighbours=True)
     real, fake = stub_features(moving_clips(11, seed=0)), stub_features(moving_clips(7, seed=1) // 2)
     gaps = np.linalg.norm(fake[:, None] - real[None], axis=2)
@@ -353,7 +355,7 @@ def test_each_generated_video_has_its_nearest_real_one(folders: tuple[Path, Path
 
 
 class StubClassifier:
-    """Probabilities of three classes from the mean red, green and blue of a clip."""
+    """A classifier of three classes by the mean red, green and blue of a clip."""
 
     name = "stub classes"
 
@@ -370,10 +372,10 @@ def test_the_inception_score_uses_all_videos_of_one_folder(folders: tuple[Path, 
         assert (result.value, result.deviation) == pytest.approx(inception_score(probabilities, 3), rel=1e-9)
         assert (result.num_samples, result.num_classes, result.softmax) == (len(clips), 3, False)
         scores.append(result.value)
-    assert abs(scores[0] - scores[1]) > 1e-3, "only the given folder is used, so the other one has another score"
+    assert abs(scores[0] - scores[1]) > 1e-3, "the score depends on the given folder"
 
 
-def test_scores_of_a_classifier_get_a_softmax_and_the_result_says_so(folders: tuple[Path, Path]) -> None:
+def test_a_softmax_is_applied_to_scores_of_a_classifier_and_the_result_says_so(folders: tuple[Path, Path]) -> None:
     class Scores(StubClassifier):
         def __call__(self, video: torch.Tensor) -> torch.Tensor:
             return super().__call__(video).log() + 5

@@ -1,4 +1,4 @@
-"""A pack equals the folder that was packed: the same clips in the same order, the same pixels, the same samples."""
+"""Tests of packs: the clips, their order, pixels and training samples are those of the folder that was packed."""
 
 import os
 import re
@@ -88,12 +88,12 @@ def samples(folder: Path, workers: int = 0, context: str | None = None) -> list[
     triplets = FrameTriplets(index_clips(folder, NUM_FRAMES), RESOLUTION, NUM_FRAMES, seed=3)
     sampler = ResumableSampler(len(triplets), batch_size=4, seed=3, start_step=1, num_steps=6)
     with warnings.catch_warnings():
-        # From Python 3.12 on, forking a process that has threads warns; PyTorch's own threads do not mind.
+        # From Python 3.12 on, forking a process that has threads warns; PyTorch's threads are not affected.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         return list(DataLoader(triplets, batch_sampler=sampler, num_workers=workers, multiprocessing_context=context))
 
 
-# The same as the folder
+# Equal to the folder
 
 
 def test_a_pack_lists_the_clips_of_its_folder_in_the_same_order(data: Path, pack: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_truncated_shard_loses_only_the_clips_after_the_cut(data: Path, copy: 
     with tarfile.open(shard_of(copy), "r:") as shard:
         cut = max(m.offset_data + m.size for m in shard.getmembers() if m.name.startswith("00000004.")) - 1
     os.truncate(shard_of(copy), cut)
-    for bad, num_frames in zip(whole.paths[4:], whole.num_frames[4:], strict=True):  # a run that began before the cut
+    for bad, num_frames in zip(whole.paths[4:], whole.num_frames[4:], strict=True):  # in a run that began before
         with pytest.raises(VideoError, match=rf"{shard_of(copy)}: truncated before the end of "):
             read_frames(bad, range(num_frames))
     os.utime(copy / "vidm-pack.json")
@@ -351,7 +351,7 @@ def test_bad_clips_are_reported_skipped_and_counted(
     for name in ("a", "b", "c"):
         write_video(data / name, np.zeros((3, 8, 8, 3), np.uint8))
     (data / "d.mp4").write_text("not a video")
-    (data / "b" / "00002.png").write_bytes(b"")  # which only decoding detects
+    (data / "b" / "00002.png").write_bytes(b"")  # only decoding detects this
     pack = pack_of(data, tmp_path / "pack", *options)
     shown = capsys.readouterr()
     bad = ["d.mp4", "b/00002.png"] if options else ["d.mp4"]
@@ -362,7 +362,7 @@ def test_bad_clips_are_reported_skipped_and_counted(
     assert len(index_clips(pack).paths) == 4 - len(bad)
 
 
-def test_errors_are_one_line_and_leave_no_pack(
+def test_errors_are_one_line_and_no_pack_is_left(
     data: Path, encoded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

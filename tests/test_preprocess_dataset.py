@@ -1,4 +1,4 @@
-"""Tests of scripts/preprocess_dataset.py: it extracts the same frames to the same places, in one run or several."""
+"""Tests of scripts/preprocess_dataset.py: the extracted frames equal those of the videos, in one run or several."""
 
 import os
 import runpy
@@ -18,7 +18,7 @@ NAMES = ("train/video_00000-01000/video_00000.mp4", "train/a b.gif", "val/x.mp4"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Five videos in two splits, of which three would be named val/x, and two that cannot be read."""
+    """Write five videos in two splits, of which three would become val/x, an unreadable video and a json file."""
     for number, name in enumerate(NAMES):
         frames = np.random.default_rng(number).integers(0, 256, (5 + number, 16, 16, 3), np.uint8)
         write_video(tmp_path / "data" / name, frames)
@@ -46,7 +46,7 @@ def test_frames_equal_the_videos_and_a_second_run_extracts_only_what_is_missing(
     assert {path.parent for path in out.rglob("*.png")} == {out / folder for folder in folders}
 
     kept = (out / folders[0] / "00000.png").stat().st_mtime_ns
-    for frame in (out / folders[1]).iterdir():  # not yet written by an interrupted run
+    for frame in (out / folders[1]).iterdir():  # as if an interrupted run had not written it
         frame.unlink()
     again = preprocess("--data", data, "--out", out, "--frames")
     assert "1 videos extracted, 4 existed already, 1 skipped" in again.stdout
@@ -69,7 +69,7 @@ def test_a_truncated_video_leaves_no_folder_and_a_reason(tmp_path: Path, monkeyp
     assert os.listdir(tmp_path) == ["a.npy"]
 
 
-def test_mistakes_are_one_line_and_exit_code_2(data: Path, tmp_path: Path) -> None:
+def test_an_invalid_command_prints_one_line_and_exits_with_code_2(data: Path, tmp_path: Path) -> None:
     same = preprocess("--data", data, "--out", data, "--frames")
     assert (same.returncode, same.stderr) == (
         2,

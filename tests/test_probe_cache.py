@@ -1,4 +1,4 @@
-"""A cached number is the one that probing again would find."""
+"""Tests of the cache: a cached number equals the one that probing again would find."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from vidm.probe_cache import probe_all
 
 
 class Counted:
-    """Reads the number in a file, or returns a reason if there is none; `asked` lists the files it was called for."""
+    """Read the number in a file, or return the reason if there is none; `asked` lists the files of all calls."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -64,7 +64,7 @@ def replace_keeping_size_and_times(path: Path) -> None:
         (lambda data: (data / "frames" / "1").write_text("cut"), [1, 2, 2], ["frames"]),
         (lambda data: (data / "frames" / "1").unlink(), [1, 2, 1], ["frames"]),
     ],
-    ids=["longer file", "same size and times", "a frame more", "a frame rewritten", "a frame less"],
+    ids=["longer file", "same size and times", "added frame", "rewritten frame", "removed frame"],
 )
 def test_a_changed_file_is_probed_again(
     files: list[Path], change: Callable[[Path], object], expected: list[int], asked: list[str]
@@ -83,7 +83,7 @@ def test_a_file_without_a_number_is_probed_again(files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("reader", ["PyAV", "this package"])
-def test_another_version_of_a_reader_probes_again(
+def test_another_version_of_pyav_or_of_the_cache_probes_again(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     ask(files)
@@ -106,7 +106,7 @@ def test_touching_a_source_file_of_the_package_does_not_probe_again(files: list[
         os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def test_a_cache_of_the_version_that_hashed_the_sources_is_ignored(files: list[Path], tmp_path: Path) -> None:
+def test_a_cache_in_the_older_format_with_a_hash_of_the_sources_is_ignored(files: list[Path], tmp_path: Path) -> None:
     ask(files)
     (cached,) = (tmp_path / "cache").rglob("*.json")
     content = json.loads(cached.read_text())
@@ -121,8 +121,8 @@ def test_a_cache_of_the_version_that_hashed_the_sources_is_ignored(files: list[P
 )
 def test_a_damaged_cache_is_ignored(files: list[Path], tmp_path: Path, text: str) -> None:
     ask(files)
-    (kept,) = (tmp_path / "cache").rglob("*.json")
-    kept.write_text(text, "utf-8", "surrogateescape")
+    (cached,) = (tmp_path / "cache").rglob("*.json")
+    cached.write_text(text, "utf-8", "surrogateescape")
     assert ask(files) == ([1, 2, 2], ["a", "b", "frames"])
     assert ask(files)[1] == []
 

@@ -17,7 +17,7 @@ Element = tuple[str, dict[str, str]]
 
 
 class Page(HTMLParser):
-    """The elements and the text of a page, and whether every element that was opened was closed in order."""
+    """The elements and the text of a page; checks that elements are closed in order."""
 
     VOID = ("meta", "img")
 
@@ -158,7 +158,7 @@ def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
     assert [tag for tag, _ in page.elements if tag in ("section", "table", "button", "dl")] == []
 
 
-def test_an_unreadable_file_is_named_and_the_previous_page_is_kept(tmp_path: Path, row: VideoRow) -> None:
+def test_an_unreadable_file_is_named_in_the_error_and_the_previous_page_is_kept(tmp_path: Path, row: VideoRow) -> None:
     path = tmp_path / "report.html"
     path.write_text("before")
     (tmp_path / "broken.mp4").write_bytes(b"no video")

@@ -1,4 +1,4 @@
-"""Tests of the page about a folder of samples: first frames, generated and real videos, distances, drift."""
+"""Tests of the report of a folder of samples: first frames, generated and real videos, distances, drift."""
 
 from pathlib import Path
 

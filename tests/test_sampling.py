@@ -1,4 +1,4 @@
-"""Tests of sampling: videos in memory and folders of them, from a checkpoint."""
+"""Tests of sampling videos from a checkpoint, in memory and to a folder."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ def settings(content: Path, out: Path, **values) -> SampleConfig:
 
 
 def names(folder: Path) -> list[str]:
-    """The videos of a folder, each of which has its settings beside it."""
+    """Return the names of a folder's videos; check that each has a settings file."""
     videos = sorted(path for path in folder.iterdir() if path.suffix != ".json")
     assert sorted(path.stem for path in folder.glob("*.json")) == [path.stem for path in videos]
     return [path.name for path in videos]
@@ -39,7 +39,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory):
-    """Averaged weights filled by rule; the plain ones are another network's, so that a mix-up shows."""
+    """Return a generator whose plain weights differ from its averaged ones, so that a mix-up is detected."""
     config = Config.from_preset("tiny").replaced({"image_size": 16})
     averaged = fill_by_rule(build_model(config)).state_dict()
     plain = build_model(config).state_dict()
@@ -53,12 +53,12 @@ def frame() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
 
-def test_the_averaged_weights_are_the_ones_sampled_from(generator):
+def test_sampling_uses_the_averaged_weights(generator):
     expected = fill_by_rule(build_model(generator.config)).state_dict()
     assert all(torch.equal(generator.model.state_dict()[k], v) for k, v in expected.items())
 
 
-def test_a_generator_is_loaded_on_a_gpu_if_there_is_one(generator):
+def test_a_generator_is_loaded_on_a_gpu_if_available(generator):
     assert load_generator(generator.path).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -68,14 +68,14 @@ def test_an_unknown_setting_is_a_type_error(generator, frame):
             method(frame if method == generator.animate else 1, sampeler="ddim")
 
 
-def test_the_video_begins_with_the_given_frame_whatever_its_kind(generator, frame):
+def test_a_video_begins_with_the_given_frame_of_any_type(generator, frame):
     videos = [generator.animate(given, **QUICK) for given in (frame, Image.fromarray(frame), to_float(frame[None])[0])]
     assert videos[0].shape == (3, 16, 16, 3)
     assert np.array_equal(videos[0][0], frame)
     assert all(np.array_equal(video, videos[0]) for video in videos)
 
 
-def test_by_default_a_video_is_as_long_as_the_model_was_trained_on(generator, frame):
+def test_the_default_length_of_a_video_is_that_of_training(generator, frame):
     assert len(generator.animate(frame, sampler="ddim", steps=1)) == 16
 
 
@@ -86,7 +86,7 @@ def test_bfloat16_gives_nearly_the_same_video(generator, frame, precision):
 
 
 @pytest.mark.parametrize("values", [{}, {"norm": "timestep"}, {"use_encoder": False}, {"generator": "content"}])
-def test_rounded_weights_are_a_copys_and_output_nearly_the_same(tiny, values):
+def test_bfloat16_weights_are_those_of_a_copy_with_nearly_the_same_output(tiny, values):
     model = fill_by_rule(build_model(tiny.replaced(values)))
     rounded = with_bf16_weights(model)
     dtypes = {name.split(".")[0]: tensor.dtype for name, tensor in rounded.state_dict().items()}
@@ -103,7 +103,7 @@ def test_rounded_weights_are_a_copys_and_output_nearly_the_same(tiny, values):
 
 
 @pytest.mark.slow
-def test_compiled_networks_make_the_same_video(generator, frame):
+def test_compiled_networks_generate_the_same_video(generator, frame):
     plain, compiled = (generator.animate(frame, **QUICK, compile=c).astype(int) for c in (False, True))
     assert np.abs(plain - compiled).max() <= 1
     assert generator._networks["motion", False, True] is not generator._networks["motion", False, False]
@@ -136,7 +136,7 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
         ({"num_frames": 99}, "--num-frames 99: .* --anchor-every"),
     ],
 )
-def test_invalid_settings_are_named(generator, frame, values, message):
+def test_invalid_settings_are_named_in_the_error(generator, frame, values, message):
     with pytest.raises(ValueError, match=message):
         generator.animate(frame, **(QUICK | values))
 
@@ -174,21 +174,21 @@ def test_content_may_be_a_video_or_folders_of_frames(generator, frame, tmp_path)
     assert list_content(tmp_path / "videos") == [tmp_path / "videos" / "a.mp4", tmp_path / "videos" / "frames"]
 
 
-def test_an_unreadable_first_frame_is_named_and_skipped(generator, content, tmp_path, capsys):
+def test_an_unreadable_first_frame_is_reported_and_skipped(generator, content, tmp_path, capsys):
     (content / "frame_1.png").write_bytes(b"no picture")
     sample_folder(generator, settings(content, tmp_path / "out"))
     assert "frame_1.png" in capsys.readouterr().out
     assert names(tmp_path / "out") == [f"video_{i:05d}.mp4" for i in (1, 2, 3)]
 
 
-def test_when_no_first_frame_can_be_read_it_is_an_error(generator, tmp_path):
+def test_it_is_an_error_if_no_first_frame_can_be_read(generator, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="none of the first frames"):
         sample_folder(generator, settings(tmp_path / "bad.png", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_content_and_a_grid_too_large_are_named_and_nothing_is_written(generator, content, tmp_path):
+def test_nothing_is_written_if_the_content_is_missing_or_the_grid_is_too_large(generator, content, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sample_folder(generator, settings(tmp_path / "nowhere", out))
@@ -201,7 +201,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_videos_of_other_settings_are_named_and_left_alone(generator, content, tmp_path):
+def test_videos_of_other_settings_are_an_error_and_are_not_changed(generator, content, tmp_path):
     out = tmp_path / "out"
     sample_folder(generator, settings(content, out, num_samples=1))
     before = bytes_of(out)
@@ -215,7 +215,7 @@ def test_videos_of_other_settings_are_named_and_left_alone(generator, content, t
         sample_folder(generator, settings(content, out, format="npy"))
 
 
-def test_other_files_in_the_folder_are_left_alone(generator, content, tmp_path):
+def test_other_files_in_the_folder_are_not_changed(generator, content, tmp_path):
     out = tmp_path / "out"
     write_video(out / "other.mp4", np.zeros((2, 16, 16, 3), np.uint8))
     before = bytes_of(out)
@@ -230,7 +230,7 @@ def test_every_format_is_read_back_and_has_a_file_of_its_settings(generator, con
     made = read_video(video_path(settings(content, tmp_path / "out", format=suffix), 1))
     assert made.shape == (3, 16, 16, 3)
     exact = generator.animate(read_first_frame(content / "frame_9.png"), **QUICK, psi=0.5, index=1)
-    if suffix == "mp4":  # of noise, 4:2:0 keeps the brightness alone
+    if suffix == "mp4":  # 4:2:0 preserves only the brightness of noise
         made, exact = made.mean(axis=3), exact.mean(axis=3)
     assert np.abs(made.astype(int) - exact).mean() <= {"npy": 0.1, "frames": 0.1, "mp4": 16, "gif": 16}[suffix]
     record = json.loads((tmp_path / "out" / "video_00001.json").read_text())
@@ -253,7 +253,7 @@ def test_an_interrupted_run_resumes_to_the_same_files(generator, content, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_first_frames_are_reused_for_more_videos_and_this_is_printed(generator, content, tmp_path, capsys):
+def test_first_frames_are_reused_for_more_videos_and_a_message_is_printed(generator, content, tmp_path, capsys):
     sample_folder(generator, settings(content, tmp_path / "out", num_samples=7, format="npy"))
     assert "7 videos from 3 first frames" in capsys.readouterr().out
     videos = [np.load(tmp_path / "out" / f"video_{i:05d}.npy") for i in range(7)]
@@ -261,7 +261,7 @@ def test_first_frames_are_reused_for_more_videos_and_this_is_printed(generator, 
     assert not np.array_equal(videos[6][1], videos[0][1])
 
 
-def test_a_grid_shows_the_first_videos_as_one_next_to_the_folder(generator, content, tmp_path):
+def test_a_grid_of_the_first_videos_is_written_next_to_the_folder(generator, content, tmp_path):
     sample_folder(generator, settings(content, tmp_path / "out", num_samples=7, grid="2x3", format="npy"))
     mosaic = read_video(tmp_path / "out_grid.mp4")
     assert mosaic.shape == (3, 32, 48, 3)
@@ -272,7 +272,7 @@ def test_a_grid_shows_the_first_videos_as_one_next_to_the_folder(generator, cont
         sample_folder(generator, settings(content, tmp_path / "other", grid="2by3"))
 
 
-def test_a_full_disk_leaves_nothing_half_written_and_the_run_can_resume(generator, content, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_file_and_the_run_can_resume(generator, content, tmp_path, monkeypatch):
     written = []
 
     def full(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -316,7 +316,7 @@ def test_a_checkpoint_whose_weights_do_not_fit_its_configuration_is_refused(gene
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """A motion and a content checkpoint, and the generator that they make."""
+    """Save a motion and a content checkpoint, and return their folder and the generator."""
     folder = tmp_path_factory.mktemp("both")
     for kind in ("motion", "content"):
         config = Config.from_preset("tiny").replaced({"image_size": 16, "generator": kind})
@@ -341,13 +341,13 @@ def test_generated_first_frames_may_take_more_steps_than_the_others(both):
     assert not np.array_equal(few[0, 0], many[0, 0])
 
 
-def test_a_folder_of_videos_from_scratch(both, tmp_path):
+def test_a_folder_of_videos_is_generated_from_scratch(both, tmp_path):
     _, generator = both
     sample_folder(generator, SampleConfig(out=str(tmp_path / "out"), num_samples=3, batch_size=2, **QUICK))
     assert names(tmp_path / "out") == [f"video_{i:05d}.mp4" for i in range(3)]
 
 
-def test_the_wrong_generator_is_named(both):
+def test_a_checkpoint_of_the_wrong_kind_is_named_in_the_error(both):
     folder, _ = both
     with pytest.raises(ValueError, match=r"content\.pt is a content generator, and a motion generator is needed"):
         load_generator(folder / "content.pt")
@@ -399,7 +399,7 @@ def test_an_invalid_first_frame_is_refused(generator, wrong):
         generator.animate(wrong, **QUICK)
 
 
-def test_images_with_transparency_or_16_bits_are_read_as_files_are(generator, tmp_path):
+def test_images_with_transparency_or_16_bits_are_converted_like_files(generator, tmp_path):
     clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     deep = Image.fromarray(np.full((16, 16), 32768, dtype=np.uint16))
     assert (generator.animate(clear, **QUICK)[0] == 255).all()
@@ -415,7 +415,7 @@ def test_invalid_settings_are_refused_before_anything_is_written(generator, cont
     assert not (tmp_path / "out").exists()
 
 
-def test_unreadable_videos_are_named_and_left_out(generator, frame, tmp_path, capsys):
+def test_unreadable_videos_are_reported_and_left_out(generator, frame, tmp_path, capsys):
     for name in "abc":
         write_video(tmp_path / "content" / f"{name}.mp4", np.stack([frame, frame]))
     (tmp_path / "content" / "b.mp4").write_bytes(b"no video")
@@ -424,21 +424,21 @@ def test_unreadable_videos_are_named_and_left_out(generator, frame, tmp_path, ca
     assert len(names(tmp_path / "out")) == 2
 
 
-def test_with_anchors_a_video_is_longer_than_the_model_was_trained_on(generator, frame):
+def test_a_video_with_anchors_can_be_longer_than_in_training(generator, frame):
     video = generator.animate(frame, num_frames=40, sampler="dpm-solver++", steps=2, anchor_every=8)
     assert video.shape == (40, 16, 16, 3)
     short = generator.animate(frame, num_frames=9, sampler="dpm-solver++", steps=2)
-    assert np.array_equal(video[:9], short), "up to its first anchor a video is the one without"
+    assert np.array_equal(video[:9], short), "up to its first anchor a video is the same without anchors"
 
 
-def test_condition_noise_changes_only_the_flow_and_is_reproducible(generator, frame):
+def test_condition_noise_keeps_the_first_frame_and_is_reproducible(generator, frame):
     noisy, again, without = (generator.animate(frame, **QUICK, condition_noise=level) for level in (0.5, 0.5, 0.0))
     assert np.array_equal(noisy, again)
     assert np.array_equal(noisy[0], without[0])
 
 
 @pytest.mark.slow
-def test_processes_and_a_kill_change_no_byte(generator, content, tmp_path):
+def test_files_do_not_depend_on_the_number_of_processes_or_on_a_kill(generator, content, tmp_path):
     script = Path(__file__).parent.parent / "diffusion_ddp_accum_constant_cu.py"
 
     def command(out: Path, processes: int) -> list[str]:

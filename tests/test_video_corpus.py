@@ -1,4 +1,4 @@
-"""Randomly damaged videos: reading returns the frames of sequential decoding, or an error that names the file."""
+"""Tests with damaged videos: reading returns the frames of sequential decoding, or an error names the file."""
 
 import contextlib
 import os
@@ -64,7 +64,7 @@ def read_or_none(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray | Non
 
 
 def decode_despite_errors(path: Path) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """What PyAV decodes if errors do not stop it: frames as they are output, and by the times of packets."""
+    """Decode with PyAV, ignoring errors; return the frames as output, and in the order of the packets' times."""
     frames: list[tuple[int | None, np.ndarray]] = []
     times: list[int | None] = []
     with av.open(str(path), metadata_errors="replace") as container:
@@ -118,6 +118,6 @@ def test_a_damaged_video_gives_the_frames_of_sequential_decoding_or_an_error_nam
         start = time.monotonic()
         outcomes.add(check(path, rng))
         assert time.monotonic() - start < HANG_SECONDS, path.name
-        assert len(os.listdir("/proc/self/fd")) == before, f"{path.name} stays open"
-    assert "whole" in outcomes, "no damage that reading survives was tested"
-    assert outcomes & {"refused", "partly"}, "no damage that reading does not survive was tested"
+        assert len(os.listdir("/proc/self/fd")) == before, f"{path.name} is still open"
+    assert "whole" in outcomes, "no damaged file was readable"
+    assert outcomes & {"refused", "partly"}, "no damaged file was unreadable"

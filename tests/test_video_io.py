@@ -1,4 +1,4 @@
-"""Video files <-> uint8 (T, H, W, 3): exact frames, errors that name the file, correct colours, atomic writes."""
+"""Tests of reading and writing videos: exact frames, errors that name the file, correct colours, atomic writes."""
 
 import gc
 import hashlib
@@ -22,11 +22,11 @@ from vidm.video_containers import frames_by_seeking
 from vidm.video_io import VideoError, VideoInfo, natural_key, probe, read_frames, read_image, read_video, write_video
 
 FORMATS = ["b_frames.mp4", "copy.mkv", "vp9.webm", "vp8.webm", "divx.avi", "a.gif", "a.webp", "a.npy", "folder"]
-# Several groups of pictures each; a rate that changes; no count of frames in the header.
-SOUGHT = ["groups.mp4", "groups.mkv", "changing_rate.mp4", "changing_rate.mkv", "no_count.mp4", "av1.mp4"]
-SOUGHT += ["groups.webm", "edit_list_in_group.mp4"]
-# Decoded from the start: decoding cannot start elsewhere, or only decoding shows which frame is which.
-NOT_SOUGHT = ["open_groups.mp4", "refreshed.mp4", "divx.mp4", "divx.avi", "vp8.webm"]
+# Files that are read by seeking. All have several groups of pictures; the frame rate of some changes.
+SEEKABLE = ["groups.mp4", "groups.mkv", "changing_rate.mp4", "changing_rate.mkv", "no_count.mp4", "av1.mp4"]
+SEEKABLE += ["groups.webm", "edit_list_in_group.mp4"]
+# Files that are decoded from the start, because decoding cannot start elsewhere or packets do not number the frames.
+NOT_SEEKABLE = ["open_groups.mp4", "refreshed.mp4", "divx.mp4", "divx.avi", "vp8.webm"]
 REAL = Path(__file__).parent / "data" / "nasa_13013.mp4"
 
 
@@ -63,7 +63,7 @@ def encode(
 
 
 def remux(source: Path, target: Path, skip: int = 0, **options: str) -> None:
-    """Copy the packets; the first `skip` frames are removed by an edit list; some of their packets remain."""
+    """Copy the packets; an edit list removes the first `skip` frames, but some of their packets remain."""
     with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
@@ -94,7 +94,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         remux(folder / f"{name}.mp4", folder / f"{name}.mkv")
     remux(folder / "groups.mp4", folder / "no_count.mp4", movflags="frag_keyframe+empty_moov")
     remux(folder / "groups.mp4", folder / "edit_list_in_group.mp4", skip=3)
-    encode(folder / "av1.mp4", moving_pattern(20, 64, 96), "libsvtav1", gop_size=6)  # its smallest frames
+    encode(folder / "av1.mp4", moving_pattern(20, 64, 96), "libsvtav1", gop_size=6)  # the encoder's smallest frames
     encode(folder / "groups.webm", frames, "libvpx-vp9", gop_size=6)
     encode(folder / "divx.mp4", frames, "mpeg4", bit_rate=4_000_000, **groups)
     encode(folder / "open_groups.mp4", frames, "libx264", options={"x264-params": "open-gop=1:b-adapt=0"}, **groups)
@@ -104,18 +104,18 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """Writing more than 100 bytes to a file fails, as on a full disk."""
+    """Make writing more than 100 bytes to a file fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# Access
+# Reading
 
 
-@pytest.mark.parametrize("name", [*FORMATS, *SOUGHT, *NOT_SOUGHT[:3], "edit_list.mp4"])
-def test_every_frame_read_alone_equals_that_of_sequential_reading(videos: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*FORMATS, *SEEKABLE, *NOT_SEEKABLE[:3], "edit_list.mp4"])
+def test_every_frame_read_alone_equals_the_frame_of_read_video(videos: Path, name: str) -> None:
     video = read_video(videos / name)
     assert len(video) == {"edit_list.mp4": 13, "edit_list_in_group.mp4": 17}.get(name, 20)
     assert video.shape[1:] == ((64, 96, 3) if name == "av1.mp4" else (32, 48, 3))
@@ -124,7 +124,7 @@ def test_every_frame_read_alone_equals_that_of_sequential_reading(videos: Path, 
         np.testing.assert_array_equal(read_frames(videos / name, [index])[0], video[index])
 
 
-@pytest.mark.parametrize("name", SOUGHT)
+@pytest.mark.parametrize("name", SEEKABLE)
 def test_three_frames_are_read_without_sequential_decoding(
     videos: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,8 +134,8 @@ def test_three_frames_are_read_without_sequential_decoding(
         np.testing.assert_array_equal(read_frames(videos / name, indices), video[indices])
 
 
-@pytest.mark.parametrize("name", NOT_SOUGHT)
-def test_frames_are_not_sought_if_seeking_may_be_inexact(videos: Path, name: str) -> None:
+@pytest.mark.parametrize("name", NOT_SEEKABLE)
+def test_seeking_is_not_used_if_it_may_be_inexact(videos: Path, name: str) -> None:
     in_the_first_group = frames_by_seeking(videos / name, {0})
     assert len(in_the_first_group) == (name in ("open_groups.mp4", "refreshed.mp4"))
     video = read_video(videos / name)
@@ -164,7 +164,7 @@ def test_a_frame_that_the_decoder_drops_does_not_shift_others(videos: Path, tmp_
     content[position : position + size] = bytes([0x7A, (size - 3) % 128 + 128, (size - 3) // 128]) + bytes(size - 3)
     (tmp_path / "lost.mp4").write_bytes(content)
     with av.open(str(tmp_path / "lost.mp4")) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 19  # and no error
+        assert sum(1 for _ in container.decode(video=0)) == 19  # without an error
     whole = read_video(videos / "av1.mp4")
     np.testing.assert_array_equal(read_frames(tmp_path / "lost.mp4", [0, 12, 19]), whole[[0, 12, 19]])
     for read in (read_video, lambda path: read_frames(path, [3]), lambda path: read_frames(path, [5])):
@@ -216,7 +216,7 @@ def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_frames(path, [8])[0], read_video(path)[8])
 
 
-def test_frames_of_a_real_film_read_alone_equal_those_of_sequential_reading() -> None:
+def test_frames_of_a_real_film_read_alone_equal_those_of_read_video() -> None:
     video = read_video(REAL)
     assert probe(REAL)[:3] == video.shape[:3] == (325, 180, 320)
     for indices in ([0, 201, 202], [203], [110, 111], [324], [260, 3]):
@@ -224,7 +224,7 @@ def test_frames_of_a_real_film_read_alone_equal_those_of_sequential_reading() ->
 
 
 @pytest.mark.slow
-def test_every_frame_of_a_real_film_read_alone_equals_that_of_sequential_reading() -> None:
+def test_every_frame_of_a_real_film_read_alone_equals_the_frame_of_read_video() -> None:
     video = read_video(REAL)
     for index in range(len(video)):
         np.testing.assert_array_equal(read_frames(REAL, [index])[0], video[index])
@@ -248,7 +248,7 @@ def test_frames_read_equal_those_written(videos: Path, name: str) -> None:
     assert error == 0 if lossless else error < 8
 
 
-@pytest.mark.parametrize("name", [*FORMATS, *SOUGHT, *NOT_SOUGHT[:3], "index_last.mp4", "edit_list.mp4"])
+@pytest.mark.parametrize("name", [*FORMATS, *SEEKABLE, *NOT_SEEKABLE[:3], "index_last.mp4", "edit_list.mp4"])
 def test_probe_counts_the_frames_that_reading_returns(videos: Path, name: str) -> None:
     info = probe(videos / name)
     assert (info.num_frames, info.height, info.width) == read_video(videos / name).shape[:3]
@@ -259,7 +259,7 @@ def test_probe_counts_the_frames_that_reading_returns(videos: Path, name: str) -
 
 def test_the_count_in_an_mp4_header_is_wrong_under_an_edit_list(videos: Path) -> None:
     with av.open(str(videos / "edit_list.mp4")) as container:
-        assert container.streams.video[0].frames == 20  # a tempting shortcut
+        assert container.streams.video[0].frames == 20  # so probe must not use it
     assert probe(videos / "edit_list.mp4").num_frames == 13
 
 
@@ -314,7 +314,7 @@ def test_a_truncated_animation_or_array_is_named_in_the_error(videos: Path, tmp_
 def test_a_png_truncated_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
     whole = (videos / "folder" / "00007.png").read_bytes()
     write_video(tmp_path / "clip", moving_pattern(8))
-    # The last 20 bytes are checksums and the closing chunk; without them all pixels are still there.
+    # The last 20 bytes are checksums and the closing chunk, without which all pixels can be decoded.
     for end in np.linspace(0, len(whole) - 21, 30).astype(int):
         (tmp_path / "clip" / "00007.png").write_bytes(whole[:end])
         with pytest.raises(VideoError, match=r"00007\.png"):
@@ -324,7 +324,7 @@ def test_a_png_truncated_anywhere_is_named_in_the_error(videos: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi", ".gif", ".webp", ".npy"])
-@pytest.mark.parametrize("content", [b"", b"this is a text\n" * 100, bytes(5000)], ids=["nothing", "text", "zeros"])
+@pytest.mark.parametrize("content", [b"", b"this is a text\n" * 100, bytes(5000)], ids=["empty", "text", "zeros"])
 def test_a_file_that_is_not_a_video_is_named_in_the_error(tmp_path: Path, suffix: str, content: bytes) -> None:
     (tmp_path / f"fake{suffix}").write_bytes(content)
     assert_refused(tmp_path / f"fake{suffix}")
@@ -340,7 +340,7 @@ def test_a_file_with_only_sound_is_named_in_the_error(tmp_path: Path) -> None:
     assert_refused(tmp_path / "sound.mp4")
 
 
-def test_other_arrays_suffixes_and_empty_folders_are_refused(tmp_path: Path) -> None:
+def test_other_arrays_other_suffixes_and_empty_folders_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "features.npy", np.zeros((5, 400), np.float32))
     (tmp_path / "notes.txt").write_text("not a video")
     (tmp_path / "empty").mkdir()
@@ -527,6 +527,6 @@ def test_images_of_every_mode_are_converted_to_rgb(tmp_path: Path) -> None:
 
 def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held a quarter turn
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
     Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=exif)
     assert read_image(tmp_path / "photo.jpg").shape == (40, 20, 3)

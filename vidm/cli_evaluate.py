@@ -85,9 +85,7 @@ def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
         help=f"chooses the detector's input, the clips' starts and the covariance ({STYLEGAN_V.name})",
     )
     parser.add_argument(
-        "--suite",
-        action="store_true",
-        help="measure 16 frames, 128 frames, and 16 at stride 8; replaces -n, --frame-stride",
+        "--suite", action="store_true", help="16 frames, 128 frames, and 16 at stride 8, not -n and --frame-stride"
     )
     parser.add_argument(
         "--metrics",
@@ -126,9 +124,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         help="take every K-th of these frames of real videos, for a model trained with --frame-stride K (1)",
     )
     parser.add_argument("--split", default="", metavar="NAME", help="split of dir1: a subfolder or UCF-101 list (all)")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed that draws videos and the starts of clips (0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of videos and clips (0)")
     _add_protocol_flags(parser)
     parser.add_argument("--real", choices=USES, help="record whether the generator was trained on dir1's videos")
     parser.add_argument(
@@ -137,9 +133,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         help="record where the first frames of dir2's videos came from",
     )
     _add_common_flags(parser)
-    parser.add_argument(
-        "--report", metavar="FILE", help="write an HTML page with numbers, curves, best and worst videos"
-    )
+    parser.add_argument("--report", metavar="FILE", help="write a page with numbers, curves, best and worst videos")
     return parser
 
 
@@ -149,9 +143,7 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
         description="Video inception score of the generated videos of a folder; real videos are not used."
     )
     parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
-    parser.add_argument(
-        "-n", "--nframes", type=int, default=16, metavar="N", help="use the first N frames of each video (16)"
-    )
+    parser.add_argument("-n", "--nframes", type=int, default=16, metavar="N", help="first frames per video (16)")
     parser.add_argument("-ns", "--nsamples", type=int, metavar="N", help="videos (default: all, at most 2048)")
     parser.add_argument(
         "-c3d",
@@ -161,11 +153,7 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--splits", type=int, default=SPLITS, metavar="N", help=f"parts to average over ({SPLITS})")
     parser.add_argument(
-        "--seed",
-        type=int,
-        default=42,
-        metavar="N",
-        help="seed that draws videos and shuffles them before the split (42)",
+        "--seed", type=int, default=42, metavar="N", help="seed of the choice and the order of videos (42)"
     )
     _add_common_flags(parser)
     return parser

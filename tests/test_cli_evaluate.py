@@ -121,14 +121,14 @@ def test_the_floor_and_unspecified_choices_are_always_printed(
     assert "warning: 8 videos are few for 128 features" in printed.err
 
 
-@pytest.mark.parametrize(("split", "what"), [("train", "train"), ("val", "held-out"), ("other", "not specified")])
+@pytest.mark.parametrize(("split", "expected"), [("train", "train"), ("val", "held-out"), ("other", "not specified")])
 def test_the_name_of_a_split_implies_whether_it_was_used_for_training(
-    videos: tuple[Path, Path], tmp_path: Path, split: str, what: str
+    videos: tuple[Path, Path], tmp_path: Path, split: str, expected: str
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / split).symlink_to(videos[0])
     run((tmp_path / "data", videos[1]), "-n", 6, "--split", split, "--json", tmp_path / "a.json")
-    assert json.loads((tmp_path / "a.json").read_text())["real videos were"] == what
+    assert json.loads((tmp_path / "a.json").read_text())["real videos were"] == expected
 
 
 def test_frame_metrics_alone_need_no_detector(

@@ -363,7 +363,7 @@ def test_an_index_from_the_cache_equals_the_first_one_and_opens_no_readable_vide
 
 
 def index_in_one_of_two_processes(node_rank: int, folder: Path, results: multiprocessing.Queue) -> None:
-    """Index folder/data in three ways; put (rank, files opened so far, what was returned) after each."""
+    """Index folder/data in three ways; put (rank, files opened so far, result) into the queue after each."""
     opened, probe = [], layouts.probe
 
     def counted(path: Path) -> object:

@@ -32,7 +32,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
-    """Cut a file anywhere, or change up to five bytes of it: anywhere, or near its start or end, where indices are."""
+    """Truncate a file, or change up to five bytes: anywhere, or near its start or end, where indices are stored."""
     if rng.random() < 0.25:
         return whole[: rng.integers(len(whole))]
     low, high = [(0, len(whole)), (0, min(600, len(whole))), (max(0, len(whole) - 600), len(whole))][rng.integers(3)]

@@ -121,7 +121,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="K",
-        help="take every K-th of these frames of real videos, for a model trained with --frame-stride K (1)",
+        help="multiply the stride of real videos by K, for a model trained with --frame-stride K (1)",
     )
     parser.add_argument("--split", default="", metavar="NAME", help="split of dir1: a subfolder or UCF-101 list (all)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of videos and clips (0)")
@@ -284,7 +284,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         if result.num_samples < result.splits * result.num_classes:
             print(
                 f"warning: with {result.num_samples} videos in {result.splits} splits a score cannot exceed "
-                f"{result.num_samples / result.splits:g}, whatever the videos are; use more videos or fewer --splits",
+                f"{result.num_samples / result.splits:g}, for any videos; use more videos or fewer --splits",
                 file=sys.stderr,
             )
         if result.softmax:

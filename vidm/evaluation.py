@@ -1,4 +1,4 @@
-"""Write measurements as a table for the terminal, a JSON record and an HTML page. Ours.
+"""Format measurements as a table for the terminal, a JSON record and an HTML page. Ours.
 
     measured = {"FVD16": compute_fvd(real, generated, detector, 16, neighbours=True)}
     choices = {"real": real, "generated": generated, **circumstances("cpu")}
@@ -106,7 +106,7 @@ def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
 
 
 def _distances(measured: Measured) -> list[Distance]:
-    """Return the table of distances; the floor is marked only if it applies to all lines, with one measurement."""
+    """Return the lines of the table of distances; floors are marked only if there is a single measurement."""
     lines = []
     for name, result in measured.items():
         if result.floor is not None:

@@ -57,7 +57,7 @@ class ClipIndex:
 
 
 def _printable(text: str) -> str:
-    """Escape bytes of file names that are not UTF-8, which cannot be printed, as \\udcXX."""
+    """Escape bytes of file names that are not UTF-8 as \\udcXX, because they cannot be printed."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -172,7 +172,7 @@ def _warnings(real: ClipSelection, made: ClipSelection, num_samples: int, featur
     if num_samples < enough:
         warnings.append(
             f"{num_samples} videos are few for {feature_dim} features: the distance is overestimated, more so with "
-            f"fewer videos; use {enough} or more, or compare only numbers made with the same number of videos"
+            f"fewer videos; use {enough} or more, or compare only numbers from the same number of videos"
         )
     if Path(real.folder, real.split).resolve() == Path(made.folder).resolve():
         warnings.append(f"both folders are {made.folder}: the real videos are compared with themselves")

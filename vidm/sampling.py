@@ -1,4 +1,4 @@
-"""Sample a folder of videos from a checkpoint, on several processes and resumable, with a settings file per video.
+"""Sample a folder of videos from a checkpoint, with several processes, resuming and a settings file per video.
 
     sample_folder(load_generator("checkpoint.pt"), SampleConfig(content="frames", out="results/samples"))
 

@@ -100,7 +100,7 @@ def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    """The parser of evaluate_FVD.py, with all its flags."""
+    """Return the parser of evaluate_FVD.py, with all its flags."""
     parser = argparse.ArgumentParser(
         description="Frechet video distance between the real videos (or frame folders, or packs) of one folder and the "
         "generated ones of another."
@@ -138,7 +138,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
 
 
 def evaluate_vis_parser() -> argparse.ArgumentParser:
-    """The parser of scripts/evaluate_VIS.py, with all its flags."""
+    """Return the parser of scripts/evaluate_VIS.py, with all its flags."""
     parser = argparse.ArgumentParser(
         description="Video inception score of the generated videos of a folder; real videos are not used."
     )

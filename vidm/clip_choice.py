@@ -65,7 +65,7 @@ class ClipSelection:
         return window_length(self.num_frames, self.stride)
 
     def generated(self, folder: str | Path) -> "ClipSelection":
-        """The clips of generated videos to compare with these: without real_stride and split, from the first frame."""
+        """Return the generated clips to compare with these: without real_stride and split, from the first frame."""
         return replace(self, folder=folder, real_stride=1, split="", random_start=False)
 
 

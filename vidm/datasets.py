@@ -68,7 +68,7 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
         return len(self.index.paths)
 
     def _read(self, index: int, choose: Callable[[int], list[int]], mirrored: bool) -> Tensor:
-        """Frames of a video, float (n, 3, R, R); `choose` returns their numbers, given the video's number of frames.
+        """Read frames of a video, float (n, 3, R, R); `choose` returns their numbers, given the number of frames.
 
         A video that has become unreadable is replaced by the next one, because a disk may fail during a long run.
         """
@@ -147,7 +147,7 @@ class SingleFrames(_TrainingVideos):
 
 
 class Clips(Dataset[tuple[np.ndarray, str]]):
-    """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), every `stride`-th frame from starts[i] on.
+    """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), every `stride`-th frame from starts[i].
 
     Without `starts` every clip starts at frame 0. With a `resolution` R, frames are cropped to their central square and
     resized to R x R. A damaged video raises VideoError.

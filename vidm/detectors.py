@@ -153,7 +153,7 @@ class _RandomNetwork:
         self.sha256 = hashlib.sha256(b"".join(content)).hexdigest()
 
     def _features(self, clip: Tensor) -> Tensor:
-        """float (3, T, H, W) in [-1, 1] or [0, 1] -> (128,)."""
+        """Return the features (128,) of a clip, float (3, T, H, W) in [-1, 1] or [0, 1]."""
         frames = clip.transpose(0, 1)
         frames = F.interpolate(frames, size=(self.SIZE, self.SIZE), mode="bilinear", antialias=True)
         x = torch.cat([frames[:-1], self.CHANGE_GAIN * frames.diff(dim=0)], dim=1).transpose(0, 1)[None]

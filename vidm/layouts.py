@@ -139,7 +139,7 @@ def _walk(root: Path, layout: str) -> _Listing:
 
 
 def _ucf_lists(root: Path) -> dict[str, Path]:
-    """The official lists, next to the class folders or one level up: {"train1": .../trainlist01.txt, ...}."""
+    """Return the official lists, next to the class folders or one level up: {"train1": .../trainlist01.txt, ...}."""
     above = Path(os.path.abspath(root)).parent
     for folder in (root / UCF_LISTS, root, above / UCF_LISTS, above):
         names = sorted(os.listdir(folder)) if folder.is_dir() and os.access(folder, os.R_OK) else []

@@ -50,7 +50,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class FVDResult:
-    """A distance and all it depends on.
+    """A distance and everything that it depends on.
 
     `values` are the distances of all repeats and `value` is their mean; `kernel_values` and `kernel` are the same for
     the kernel distance, empty and None unless requested. `floor` is the distance between two disjoint halves of the
@@ -90,7 +90,7 @@ class FVDResult:
 
 @dataclass(frozen=True)
 class VISResult:
-    """A video inception score, its standard deviation over the splits, and all they depend on.
+    """A video inception score, its standard deviation over the splits, and everything that they depend on.
 
     `softmax` says that the classifier returned scores, which a softmax turned into probabilities.
     """

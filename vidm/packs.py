@@ -195,14 +195,14 @@ class _Pack:
         return clip.info
 
     def content_sha256(self, path: Path) -> str:
-        """The sha256 of the sizes and checksums of a clip's pieces, which are compared whenever a piece is read."""
+        """Return the sha256 of the sizes and checksums of a clip's pieces, which are compared when one is read."""
         clip = self.clip_at(path)
         end = clip.first_piece + (1 if clip.kind == "video" else clip.info.num_frames)
         pieces = self.table[clip.first_piece : end, 2:].tobytes()
         return hashlib.sha256(f"{clip.kind} {clip.info} ".encode() + pieces).hexdigest()
 
     def piece(self, clip: _Clip, number: int) -> bytes:
-        """The bytes of a clip's piece. Raises VideoError if they are missing or changed."""
+        """Return the bytes of a clip's piece. Raises VideoError if they are missing or changed."""
         shard, offset, size, crc32 = self.table[clip.first_piece + number].tolist()
         try:
             with self.shards[shard].open("rb") as file:

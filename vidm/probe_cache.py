@@ -42,7 +42,7 @@ def _times(state: os.stat_result) -> str:
 
 
 def _signature(path: Path) -> str:
-    """A string that changes when a file, or any file in a folder of frames, changes; empty if it cannot be read."""
+    """Return a string that changes with a file or any file in a folder of frames; empty if it cannot be read."""
     try:
         state = path.stat()
         if not stat.S_ISDIR(state.st_mode):
@@ -55,7 +55,7 @@ def _signature(path: Path) -> str:
 
 
 def _read(file: Path | None) -> dict[str, tuple[str, int]]:
-    """The cached path -> (signature, number); empty if the file is missing, damaged or from other versions."""
+    """Return the cached {path: (signature, number)}; empty if the file is missing, damaged or from other versions."""
     try:
         cached = json.loads(file.read_text()) if file else {}
         found = {path: (str(signature), int(number)) for path, (signature, number) in cached["found"].items()}

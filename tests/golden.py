@@ -12,7 +12,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def fill_by_rule(module: nn.Module, prefix: str = "") -> nn.Module:
-    """Fill each parameter with values that depend only on its name. (Most gradients of a new model are zero.)"""
+    """Fill each parameter with values that depend only on its name, since most gradients of a new model are zero."""
     with torch.no_grad():
         for name, parameter in module.named_parameters(prefix=prefix):
             shape = tuple(parameter.shape)

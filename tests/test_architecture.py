@@ -21,7 +21,7 @@ TABLES = {name: ROW.findall(text) for name, text in zip(SECTIONS[1::2], SECTIONS
 ALLOWED = {topic: set(names.split(", ")) - {""} for topic, names in TABLES["Topics"] if topic != "topic"}
 TOPIC = {file: topic for topic in ALLOWED for file, _ in TABLES[topic] if file != "file"}
 FILES = sorted(p.stem for p in (ROOT / "vidm").glob("*.py") if p.stem != "__init__")
-SEES_CONFIG = {
+USES_CONFIG = {
     "cli",
     *("generator", "sampling", "sample_report"),
     *("checkpoint", "checkpoint_formats", "resume", "trainer", "training_run", "training_data", "validation"),
@@ -32,7 +32,7 @@ MAX_FUNCTION_LINES = 60
 
 @cache
 def imports(file: str) -> frozenset[str]:
-    """Every module that a file of the package imports, anywhere in it."""
+    """Every module that a file of the package imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / "vidm" / f"{file}.py").read_text())):
         if isinstance(node, ast.Import):
@@ -48,7 +48,7 @@ def own_imports(file: str) -> set[str]:
     return {name.removeprefix("vidm.") for name in imports(file) if name.startswith("vidm.")} & set(FILES)
 
 
-def test_every_file_belongs_to_one_topic_and_has_a_sentence():
+def test_every_file_belongs_to_one_topic_and_has_a_description():
     assert sorted(TOPIC) == FILES
     listed = [file for topic in ALLOWED for file, _ in TABLES[topic] if file != "file"]
     assert len(listed) == len(set(listed))
@@ -61,23 +61,23 @@ def test_imports_have_no_cycle():
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_topic_imports_only_the_topics_named_beside_it(file):
+def test_a_topic_imports_only_the_topics_in_its_row(file):
     for used in own_imports(file):
         assert TOPIC[used] in ALLOWED[TOPIC[file]] | {TOPIC[file]}, f"{file} imports {used} of {TOPIC[used]}"
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_torch_distributed_is_imported_in_one_place(file):
+def test_torch_distributed_is_imported_in_one_file(file):
     distributed = [name for name in imports(file) if name.startswith("torch.distributed")]
     assert not distributed or file == "distributed"
 
 
-def test_a_configuration_is_seen_only_where_the_page_says():
-    assert {file for file in FILES if "config" in own_imports(file)} <= SEES_CONFIG
+def test_only_the_listed_files_use_a_configuration():
+    assert {file for file in FILES if "config" in own_imports(file)} <= USES_CONFIG
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_and_its_functions_stay_readable(file):
+def test_files_and_functions_are_short(file):
     source = (ROOT / "vidm" / f"{file}.py").read_text()
     assert len(source.splitlines()) <= MAX_LINES
     for node in ast.walk(ast.parse(source)):
@@ -85,7 +85,7 @@ def test_a_file_and_its_functions_stay_readable(file):
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
 
 
-def test_there_is_no_file_for_anything():
+def test_there_is_no_file_for_miscellaneous_helpers():
     assert not {"utils", "util", "helpers", "common", "misc"} & set(FILES)
 
 

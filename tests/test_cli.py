@@ -1,4 +1,4 @@
-"""Tests of the command line: the original's flags, one-line errors, and what its scripts do."""
+"""Tests of the command line: the original code's flags, one-line errors, and whole runs."""
 
 import argparse
 import os
@@ -54,7 +54,7 @@ def tiny_run(world: Path, out: Path, *flags: str) -> list[str]:
 
 
 def error_of(main, argv: list[str], capsys: pytest.CaptureFixture) -> str:
-    """The one line that a failing command leaves on stderr; its exit code is 2."""
+    """The only line that a failing command prints on stderr; its exit code is 2."""
     with pytest.raises(SystemExit) as exit_info:
         main(argv)
     assert exit_info.value.code == 2
@@ -64,7 +64,7 @@ def error_of(main, argv: list[str], capsys: pytest.CaptureFixture) -> str:
 
 
 @pytest.mark.parametrize(("parser", "own"), [(train_parser, TRAINING_FLAGS), (sample_parser, SAMPLING_FLAGS)])
-def test_the_flags_of_a_mode_are_frozen_and_its_help_shows_them_only(parser, own):
+def test_the_flags_of_a_mode_are_fixed_and_its_help_shows_only_them(parser, own):
     shown = [action for action in parser()._actions if action.help != argparse.SUPPRESS]
     assert all(action.help for action in shown)
     assert {flag for a in shown for flag in a.option_strings if flag.startswith("--")} == {*SHARED_FLAGS, *own}
@@ -98,14 +98,14 @@ def test_every_flag_with_choices_offers_those_of_its_setting():
         assert offered == choices
 
 
-def test_the_originals_defaults_hold():
+def test_the_defaults_are_those_of_the_original_code():
     options = parse_flags([])
     config = train_config(options)[0]
     known = vars(options) | {k: v for section in config.to_dict().values() for k, v in section.items()}
     assert {name: known[name] for name in ORIGINAL_DEFAULTS} == ORIGINAL_DEFAULTS
 
 
-def test_the_originals_commands_parse():
+def test_the_commands_of_the_original_code_parse():
     line = "--multiprocessing-distributed --world-size 1 --rank 0 --batch-size 48 --workers 24 --gpu 0 --seed 1"
     options = parse_flags(line.split())
     assert options.multiprocessing_distributed
@@ -119,20 +119,20 @@ def test_the_originals_commands_parse():
     assert (options.batch, options.resolution, options.nframes, options.i3d) == (32, None, 128, None)
 
 
-def test_flags_win_over_the_preset_and_the_preset_over_the_defaults():
+def test_flags_override_the_preset_and_the_preset_overrides_the_defaults():
     config = train_config(parse_flags(["--preset", "tiny", "--lr", "0.5"]))[0]
     assert config.train.lr == 0.5
     assert config.model == Config.from_preset("tiny").model
 
 
-def test_training_resumes_from_the_newest_and_samples(world, tmp_path, capsys):
+def test_a_run_resumes_from_its_newest_checkpoint_and_its_samples_are_evaluated(world, tmp_path, capsys):
     out = tmp_path / "run"
     train_main(tiny_run(world, out, "--resume", "auto"))
     train_main(tiny_run(world, out, "--resume", "auto", "--total-iters", "3"))
-    said = capsys.readouterr().out
-    assert "no checkpoint in" in said
-    assert f"resuming from {out / 'checkpoint_00000001.pt'}" in said
-    assert "--preset tiny sets nothing here: the settings of" in said
+    printed = capsys.readouterr().out
+    assert "no checkpoint in" in printed
+    assert f"resuming from {out / 'checkpoint_00000001.pt'}" in printed
+    assert "--preset tiny has no effect: the settings of" in printed
     newest = latest_checkpoint(out)
     assert newest == out / "checkpoint_00000003.pt"
 
@@ -143,12 +143,12 @@ def test_training_resumes_from_the_newest_and_samples(world, tmp_path, capsys):
     assert read_video(videos / "video_00002.mp4").shape == (4, 16, 16, 3)
 
     evaluate_fvd_main(["-dir1", str(world), "-dir2", str(videos), "-n", "4", "-r", "32", "-b", "2"])
-    said = capsys.readouterr().out
-    assert "random-feature Frechet distance: not an FVD, not comparable with published numbers" in said
-    assert "12 against 3 videos" in said
+    printed = capsys.readouterr().out
+    assert "random-feature Frechet distance: not an FVD, not comparable with published numbers" in printed
+    assert "12 against 3 videos" in printed
 
 
-def test_one_gpu_for_many_processes_is_reported(monkeypatch, capsys):
+def test_gpu_without_effect_for_several_processes_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(cli, "launch", lambda *_, **__: None)
     train_main(["--gpu", "0"])
     assert capsys.readouterr().out == ""
@@ -156,7 +156,7 @@ def test_one_gpu_for_many_processes_is_reported(monkeypatch, capsys):
     assert "--gpu has no effect with --multiprocessing-distributed" in capsys.readouterr().out
 
 
-def test_resuming_takes_the_checkpoints_settings_and_refuses_another_network(world, tmp_path, capsys):
+def test_resuming_keeps_the_checkpoints_settings_and_refuses_another_network(world, tmp_path, capsys):
     out = tmp_path / "run"
     train_main(tiny_run(world, out, "--lr", "0.25"))
     path = out / "checkpoint_00000001.pt"
@@ -166,13 +166,13 @@ def test_resuming_takes_the_checkpoints_settings_and_refuses_another_network(wor
     assert train_config(options)[0] == checkpoint.config.replaced({"total_iters": 9})
     for flags, message in (
         (["--resolution", "32"], "image_size is 16 there and 32 here"),
-        (["--preset", "paper128"], "is of another configuration"),
+        (["--preset", "paper128"], "has another configuration"),
         (["--loss", "mse"], "loss is charbonnier there and mse here"),
     ):
         assert message in error_of(train_main, ["--resume", str(path), *flags], capsys)
 
 
-def test_content_and_motion_generators_make_videos_from_scratch(world, tmp_path, capsys):
+def test_content_and_motion_generators_sample_videos_from_scratch(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "motion"))
     train_main(tiny_run(world, tmp_path / "content", "--generator", "content"))
     motion, content = (tmp_path / name / "checkpoint_00000001.pt" for name in ("motion", "content"))
@@ -180,9 +180,9 @@ def test_content_and_motion_generators_make_videos_from_scratch(world, tmp_path,
     quick = "--num-frames 3 --sampler ddim --steps 2 --psi 0.5 --start-noise video --workers 2 --resolution 64".split()
     train_main(f"--test --resume {motion} --content-resume {content} -ns 3 --out {videos}".split() + quick)
     assert sorted(p.name for p in videos.glob("*.mp4")) == [f"video_{i:05d}.mp4" for i in range(3)]
-    said = capsys.readouterr().out
-    assert "--workers has no effect on sampling" in said
-    assert "--resolution 64 has no effect: videos have the network's size, 16x16" in said
+    printed = capsys.readouterr().out
+    assert "--workers has no effect on sampling" in printed
+    assert "--resolution 64 has no effect: videos have the network's size, 16x16" in printed
     wrong = f"--test --resume {content} --content {world} --out {tmp_path / 'none'}".split()
     assert "is a content generator, and a motion generator is needed" in error_of(train_main, wrong, capsys)
     swapped = f"--test --resume {motion} --content-resume {motion} --out {tmp_path / 'none'}".split()
@@ -208,7 +208,7 @@ def test_a_model_from_init_trains_at_another_resolution(world, tmp_path, capsys)
     assert not (tmp_path / "none").exists()
 
 
-def test_switches_travel_in_the_checkpoint(world, tmp_path):
+def test_the_checkpoint_stores_the_ablation_settings(world, tmp_path):
     switches = "--norm timestep --no-encoder --flow-range none --p2-gamma 0 --prediction eps --loss mse".split()
     train_main(tiny_run(world, tmp_path / "run", *switches))
     config = load_checkpoint(tmp_path / "run" / "checkpoint_00000001.pt").config
@@ -216,7 +216,7 @@ def test_switches_travel_in_the_checkpoint(world, tmp_path):
     assert (config.diffusion.p2_gamma, config.diffusion.prediction, config.diffusion.loss) == (0.0, "eps", "mse")
 
 
-def test_what_a_run_began_with_is_not_read_again(world, tmp_path, capsys):
+def test_resuming_refuses_another_spynet_file(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "run"))
     path = tmp_path / "run" / "checkpoint_00000001.pt"
     capsys.readouterr()
@@ -230,14 +230,14 @@ def test_a_finished_run_has_nothing_left_to_do(world, tmp_path, capsys):
     assert "nothing left to do: step 1 of 1" in capsys.readouterr().out
 
 
-def test_an_interruption_is_one_line(capsys):
+def test_ctrl_c_prints_one_line_and_exits_with_130(capsys):
     with pytest.raises(SystemExit) as exit_info, exit_on_user_error():
         raise KeyboardInterrupt
     assert exit_info.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_start_iters_counts_from_there(world, tmp_path, capsys):
+def test_steps_are_counted_from_start_iters(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "run", "--start-iters", "6", "--total-iters", "7"))
     assert "steps 6 to 7" in capsys.readouterr().out
     assert latest_checkpoint(tmp_path / "run").name == "checkpoint_00000007.pt"
@@ -263,7 +263,7 @@ def test_start_iters_counts_from_there(world, tmp_path, capsys):
         ("--world-size 2 --rank 5 --multiprocessing-distributed", "--rank 5"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(world, tmp_path, capsys, flags, message):
+def test_a_mistake_prints_one_line_and_writes_nothing(world, tmp_path, capsys, flags, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pt").write_text("no weights")
     words = flags.format(empty=tmp_path / "empty", text=tmp_path / "text.pt").split()
@@ -282,7 +282,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(world, tmp_path, capsys, f
         ("--resume {text} --content {empty} --psi 2", "--psi 2.0: give a number from 0 to 1"),
     ],
 )
-def test_a_mistake_in_sampling_is_one_line_and_nothing_is_written(tmp_path, capsys, flags, message):
+def test_a_mistake_in_sampling_prints_one_line_and_writes_nothing(tmp_path, capsys, flags, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pt").write_text("no weights")
     words = flags.format(empty=tmp_path / "empty", text=tmp_path / "text.pt").split()
@@ -324,7 +324,7 @@ def test_a_training_flag_without_effect_is_refused(tmp_path, flags, message):
         "--warmup-iters 9",
     ],
 )
-def test_values_of_a_preset_never_count_as_given(tmp_path, flags):
+def test_a_value_of_a_preset_without_effect_is_accepted(tmp_path, flags):
     train_config(parse_flags([*flags.split(), "--out", str(tmp_path / "run")]))
 
 
@@ -357,12 +357,12 @@ def test_flags_without_effect_on_a_models_videos_are_reported(world, tmp_path, c
     less = "-ns 1 --num-frames 3 --steps 1 --anchor-every 2 --condition-noise 0.1 --precision tf32 --resolution 16"
     capsys.readouterr()
     sample_main([*flags.split(), *less.split()])
-    said = capsys.readouterr().out
-    assert "--anchor-every 2 has no effect on videos of 3 frames" in said
-    assert "--condition-noise has no effect: this model was trained with --flow-range none" in said
-    assert "--resolution" not in said
+    printed = capsys.readouterr().out
+    assert "--anchor-every 2 has no effect on videos of 3 frames" in printed
+    assert "--condition-noise has no effect: this model was trained with --flow-range none" in printed
+    assert "--resolution" not in printed
     if not torch.cuda.is_available():
-        assert "--precision tf32 has no effect on a CPU" in said
+        assert "--precision tf32 has no effect on a CPU" in printed
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_flags_without_effect_on_a_models_videos_are_reported(world, tmp_path, c
         ("-dir1 {world} -dir2 {world} -n 16 -i3d {text}", "text.pt"),
     ],
 )
-def test_a_mistake_in_an_evaluation_is_one_line(world, tmp_path, capsys, flags, message):
+def test_a_mistake_in_an_evaluation_prints_one_line(world, tmp_path, capsys, flags, message):
     (tmp_path / "text.pt").write_text("no detector")
     words = flags.format(world=world, text=tmp_path / "text.pt").split()
     with pytest.raises(SystemExit) as exit_info:
@@ -395,7 +395,7 @@ def test_scripts_only_call_the_package(script):
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_the_originals_command_takes_a_paper_size_step_without_a_gpu(tmp_path):
+def test_the_original_codes_command_takes_a_paper_size_step_without_a_gpu(tmp_path):
     command = (
         "diffusion_ddp_accum_constant_cu.py --multiprocessing-distributed --world-size 1 --rank 0 "
         "--batch-size 2 --workers 2 --total-iters 1"
@@ -421,7 +421,7 @@ def under_torchrun(*flags: object) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_under_torchrun_train_and_sample_what_one_does(world, tmp_path):
+def test_two_processes_under_torchrun_train_and_sample_like_one(world, tmp_path):
     for name in ("one", "two"):
         flags = tiny_run(world, tmp_path / name, "--total-iters", "3", "--penalty-eps", "1e-2")
         (under_torchrun(*flags) if name == "two" else train_main(flags))

@@ -1,4 +1,4 @@
-"""Tests of the settings: one home for each, valid choices, and errors that name the flag."""
+"""Tests of the settings: each is defined once, choices are valid, and errors name the flag."""
 
 from collections import Counter
 from dataclasses import FrozenInstanceError, fields
@@ -15,7 +15,7 @@ from vidm.samplers import SAMPLERS
 from vidm.unet import NORMS, UNetShape
 
 
-def test_a_setting_has_one_home_and_a_help_text():
+def test_each_setting_is_defined_once_and_has_a_help_text():
     names = Counter(f.name for section in Config().sections() for f in fields(section))
     assert max(names.values()) == 1
     network = {f.name for f in fields(UNetShape)}  # described in its docstring
@@ -23,13 +23,13 @@ def test_a_setting_has_one_home_and_a_help_text():
         assert all(f.metadata.get("help") or f.name in network for f in fields(section))
 
 
-def test_dictionaries_round_trip():
+def test_a_configuration_equals_its_copy_from_a_dictionary():
     for name in PRESETS:
         config = Config.from_preset(name)
         assert Config.from_dict(config.to_dict()) == config
 
 
-def test_replacing_leaves_the_original_alone():
+def test_replacing_does_not_change_the_original():
     config = Config()
     assert config.replaced({"lr": 1.0, "image_size": 64}).model.image_size == 64
     assert config == Config()
@@ -54,13 +54,13 @@ def test_small_presets_predict_v():
     assert {Config.from_preset(name).diffusion.prediction for name in ("tiny", "demo")} == {"v"}
 
 
-def test_flags_are_not_shared_within_a_run():
+def test_no_two_settings_of_a_run_have_the_same_flag():
     flags = [flag for section in Config().sections() for f in flagged(section) for flag in f.metadata["flags"]]
     assert max(Counter(flags).values()) == 1
 
 
-def test_every_choice_of_a_flag_is_the_registry_behind_it():
-    registries = {
+def test_the_choices_of_a_flag_are_the_names_that_the_code_accepts():
+    accepted = {
         "generator": ("motion", "content"),
         "flow_range": FLOW_RANGES,
         "norm": NORMS,
@@ -79,7 +79,7 @@ def test_every_choice_of_a_flag_is_the_registry_behind_it():
     sampling = {f.name: f.metadata["choices"] for f in flagged(SampleConfig())}
     assert sampling.pop("precision") == SAMPLING_PRECISIONS
     offered = {name: choices for name, choices in (found | sampling).items() if choices}
-    assert offered == {name: tuple(registry) for name, registry in registries.items()}
+    assert offered == {name: tuple(names) for name, names in accepted.items()}
 
 
 def test_every_generator_that_the_flag_offers_is_built():
@@ -117,7 +117,7 @@ def test_an_invalid_setting_of_training_is_named(values, message):
         ({"eta": 0.5}, r"--eta 0\.5: only --sampler ddim uses it, and the sampler is dpm-solver\+\+"),
     ],
 )
-def test_an_invalid_setting_of_sampling_is_named_when_it_is_made(values, message):
+def test_a_sample_config_with_an_invalid_setting_cannot_be_created(values, message):
     with pytest.raises(ValueError, match=message):
         SampleConfig(**values)
 
@@ -126,19 +126,19 @@ def test_an_invalid_setting_of_sampling_is_named_when_it_is_made(values, message
     ("values", "message"),
     [
         ({"num_frames": 17}, "--num-frames 17: the model was trained on 16 frames, .* or add --anchor-every K"),
-        ({"anchor_every": 16}, "--anchor-every 16: the model knows 16 frames, give 1 to 15"),
+        ({"anchor_every": 16}, "--anchor-every 16: the model was trained on 16 frames, give 1 to 15"),
         ({"steps": "1001"}, "--steps: .*1001"),
         ({"steps": "0"}, "--steps: .*'0'"),
         ({"content_steps": "many"}, "--content-steps: .*'many'"),
     ],
 )
-def test_settings_that_a_generator_cannot_follow_are_named(values, message):
+def test_settings_that_do_not_fit_a_generator_are_named(values, message):
     settings = SampleConfig(**values)
     with pytest.raises(ValueError, match=message):
         settings.check_for(Config.from_preset("tiny"))
 
 
-def test_steps_of_a_first_frame_are_those_of_the_content_generators_process():
+def test_content_steps_are_checked_against_the_content_generators_process():
     short = Config.from_preset("tiny").replaced({"diffusion_timesteps": 10})
     SampleConfig(steps=20, content_steps=10).check_for(Config.from_preset("tiny"), short)
     with pytest.raises(ValueError, match="--content-steps"):

@@ -1,4 +1,4 @@
-"""Claims about the moving average of weights."""
+"""Tests of the moving average of weights."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def model_like(model: nn.Linear) -> nn.Linear:
     return nn.Linear(model.in_features, model.out_features)
 
 
-def test_after_the_warm_up_an_update_is_the_closed_form():
+def test_updates_after_the_warm_up_follow_the_closed_form():
     ema = EMA(model_at(0.0), decay=0.9, num_updates=1000)
     for _ in range(3):
         ema.update(model_at(1.0))
@@ -31,7 +31,7 @@ def test_the_first_update_forgets_most_of_the_start():
     assert torch.allclose(ema.state_dict()["bias"], torch.tensor(0.9))
 
 
-def test_keys_are_the_models_and_the_copy_is_its_own():
+def test_the_average_has_the_models_keys_and_its_own_tensors():
     model = model_at(1.0)
     ema = EMA(model, decay=0.5)
     nn.init.constant_(model.weight, 5.0)
@@ -39,7 +39,7 @@ def test_keys_are_the_models_and_the_copy_is_its_own():
     assert (ema.state_dict()["weight"] == 1).all()
 
 
-def test_swapping_in_is_undone_bit_for_bit():
+def test_swapping_in_the_average_is_undone_bit_for_bit():
     model = nn.Linear(3, 3)
     own = model.weight.detach().clone()
     ema = EMA(model, decay=0.5)
@@ -52,6 +52,6 @@ def test_swapping_in_is_undone_bit_for_bit():
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_that_is_none_is_refused(decay):
+def test_a_decay_outside_its_range_is_refused(decay):
     with pytest.raises(ValueError, match="outside"):
         EMA(model_at(0.0), decay)

@@ -59,7 +59,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> No
     assert (tmp_path / "a").read_text() == "first"  # the outer block ends last
 
 
-def test_a_folder_is_refused_as_a_file(tmp_path: Path) -> None:
+def test_writing_a_file_over_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder"), atomic_write(tmp_path):
         pass
 
@@ -74,13 +74,13 @@ def test_a_folder_appears_only_when_the_block_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("interruption", [OSError, KeyboardInterrupt])
-def test_an_interrupted_folder_leaves_nothing(tmp_path: Path, interruption: type[BaseException]) -> None:
+def test_an_interrupted_folder_is_removed(tmp_path: Path, interruption: type[BaseException]) -> None:
     with pytest.raises(interruption):
         write_half_a_folder(tmp_path / "frames", interruption)
     assert everything_in(tmp_path) == []
 
 
-def test_an_empty_folder_is_filled_and_anything_else_is_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_any_other_existing_path_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with atomic_dir(tmp_path / "empty") as temporary:
         (temporary / "a").touch()

@@ -1,4 +1,4 @@
-"""Tests of runs with several processes: every documented way to start them, and no hanging after losing one."""
+"""Tests of runs with several processes: every documented way to start them, and what happens if a process is lost."""
 
 import os
 import re
@@ -37,10 +37,10 @@ def flags_of(config: Config) -> list[str]:
 
 @contextmanager
 def running(
-    command: list[str], said: Path, environment: Mapping[str, str] = os.environ
+    command: list[str], printed: Path, environment: Mapping[str, str] = os.environ
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running command whose output goes to `said`; at the end of the block it is killed with all it started."""
-    with said.open("wb") as output:
+    """A running command whose output goes to `printed`; it and its children are killed at the end."""
+    with printed.open("wb") as output:
         run = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -83,33 +83,33 @@ def of_run(config: Config) -> list[int]:
 
 
 @pytest.mark.slow
-def test_an_elastic_run_loses_a_worker_and_ends_as_if_it_had_not(config, tmp_path):
+def test_an_elastic_run_that_loses_workers_ends_like_an_undisturbed_one(config, tmp_path):
     config = config.replaced({"total_iters": 30})
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
-    finish(started(undisturbed, tmp_path / "meeting", processes=2))
+    finish(started(undisturbed, tmp_path / "store", processes=2))
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 3".split()]
-    with running([*torchrun, SCRIPT, "--resume", "auto", *flags_of(config)], tmp_path / "said.txt") as run:
+    with running([*torchrun, SCRIPT, "--resume", "auto", *flags_of(config)], tmp_path / "printed.txt") as run:
         for step in (5, 12):
             wait_for_step(config, step)
             os.kill(of_run(config)[-1], signal.SIGKILL)
         assert run.wait(timeout=120) == 0
-    assert (tmp_path / "said.txt").read_text().count("resuming from") == 2
+    assert (tmp_path / "printed.txt").read_text().count("resuming from") == 2
     assert_identical(final_state(config), final_state(undisturbed))
 
 
 @pytest.mark.slow
 def test_two_nodes_started_by_the_script_train_like_two_processes(config, tmp_path):
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed")})
-    finish(started(undisturbed, tmp_path / "meeting", processes=2))
+    finish(started(undisturbed, tmp_path / "store", processes=2))
     command = ["bash", "scripts/train_multinode.sh", "2", f"localhost:{free_port()}", *flags_of(config)]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    said = [tmp_path / f"said{node}.txt" for node in range(2)]
-    with running(command, said[0], environment) as one, running(command, said[1], environment) as two:
+    printed = [tmp_path / f"printed{node}.txt" for node in range(2)]
+    with running(command, printed[0], environment) as one, running(command, printed[1], environment) as two:
         assert [one.wait(timeout=120), two.wait(timeout=120)] == [0, 0]
     assert_identical(final_state(config), final_state(undisturbed))
 
 
-def test_the_script_for_several_nodes_says_which_arguments_it_needs():
+def test_the_script_for_several_nodes_names_the_arguments_it_needs():
     done = subprocess.run(["bash", "scripts/train_multinode.sh"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: give the number of nodes and the address of one of them")
@@ -118,7 +118,7 @@ def test_the_script_for_several_nodes_says_which_arguments_it_needs():
 @pytest.mark.parametrize("timeout", [4, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_suspended_process_ends_the_run(config, tmp_path, timeout, stopped):
-    group = started(config.replaced({"total_iters": 100_000}), tmp_path / "meeting", 2, timeout)
+    group = started(config.replaced({"total_iters": 100_000}), tmp_path / "store", 2, timeout)
     wait_for_step(config, 2)
     os.kill(group[stopped].pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -127,37 +127,37 @@ def test_a_suspended_process_ends_the_run(config, tmp_path, timeout, stopped):
         assert process.exitcode is not None, f"alive after {time.monotonic() - began:.0f} s"
     assert group[1 - stopped].exitcode == 2
     assert group[stopped].exitcode == -signal.SIGKILL
-    said = stderr_of(1 - stopped, tmp_path / "meeting").read_text()
-    assert f"another process hangs: no answer for {timeout} s (--timeout)" in said
+    printed = stderr_of(1 - stopped, tmp_path / "store").read_text()
+    assert f"another process hangs: no answer for {timeout} s (--timeout)" in printed
 
 
 def test_when_a_process_dies_the_other_ends_with_a_message(config, tmp_path):
-    group = started(config.replaced({"total_iters": 100_000}), tmp_path / "meeting", 2)
+    group = started(config.replaced({"total_iters": 100_000}), tmp_path / "store", 2)
     wait_for_step(config, 2)
     group[1].kill()
     group[0].join(30)
     assert group[0].exitcode == 2
-    said = stderr_of(0, tmp_path / "meeting").read_text()
-    assert "[process 0] error: another process died; its error may be printed above" in said
+    printed = stderr_of(0, tmp_path / "store").read_text()
+    assert "[process 0] error: another process died; its error may be printed above" in printed
 
 
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_stops_all_of_its_processes_after_saving(config, tmp_path):
-    """As on a machine with two GPUs: the launcher starts one process per GPU."""
+    """The launcher starts two processes, as on a machine with two GPUs."""
     config = config.replaced({"total_iters": 100_000})
-    line = ["--multiprocessing-distributed", "--dist-url", f"file://{tmp_path}/meeting", *flags_of(config)]
+    line = ["--multiprocessing-distributed", "--dist-url", f"file://{tmp_path}/store", *flags_of(config)]
     program = (
         f"import torch; torch.cuda.device_count = lambda: 2; from vidm.cli import train_main; train_main({line!r})"
     )
     main = tmp_path / "main.py"
     main.write_text(f"if __name__ == '__main__':\n    {program}\n")
-    with running([sys.executable, str(main)], tmp_path / "said.txt") as run:
+    with running([sys.executable, str(main)], tmp_path / "printed.txt") as run:
         wait_for_step(config, 3)
         run.send_signal(signal.SIGTERM)
         assert run.wait(timeout=60) == 0
-    said = (tmp_path / "said.txt").read_text()
-    assert "2 processes over gloo" in said
-    assert re.search(r"stopped and saved after step \d+: continue with --resume auto", said)
+    printed = (tmp_path / "printed.txt").read_text()
+    assert "2 processes over gloo" in printed
+    assert re.search(r"stopped and saved after step \d+: continue with --resume auto", printed)
 
 
 def check_environment(device: torch.device, before: dict[str, str]) -> None:
@@ -167,7 +167,7 @@ def check_environment(device: torch.device, before: dict[str, str]) -> None:
 
 def test_launching_changes_no_environment_variable(tmp_path):
     before = dict(os.environ)
-    rendezvous = Rendezvous(f"file://{tmp_path}/meeting")
+    rendezvous = Rendezvous(f"file://{tmp_path}/store")
     launch(check_environment, (before,), multiprocessing=True, rendezvous=rendezvous)
     assert dict(os.environ) == before
 

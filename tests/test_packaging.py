@@ -1,4 +1,4 @@
-"""Tests of the built wheel and of the files about the project that no tool of `make check` reads."""
+"""Tests of the built wheel and of project files that `make check` does not read."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ def test_pre_commit_uses_a_version_of_ruff_that_pyproject_allows():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_the_type_marker_and_the_page_template(tmp_path):
+def test_the_wheel_contains_every_module_the_type_marker_and_the_page_template(tmp_path):
     source = tmp_path / "source"  # a copy, because a build writes into its folder
     shutil.copytree(ROOT / "vidm", source / "vidm", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):

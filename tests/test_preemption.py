@@ -32,26 +32,26 @@ def train_or_resume(device: torch.device, config: Config) -> None:
     fit(Trainer(config, device, newest_that_verifies(config.train.out)))
 
 
-def stderr_of(node_rank: int, meeting: Path) -> Path:
+def stderr_of(node_rank: int, store: Path) -> Path:
     """The file with the stderr of a process of a group."""
-    return meeting.with_name(f"{meeting.name}.stderr{node_rank}")
+    return store.with_name(f"{store.name}.stderr{node_rank}")
 
 
-def one_of(node_rank: int, num_nodes: int, config: Config, meeting: Path, timeout: float) -> None:
+def one_of(node_rank: int, num_nodes: int, config: Config, store: Path, timeout: float) -> None:
     sys.stderr.flush()
-    os.dup2(os.open(stderr_of(node_rank, meeting), os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open(stderr_of(node_rank, store), os.O_WRONLY | os.O_CREAT), 2)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
+    multiprocessing.set_start_method("fork", force=True)  # the default of a process that was not forked
     if num_nodes == 1:
         train_or_resume(CPU, config)
     else:
         nodes = {"num_nodes": num_nodes, "node_rank": node_rank}
-        rendezvous = Rendezvous(f"file://{meeting}", timeout=timeout)
+        rendezvous = Rendezvous(f"file://{store}", timeout=timeout)
         launch(train_or_resume, (config,), multiprocessing=True, **nodes, rendezvous=rendezvous)
 
 
-def started(config: Config, meeting: Path, processes: int = 1, timeout: float = 60) -> list[BaseProcess]:
-    arguments = (processes, config, meeting, timeout)
+def started(config: Config, store: Path, processes: int = 1, timeout: float = 60) -> list[BaseProcess]:
+    arguments = (processes, config, store, timeout)
     group = [CONTEXT.Process(target=one_of, args=(rank, *arguments)) for rank in range(processes)]
     for process in group:
         process.start()
@@ -80,14 +80,14 @@ def assert_identical(found: dict[str, torch.Tensor], expected: dict[str, torch.T
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def kill_repeatedly(config: Config, meeting: Path, kills: int, processes: int = 1) -> None:
+def kill_repeatedly(config: Config, store: Path, kills: int, processes: int = 1) -> None:
     """Run to the end, with all processes SIGKILLed `kills` times at random moments; every checkpoint then loads.
 
-    Every other kill happens while a checkpoint is being written, the others at any time.
+    The first, third, ... kill happens while a checkpoint is being written, the others at any time.
     """
     out, rng = Path(config.train.out), random.Random(0)
     for attempt in range(kills):
-        group = started(config, meeting.with_name(f"{meeting.name}{attempt}"), processes)
+        group = started(config, store.with_name(f"{store.name}{attempt}"), processes)
         began, writing = time.monotonic(), attempt % 2 == 0
         wait = rng.uniform(0, 1)
         while time.monotonic() - began < (30 if writing else wait) and group[0].is_alive():
@@ -102,7 +102,7 @@ def kill_repeatedly(config: Config, meeting: Path, kills: int, processes: int = 
             assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
         for path in list_checkpoints(out):
             load_checkpoint(path)
-    finish(started(config, meeting.with_name(f"{meeting.name}-last"), processes))
+    finish(started(config, store.with_name(f"{store.name}-last"), processes))
     assert not list(out.glob(".checkpoint_*"))
 
 
@@ -114,8 +114,8 @@ def config(tiny: Config) -> Config:
 
 def compare_with_an_undisturbed_run(config: Config, tmp_path: Path, kills: int, processes: int = 1) -> None:
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed"), "workers": 0})
-    finish(started(undisturbed, tmp_path / "meeting-undisturbed", processes))
-    kill_repeatedly(config, tmp_path / "meeting", kills, processes)
+    finish(started(undisturbed, tmp_path / "store-undisturbed", processes))
+    kill_repeatedly(config, tmp_path / "store", kills, processes)
     assert_identical(final_state(config), final_state(undisturbed))
 
 
@@ -125,7 +125,7 @@ def test_killed_three_times_a_run_ends_bit_for_bit_as_if_undisturbed(config, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
-def test_killed_twenty_times_a_run_ends_bit_for_bit_as_if_undisturbed(config, tmp_path, processes, workers):
+def test_a_run_killed_twenty_times_ends_bit_for_bit_as_if_undisturbed(config, tmp_path, processes, workers):
     config = config.replaced({"total_iters": 100, "workers": workers})
     compare_with_an_undisturbed_run(config, tmp_path, kills=20, processes=processes)
 
@@ -141,7 +141,7 @@ def wait_for_step(config: Config, step: int) -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_after_a_signal_a_run_saves_within_two_steps_and_exits_with_0(config, tmp_path, number, processes):
     config = config.replaced({"total_iters": 100_000, "keep": 0})
-    group = started(config, tmp_path / "meeting", processes)
+    group = started(config, tmp_path / "store", processes)
     wait_for_step(config, 3)
     os.kill(group[-1].pid, number)
     at_signal = len(list_checkpoints(config.train.out))
@@ -153,7 +153,7 @@ def test_after_a_signal_a_run_saves_within_two_steps_and_exits_with_0(config, tm
 
 def test_data_loading_processes_ignore_signals_that_their_parent_did_not_send(config, tmp_path):
     config = config.replaced({"total_iters": 100_000, "workers": 2})
-    group = started(config, tmp_path / "meeting")
+    group = started(config, tmp_path / "store")
     wait_for_step(config, 1)
     children = Path(f"/proc/{group[0].pid}/task/{group[0].pid}/children").read_text().split()
     assert children
@@ -170,16 +170,16 @@ def flip_a_byte(path: Path, where: float) -> None:
     path.write_bytes(content)
 
 
-def test_with_a_flipped_byte_in_the_newest_checkpoint_the_one_before_is_used(config, capsys):
+def test_if_the_newest_checkpoint_has_a_flipped_byte_the_one_before_is_used(config, capsys):
     fit(Trainer(config.replaced({"total_iters": 3}), CPU))
     *_, before, newest = list_checkpoints(config.train.out)
     flip_a_byte(newest, 0.5)
     found = newest_that_verifies(config.train.out)
     assert found is not None
     assert found.step == 2
-    said = capsys.readouterr().out
-    assert f"skipped: {newest} is truncated, damaged" in said
-    assert f"resuming from {before}" in said
+    printed = capsys.readouterr().out
+    assert f"skipped: {newest} is truncated, damaged" in printed
+    assert f"resuming from {before}" in printed
 
 
 def test_if_every_checkpoint_is_damaged_no_new_run_starts_in_their_folder(config):
@@ -210,9 +210,9 @@ def test_on_a_full_disk_only_the_checkpoint_is_lost_and_the_run_continues(config
     fit(Trainer(config.replaced({"keep": 20}), CPU))
     assert [load_checkpoint(path).step for path in list_checkpoints(config.train.out)] == [1, 2, 3, 4, 12]
     assert_identical(final_state(config), final_state(undisturbed))
-    said = capsys.readouterr().err
-    assert said.count("No space left on device); the run continues") == 7
-    assert "warning: the checkpoint of step 5 was not written" in said
+    printed = capsys.readouterr().err
+    assert printed.count("No space left on device); the run continues") == 7
+    assert "warning: the checkpoint of step 5 was not written" in printed
 
 
 def test_a_full_disk_at_the_end_is_an_error_and_earlier_checkpoints_are_kept(config, monkeypatch):

@@ -41,14 +41,14 @@ def test_every_command_for_several_nodes_parses(command):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS + GUIDES if "--data data/CLEVRER " in c])
-def test_every_split_of_clevrer_exists_after_the_download(command):
+def test_every_split_of_clevrer_in_a_command_is_created_by_the_download(command):
     script = (ROOT / "scripts" / "download_clevr_dataset.sh").read_text()
     made = set(re.findall(r"echo (\w+) ;;", script))
     assert made == {"train", "val", "test"}
     assert set(re.findall(r"split (\w+)", command)) <= made
 
 
-def test_every_other_command_is_a_known_script():
+def test_every_other_command_runs_a_known_script():
     others = [c for c in COMMANDS if not any(script in c for script in PARSERS)]
     ours = ("make_synthetic_dataset", "convert_checkpoint", "pack_dataset")
     known = ("source .venv", "scripts/download", *(f"python scripts/{name}.py" for name in ours))
@@ -74,7 +74,7 @@ def test_every_test_that_the_fidelity_table_names_exists():
     assert named <= defined
 
 
-def test_the_three_strategies_each_name_a_test():
+def test_the_fidelity_table_names_a_test_of_each_of_the_three_strategies():
     rows = (ROOT / "docs" / "fidelity.md").read_text().splitlines()
     for strategy in ("positional group normalization", "robustness penalty", "sampling space truncation"):
         (row,) = [row for row in rows if row.startswith(f"| {strategy} |")]

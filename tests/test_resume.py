@@ -1,4 +1,4 @@
-"""Tests of what a run begins or continues from: which settings it keeps, and whether it trains SPyNet."""
+"""Tests of runs that begin or continue from a checkpoint: the settings they keep, and whether they train SPyNet."""
 
 import dataclasses
 from pathlib import Path
@@ -41,7 +41,7 @@ def as_format_1(path: Path, **train: object) -> Path:
 # Settings that a run keeps
 
 
-def test_a_change_is_shown_and_one_that_changes_the_samples_is_refused(tiny, capsys):
+def test_changed_settings_are_printed_and_those_that_change_the_samples_are_refused(tiny, capsys):
     fit(Trainer(tiny, CPU))
     checkpoint = newest_that_verifies(tiny.train.out)
     assert checkpoint is not None
@@ -56,10 +56,10 @@ def test_a_change_is_shown_and_one_that_changes_the_samples_is_refused(tiny, cap
         "lr": 0.5,
     }
     assert resumed_config(checkpoint, free) == tiny.replaced({**free, "train_flow": True})
-    said = capsys.readouterr().out
-    assert said.startswith(f"changed since {checkpoint.source}: ")
-    assert "total_iters 4 -> 9" in said
-    assert "lr 0.001 -> 0.5" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"changed since {checkpoint.source}: ")
+    assert "total_iters 4 -> 9" in printed
+    assert "lr 0.001 -> 0.5" in printed
     resumed_config(checkpoint, {})
     assert capsys.readouterr().out == ""
     for name, value in (("seed", 1), ("batch_size", 8), ("frame_stride", 2), ("split", "train"), ("held_out", 0)):
@@ -92,7 +92,7 @@ def test_a_new_run_trains_spynet_if_asked_or_without_finished_weights(values, in
 
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("values", [{}, {"spynet": "given.pth"}, {"init": "a.pt"}])
-def test_a_resumed_run_does_what_it_did(values, trained):
+def test_a_resumed_run_keeps_spynet_trained_or_frozen(values, trained):
     config = Config.from_preset("tiny").replaced(values)
     assert trains_flow(config, resume=checkpoint_of(config, trained)) is trained
     assert trains_flow(config, resume=checkpoint_of(config, trained, optimizer=False)) is trained
@@ -106,13 +106,13 @@ def test_training_a_frozen_spynet_is_refused_on_resuming_and_allowed_without_an_
     assert trains_flow(asked, resume=checkpoint_of(asked, False, optimizer=False))
 
 
-def test_a_resumed_run_refuses_other_flow_weights(tiny):
+def test_a_resumed_run_refuses_another_spynet_file(tiny):
     fit(Trainer(tiny, CPU))
     with pytest.raises(ValueError, match=r"--spynet some\.pth is read when a run begins, .*4\.pt began with none"):
         resumed_config(newest(tiny), {"spynet": "some.pth"})
 
 
-def test_a_run_that_begins_from_unfinished_flow_trains_it_further(tiny, tmp_path):
+def test_a_run_that_begins_from_unfinished_spynet_weights_trains_them_further(tiny, tmp_path):
     fit(Trainer(tiny, CPU))
     first = newest(tiny)
     assert first.config == tiny.replaced({"train_flow": True})
@@ -125,10 +125,10 @@ def test_a_run_that_begins_from_unfinished_flow_trains_it_further(tiny, tmp_path
     assert all(p.requires_grad for p in resumed.model.spynet.parameters())
 
 
-# Checkpoints whose flow is finished
+# Checkpoints with finished SPyNet weights
 
 
-def test_published_flow_is_frozen_without_naming_a_spynet_file(tmp_path):
+def test_the_published_spynet_is_frozen_without_a_spynet_file(tmp_path):
     published = load_any(in_published_format(SMALL, tmp_path / "published.pth.tar", cached=16), config=SMALL)
     assert (published.config.train.spynet, published.config.train.train_flow) == ("", False)
     config = init_config(published, {"init": published.source})
@@ -142,7 +142,7 @@ def test_published_flow_is_frozen_without_naming_a_spynet_file(tmp_path):
         assert not trains_flow(config, init=converted)
 
 
-def test_the_shipped_motion_generator_keeps_its_flow_frozen():
+def test_a_run_that_begins_from_the_shipped_motion_generator_keeps_spynet_frozen():
     shipped = load_any(WORLD)
     assert not shipped.config.train.train_flow
     assert not trains_flow(init_config(shipped, {"init": str(WORLD)}), init=shipped)
@@ -201,8 +201,8 @@ def test_a_run_of_format_1_resumes_bit_for_bit(tiny, tmp_path, given):
         ({"generator": "content"}, ""),
     ],
 )
-def test_a_run_says_at_its_start_whether_spynet_is_trained(tiny, capsys, values, line):
+def test_a_run_prints_at_its_start_whether_spynet_is_trained(tiny, capsys, values, line):
     fit(Trainer(tiny.replaced({**values, "total_iters": 1}), CPU))
-    said = capsys.readouterr().out
-    assert line in said
-    assert ("SPyNet" in said) == bool(line)
+    printed = capsys.readouterr().out
+    assert line in printed
+    assert ("SPyNet" in printed) == bool(line)

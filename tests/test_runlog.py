@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vidm.runlog import RunLog
 
 
-def test_numbers_reach_the_console_the_rows_and_tensorboard(tmp_path, capsys):
+def test_numbers_are_written_to_the_console_stats_and_tensorboard(tmp_path, capsys):
     log = RunLog(tmp_path, total=10, start=0)
     log.row(5, loss=0.25, grad_norm=2.0)
     log.close()
@@ -19,7 +19,7 @@ def test_numbers_reach_the_console_the_rows_and_tensorboard(tmp_path, capsys):
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(5, 0.25)]
 
 
-def test_a_resumed_run_appends(tmp_path):
+def test_a_resumed_run_appends_its_rows(tmp_path):
     for step in (1, 2):
         log = RunLog(tmp_path, total=2, start=step - 1)
         log.row(step, loss=1.0)
@@ -27,7 +27,7 @@ def test_a_resumed_run_appends(tmp_path):
     assert len((tmp_path / "stats.jsonl").read_text().splitlines()) == 2
 
 
-def test_videos_are_gifs_on_disk_and_in_tensorboard(tmp_path):
+def test_videos_are_saved_as_gifs_on_disk_and_in_tensorboard(tmp_path):
     log = RunLog(tmp_path, total=1, start=0)
     frames = np.zeros((3, 16, 16, 3), dtype=np.uint8)
     frames[1:] = np.array([90, 180])[:, None, None, None]

@@ -1,4 +1,4 @@
-"""Tests of memory on a CPU."""
+"""Tests of memory on a CPU and of provenance."""
 
 import platform
 import subprocess
@@ -38,7 +38,7 @@ def test_kept_memory_is_reused_without_page_faults():
 
 
 @pytest.mark.parametrize(("work", "flags"), [(cli._train, ""), (cli._sample, "--test --content missing")])
-def test_the_scripts_keep_freed_memory_on_a_cpu_and_only_there(monkeypatch, work, flags):
+def test_the_scripts_keep_freed_memory_only_on_a_cpu(monkeypatch, work, flags):
     called = []
     monkeypatch.setattr(cli, "keep_freed_memory", lambda: called.append(True))
     options = cli.parse_flags(["--resume", "missing.pt", *flags.split()])

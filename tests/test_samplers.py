@@ -1,4 +1,4 @@
-"""Claims about the reverse chains; reference numbers are those of guided-diffusion."""
+"""Tests of the samplers; reference numbers are those of guided-diffusion."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_ddim_with_eta_one_has_the_posterior_variance_of_ddpm():
 
 def test_ddim_with_eta_zero_draws_no_noise():
     def forbidden(step, like):
-        raise AssertionError("noise was asked for")
+        raise AssertionError("noise was requested")
 
     x_T = torch.randn(2, 3, 4, 4)
     diffusion = GaussianDiffusion(respacing="5")
@@ -42,7 +42,7 @@ def test_ddim_with_eta_zero_draws_no_noise():
     assert torch.equal(first, second)
 
 
-def test_noise_is_asked_for_in_sampling_order_and_not_at_the_last_step():
+def test_noise_is_requested_in_sampling_order_and_not_at_the_last_step():
     steps = []
 
     def noise(step, like):
@@ -53,7 +53,7 @@ def test_noise_is_asked_for_in_sampling_order_and_not_at_the_last_step():
     assert steps == [0, 1, 2, 3]
 
 
-def test_the_exact_denoiser_of_a_point_reaches_it_in_one_step_and_in_many():
+def test_with_the_exact_denoiser_of_a_point_one_step_and_many_reach_the_point():
     target = torch.rand(1, 3, 4, 4) * 2 - 1
     for spec in ("1", "20"):
         diffusion = GaussianDiffusion(respacing=spec)
@@ -67,7 +67,7 @@ def test_the_exact_denoiser_of_a_point_reaches_it_in_one_step_and_in_many():
 
 
 def gaussian_denoiser(deviation):
-    """The exact eps of data that are normal with this deviation, and no variance output to speak of."""
+    """The exact eps of normal data with this standard deviation; the variance output is zero."""
     alphas_cumprod = torch.from_numpy(GaussianDiffusion().alphas_cumprod)
 
     def eps(x, t):
@@ -79,11 +79,11 @@ def gaussian_denoiser(deviation):
 
 
 def error_on_a_gaussian(sampler, steps, **options):
-    """Against the exact solution of the probability flow, whose deviation at a is sqrt(a d^2 + 1 - a)."""
+    """The error against the exact probability flow, whose standard deviation at a is sqrt(a d^2 + 1 - a)."""
     d, x_T = 1.0, torch.ones(1, 1)
     a = GaussianDiffusion().alphas_cumprod[[0, -1]]
     at_first, at_last = np.sqrt(a * d**2 + 1 - a)
-    # The last step, from the least noise to none, asks the denoiser once for every solver.
+    # In the last step, from the lowest noise level to zero, every solver returns the denoiser's clean value.
     expected = np.sqrt(a[0]) * d**2 / at_first**2 * at_first / at_last
     x = sampler(
         GaussianDiffusion(respacing=str(steps)), gaussian_denoiser(d), x_T.double(), clip_denoised=False, **options
@@ -92,14 +92,14 @@ def error_on_a_gaussian(sampler, steps, **options):
 
 
 def test_dpm_solver_converges_to_the_exact_solution_of_a_gaussian_at_second_order():
-    """The slope over three doublings: steps are whole numbers, which makes single doublings uneven."""
+    """The order is measured over three doublings, since rounded steps make single doublings uneven."""
     second, first = ([error_on_a_gaussian(sample_dpm_solver, n, order=order) for n in (50, 400)] for order in (2, 1))
     assert 1.7 < np.log2(second[0] / second[1]) / 3 < 2.3, second
     assert 0.8 < np.log2(first[0] / first[1]) / 3 < 1.2, first
 
 
 @pytest.mark.parametrize("steps", [5, 10, 14, 15, 20, 25, 50])
-def test_with_few_steps_dpm_solver_is_nearer_to_the_exact_solution_than_ddim(steps):
+def test_with_few_steps_dpm_solver_is_closer_to_the_exact_solution_than_ddim(steps):
     ddim, ours = (error_on_a_gaussian(sampler, steps) for sampler in (sample_ddim, sample_dpm_solver))
     assert ours < ddim
     if steps >= 10:
@@ -130,7 +130,7 @@ def test_dpm_solver_takes_any_number_of_steps(steps):
     assert len(calls) == diffusion.num_timesteps
 
 
-def test_another_order_is_refused():
+def test_an_unknown_order_is_refused():
     with pytest.raises(ValueError, match="order 3"):
         sample_dpm_solver(GaussianDiffusion(respacing="5"), dummy_denoiser, torch.zeros(1, 3, 4, 4), order=3)
 
@@ -139,8 +139,8 @@ def test_another_order_is_refused():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers", "ignore:__array__ implementation")
 @pytest.mark.parametrize("steps", [5, 10, 25])
 @pytest.mark.parametrize("order", [1, 2])
-def test_dpm_solver_agrees_with_that_of_diffusers(steps, order):
-    """At every step but the one to the least noise, which is of second order there; in first order, at all of them."""
+def test_dpm_solver_agrees_with_diffusers(steps, order):
+    """All states agree, except the last two for order 2: diffusers takes the step before them in second order."""
     pytest.importorskip("diffusers")
     from diffusers import DPMSolverMultistepScheduler
 

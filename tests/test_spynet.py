@@ -1,4 +1,4 @@
-"""Claims about SPyNet and warping."""
+"""Tests of SPyNet and warping."""
 
 import torch
 from golden import fill_by_rule, load_npz

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def gradients(config: Config, device: torch.device = CPU) -> dict[str, torch.Tensor]:
-    """The gradients of a step of 8 samples, with weights filled by rule (a fresh model has almost none).
+    """The gradients of a step of 8 samples, with weights filled by rule, since most gradients of a new model are zero.
 
     Norms have two channels per group: with one channel, a norm removes the bias of the layer before it.
     """
@@ -39,7 +39,7 @@ def save_gradients(device: torch.device, config: Config, path: Path) -> None:
         torch.save(found, path)
 
 
-def one_of_two_processes(node_rank: int, config: Config, path: Path, meeting: Path) -> None:
+def one_of_two_processes(node_rank: int, config: Config, path: Path, store: Path) -> None:
     torch.set_num_threads(1)
     launch(
         save_gradients,
@@ -47,12 +47,12 @@ def one_of_two_processes(node_rank: int, config: Config, path: Path, meeting: Pa
         multiprocessing=True,
         num_nodes=2,
         node_rank=node_rank,
-        rendezvous=Rendezvous(f"file://{meeting}"),
+        rendezvous=Rendezvous(f"file://{store}"),
     )
 
 
 def smooth(config: Config) -> Config:
-    """The robust penalty with eps 1e-2: with 1e-8 its gradient is a sign, which rounding flips at tiny errors."""
+    """The robust penalty with eps 1e-2. With 1e-8, its gradient is a sign, which rounding flips at tiny errors."""
     return config.replaced({"penalty_eps": 1e-2})
 
 
@@ -68,7 +68,7 @@ def test_four_micro_batches_are_one_big_batch(tiny):
     assert_same_step(gradients(config.replaced({"accum_steps": 4})), gradients(config))
 
 
-def test_with_the_default_penalty_four_micro_batches_have_the_gradient_of_one_big_batch_as_a_whole(tiny):
+def test_with_the_default_penalty_the_whole_gradient_of_four_micro_batches_is_that_of_one_big_batch(tiny):
     assert tiny.diffusion.penalty_eps == 1e-8
     found, expected = (
         torch.cat([g.flatten() for g in gradients(config).values()])
@@ -77,10 +77,10 @@ def test_with_the_default_penalty_four_micro_batches_have_the_gradient_of_one_bi
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
-def test_two_processes_are_one_big_batch(tiny, tmp_path):
+def test_two_processes_have_the_gradients_of_one_big_batch(tiny, tmp_path):
     context = multiprocessing.get_context("spawn")
     config = smooth(tiny)
-    arguments = (config.replaced({"accum_steps": 2}), tmp_path / "gradients.pt", tmp_path / "meeting")
+    arguments = (config.replaced({"accum_steps": 2}), tmp_path / "gradients.pt", tmp_path / "store")
     processes = [context.Process(target=one_of_two_processes, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
@@ -96,7 +96,7 @@ def test_summing_micro_batches_instead_of_averaging_would_be_detected(tiny):
         assert_same_step(summed, gradients(tiny))
 
 
-def test_noise_depends_on_the_place_and_not_on_the_batch():
+def test_noise_depends_on_the_place_of_a_sample_and_not_on_its_batch():
     frame = torch.zeros(8, 3, 4, 4)
     t, noise = draw_noise(0, 5, range(8), frame, 1000)
     t_half, noise_half = draw_noise(0, 5, range(4, 8), frame[:4], 1000)
@@ -107,7 +107,7 @@ def test_noise_depends_on_the_place_and_not_on_the_batch():
 
 
 def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
-    """The state after training; a new run begins in an empty folder."""
+    """Train and return the state; a new run begins in an empty folder."""
     if not resume:
         shutil.rmtree(config.train.out, ignore_errors=True)
     trainer = Trainer(config, CPU, load_checkpoint(resume) if resume else None)
@@ -118,7 +118,7 @@ def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
     return state | trainer.model.state_dict()
 
 
-def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(tiny, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path):
     whole = run(tiny)
     run(tiny.replaced({"total_iters": 2, "out": str(tmp_path / "half")}))
     resumed = run(tiny.replaced({"out": str(tmp_path / "half")}), tmp_path / "half" / "checkpoint_00000002.pt")
@@ -132,8 +132,8 @@ def contiguous(value):
     return {k: contiguous(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def test_a_checkpoint_whose_tensors_have_other_strides_resumes_as_well(tiny, tmp_path):
-    """Fused AdamW assumes that weights and moments have the same strides: otherwise it would mix up elements."""
+def test_a_checkpoint_whose_tensors_have_other_strides_can_be_resumed(tiny, tmp_path):
+    """Fused AdamW would mix up elements if weights and moments had different strides."""
     whole = run(tiny)
     half = tiny.replaced({"total_iters": 2, "out": str(tmp_path / "half")})
     run(half)
@@ -163,7 +163,7 @@ def test_training_moves_the_weights_and_lowers_the_loss(tiny):
     assert last < 0.8 * first
 
 
-def test_the_same_seed_is_the_same_run_and_another_seed_is_not(tiny):
+def test_equal_seeds_give_equal_runs_and_other_seeds_do_not(tiny):
     name = "unet.out.2.weight"
     first, again, other = (run(tiny.replaced({"seed": seed}))[name] for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -187,11 +187,11 @@ def test_a_run_that_diverges_stops_and_saves_finite_weights(tiny, capsys):
     saved = load_checkpoint(latest_checkpoint(trainer.config.train.out))
     assert (saved.step, saved.progress.bad_in_a_row) == (trainer.step, 3)
     assert saved.progress.ema_updates == trainer.step - saved.progress.bad_steps
-    said = capsys.readouterr().err
-    assert said.count("skipped, its loss or gradient is not finite") == saved.progress.bad_steps
+    printed = capsys.readouterr().err
+    assert printed.count("skipped, its loss or gradient is not finite") == saved.progress.bad_steps
 
 
-def test_a_new_run_leaves_another_runs_checkpoints_alone(tiny):
+def test_a_run_neither_starts_in_a_folder_of_another_nor_deletes_its_later_checkpoints(tiny):
     run(tiny)
     with pytest.raises(ValueError, match="has checkpoints of another run: resume it with --resume auto"):
         Trainer(tiny, CPU)
@@ -232,7 +232,7 @@ def test_only_the_newest_checkpoints_are_kept(tiny):
     assert names == ["checkpoint_00000003.pt", "checkpoint_00000004.pt"]
 
 
-def test_a_preview_is_written_and_changes_nothing(tiny):
+def test_a_preview_is_written_and_does_not_change_the_training(tiny):
     with_preview = run(tiny.replaced({"test_freq": 2}))
     assert (Path(tiny.train.out) / "preview" / "00000002.gif").stat().st_size > 0
     without = run(tiny)
@@ -309,7 +309,7 @@ def test_a_content_generator_trains_on_videos_of_one_frame(tiny):
 @pytest.mark.parametrize(
     "values", [{"norm": "timestep"}, {"use_encoder": False}, {"p2_gamma": 0.0, "prediction": "eps"}, {"loss": "mse"}]
 )
-def test_every_strategy_can_be_switched_off_and_trains(tiny, values):
+def test_training_works_with_each_strategy_switched_off(tiny, values):
     config = tiny.replaced(values)
     run(config)
     saved = load_checkpoint(Path(tiny.train.out) / "checkpoint_00000004.pt").config

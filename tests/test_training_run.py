@@ -1,4 +1,4 @@
-"""Tests of the loop around the steps: held-out videos, logs, dry runs, resuming, and equal splits of a step."""
+"""Tests of the training loop: held-out videos, logs, dry runs, resuming, and equal splits of a step."""
 
 import json
 import random
@@ -93,7 +93,7 @@ def test_a_run_logs_held_out_losses_previews_and_distances(tmp_path, tiny):
     assert preview.shape == (16, 32, 32, 3)  # two held-out videos: generated above real, 16 x 16 each
 
 
-def test_validation_does_not_change_the_training(tiny, tmp_path):
+def test_validation_does_not_change_the_weights(tiny, tmp_path):
     states = []
     for values in ({}, {"test_freq": 1, "eval_freq": 2}):
         config = tiny.replaced({**values, "held_out": 0, "out": str(tmp_path / f"run{len(states)}")})
@@ -114,7 +114,7 @@ def test_distances_need_a_motion_generator(tiny):
         Trainer(tiny.replaced({"generator": "content", "eval_freq": 1}), CPU)
 
 
-def test_a_film_strip_begins_and_ends_with_the_video():
+def test_a_film_strip_contains_the_first_and_last_frames_of_the_video():
     frames = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1).repeat(3, axis=3)
     strip = film_strip(frames)
     assert strip.shape == (8, 1, 3)
@@ -127,11 +127,11 @@ def test_a_film_strip_begins_and_ends_with_the_video():
 
 def test_a_dry_run_prints_sizes_and_memory_and_writes_nothing(tiny, capsys):
     dry_run(Trainer(tiny, CPU))
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     millions = sum(p.numel() for p in Trainer(tiny, CPU).model.spynet.parameters()) / 1e6
-    assert f"  spynet: {millions:.2f} M parameters" in said
-    assert "memory: weights 0.01 GiB, gradients 0.01 GiB, optimizer 0.02 GiB, averaged weights 0.01 GiB" in said
-    assert "peak of a step with micro-batches of 4:" in said
+    assert f"  spynet: {millions:.2f} M parameters" in printed
+    assert "memory: weights 0.01 GiB, gradients 0.01 GiB, optimizer 0.02 GiB, averaged weights 0.01 GiB" in printed
+    assert "peak of a step with micro-batches of 4:" in printed
     assert not Path(tiny.train.out).exists()
 
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_has_the_whole_state_of_a_run(tiny):
     assert checkpoint.optimizer["state"]
 
 
-# The same step, however it is split
+# A step is the same however it is split
 
 
 def losses_and_weights(config: Config, steps: int) -> tuple[list[float], torch.Tensor]:
@@ -198,9 +198,9 @@ def save_losses(device: torch.device, config: Config, steps: int, path: Path) ->
         torch.save(found, path)
 
 
-def one_of_two(node_rank: int, config: Config, steps: int, path: Path, meeting: Path) -> None:
+def one_of_two(node_rank: int, config: Config, steps: int, path: Path, store: Path) -> None:
     torch.set_num_threads(1)
-    nodes = {"num_nodes": 2, "node_rank": node_rank, "rendezvous": Rendezvous(f"file://{meeting}")}
+    nodes = {"num_nodes": 2, "node_rank": node_rank, "rendezvous": Rendezvous(f"file://{store}")}
     launch(save_losses, (config, steps, path), multiprocessing=True, **nodes)
 
 
@@ -208,7 +208,7 @@ def test_twenty_steps_are_the_same_on_one_process_on_two_and_in_micro_batches(ti
     config = tiny.replaced({"batch_size": 8, "total_iters": 20, "lr": 1e-4, "penalty_eps": 1e-2})
     expected, _ = losses_and_weights(config, 20)
     in_micro_batches, _ = losses_and_weights(config.replaced({"accum_steps": 4}), 20)
-    arguments = (config, 20, tmp_path / "found.pt", tmp_path / "meeting")
+    arguments = (config, 20, tmp_path / "found.pt", tmp_path / "store")
     group = [CONTEXT.Process(target=one_of_two, args=(rank, *arguments)) for rank in range(2)]
     for process in group:
         process.start()
@@ -245,7 +245,7 @@ def test_condition_noise_levels_are_uniform_up_to_the_given_level():
     assert torch.equal(half, draw_condition_noise(0, 3, range(400), frame, level=0.2)[200:])
 
 
-# Compiled, in bfloat16, and on a GPU
+# Compilation, bfloat16 and GPUs
 
 
 @pytest.mark.slow
@@ -272,7 +272,7 @@ def test_bf16_with_recomputed_activations_reaches_the_loss_of_fp32(tiny, tmp_pat
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("values", [{}, {"compile": True}, {"precision": "bf16"}, {"checkpoint_activations": "posgn"}])
-def test_on_a_gpu_micro_batches_are_one_big_batch(tiny, values):
+def test_on_a_gpu_micro_batches_have_the_gradient_of_one_big_batch(tiny, values):
     gpu, found = torch.device("cuda"), []
     for accum_steps in (1, 4):
         config = tiny.replaced({**values, "batch_size": 8, "accum_steps": accum_steps, "penalty_eps": 1e-2})
@@ -285,8 +285,7 @@ def test_on_a_gpu_micro_batches_are_one_big_batch(tiny, values):
     assert (four - one).norm() <= tolerance * one.norm()
 
 
-def test_global_random_generators_have_no_effect_on_training(tiny, tmp_path):
-    """Once a run has begun, the state of the process's own generators has no effect."""
+def test_the_global_random_generators_have_no_effect_once_a_run_has_begun(tiny, tmp_path):
     states = []
     for seed in (1, 2):
         config = tiny.replaced({"out": str(tmp_path / f"run{seed}")})

@@ -3,8 +3,8 @@
     python diffusion_ddp_accum_constant_cu.py --preset tiny --data DIR --out checkpoints
     python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --out samples
 
-No flag is without effect: a flag of the other mode, or one that the other settings leave unused, is refused. Flags that
-the original's sampling command passes, but which mean nothing there, are accepted and reported.
+A flag of the other mode, or one that has no effect with the other settings, is refused. Flags without effect that the
+original code's sampling command passes are accepted and reported.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
 TRAINING_ONLY = ("--dry-run", "--preset", "--start-iters")
-# Accepted in sampling because the original's command passes them.
+# Accepted in sampling because the original code's command passes them.
 UNUSED_IN_SAMPLING = ("--workers", "-j", "--resolution")
-# A rule about flags without effect: whether it applies, the settings it is about, and the reason.
+# A rule about flags without effect: whether it applies, the names of the settings, and the reason.
 Rule = tuple[bool, str, str]
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, without the usage, and accepts no abbreviations.
 
-    What an abbreviation means would depend on the mode, and change when a flag is added.
+    The meaning of an abbreviation would depend on the mode, and could change when a flag is added.
     """
 
     def __init__(self, description: str, epilog: str | None = None) -> None:
@@ -79,16 +79,16 @@ def _add_other_mode(parser: argparse.ArgumentParser, flags: Iterable[str], messa
         parser.add_argument(flag, action=_OtherMode, nargs="?", const=message, dest="", help=argparse.SUPPRESS)
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("processes (under torchrun its environment decides)")
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("processes (under torchrun, its environment variables define them)")
     group.add_argument("--multiprocessing-distributed", action="store_true", help="one process per GPU of this node")
     group.add_argument("--world-size", type=int, default=1, metavar="N", help="number of nodes (1)")
-    group.add_argument("--rank", type=int, default=0, metavar="R", help="number of this node (0)")
+    group.add_argument("--rank", type=int, default=0, metavar="R", help="index of this node (0)")
     group.add_argument(
         "--dist-url",
         default="tcp://localhost:10001",
         metavar="URL",
-        help="where processes meet (tcp://localhost:10001)",
+        help="address at which processes connect (tcp://localhost:10001)",
     )
     group.add_argument("--dist-backend", choices=BACKENDS, help="nccl on GPUs, gloo on the CPU")
     group.add_argument(
@@ -96,9 +96,9 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=TIMEOUT_S,
         metavar="S",
-        help=f"end the run if a process keeps the others waiting for longer, for example by a preview ({TIMEOUT_S:g})",
+        help=f"seconds to wait for another process, for example during a preview, before the run ends ({TIMEOUT_S:g})",
     )
-    group.add_argument("--gpu", type=int, metavar="ID", help="use this one GPU")
+    group.add_argument("--gpu", type=int, metavar="ID", help="use only this GPU")
 
 
 def _add_checkpoint(group: argparse._ActionsContainer, resume: str) -> None:
@@ -123,10 +123,10 @@ def train_parser() -> argparse.ArgumentParser:
     mode.add_argument("--preset", choices=PRESETS, help="named settings to start from (paper128)")
     _add_checkpoint(mode, "checkpoint to continue from, or auto: the newest undamaged one in --out, if any")
     mode.add_argument("--start-iters", type=int, metavar="N", help="count steps from N instead of the checkpoint's")
-    _add_places(parser)
+    _add_processes(parser)
     titles = ("network", "diffusion", "data", "training")
     for title, section in zip(titles, Config().sections(), strict=True):
-        _add_settings(parser.add_argument_group(f"{title} (default in brackets)"), section)
+        _add_settings(parser.add_argument_group(f"{title} (defaults in parentheses)"), section)
     sampling_only = _flags(SampleConfig()) - _flags(*Config().sections())
     _add_other_mode(parser, sampling_only, "is a sampling flag: add --test")
     return parser
@@ -138,9 +138,9 @@ def sample_parser() -> argparse.ArgumentParser:
     mode = parser.add_argument_group("run")
     mode.add_argument("--test", action="store_true", help="sample videos; without it the script trains")
     _add_checkpoint(mode, "checkpoint of the motion generator to sample from")
-    _add_places(parser)
-    _add_settings(parser.add_argument_group("sampling (default in brackets)"), SampleConfig())
-    unused = parser.add_argument_group("accepted for the original's command, without effect")
+    _add_processes(parser)
+    _add_settings(parser.add_argument_group("sampling (defaults in parentheses)"), SampleConfig())
+    unused = parser.add_argument_group("without effect, accepted because the original code's command passes them")
     unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
     unused.add_argument("--resolution", type=int, metavar="INT", help="videos have the size of the network")
     training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
@@ -159,7 +159,7 @@ def _given(options: argparse.Namespace, section: Any) -> dict[str, Any]:
 
 
 def _refuse_unused(options: argparse.Namespace, sections: Sequence[Any], rules: Iterable[Rule]) -> None:
-    """Raise ValueError, naming the flag and the reason, if one was given that a rule says has no effect."""
+    """Raise ValueError, naming the flag and the reason, if a given flag has no effect by one of the rules."""
     flags = {each.name: each.metadata["flags"][0] for section in sections for each in flagged(section)}
     for applies, names, reason in rules:
         for name in names.split() if applies else ():
@@ -170,7 +170,7 @@ def _refuse_unused(options: argparse.Namespace, sections: Sequence[Any], rules: 
 def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None, Checkpoint | None]:
     """The settings of a run, the checkpoint it continues, and the one whose weights it starts from, if any.
 
-    Raises ValueError for flags that do not fit the checkpoint or have no effect.
+    Raises ValueError for flags that contradict the checkpoint or have no effect.
     """
     values = {k: v for section in Config().sections() for k, v in _given(options, section).items()}
     config = Config.from_preset(options.preset or "paper128").replaced(values)
@@ -184,7 +184,7 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
     if resume:
         config = resumed_config(resume, values, options.preset or "")
         if options.preset:
-            print0(f"--preset {options.preset} sets nothing here: the settings of {resume.source} are kept")
+            print0(f"--preset {options.preset} has no effect: the settings of {resume.source} are kept")
     elif config.train.init:
         init = load_any(config.train.init, options.stored_timesteps)
         config = init_config(init, values, options.preset or "")
@@ -235,7 +235,7 @@ def _report_unused(options: argparse.Namespace, settings: SampleConfig, generato
 
 def _report_tf32(device: torch.device, precision: str) -> None:
     if device.type == "cpu" and precision == "tf32":
-        print0("--precision tf32 has no effect on a CPU: it is fp32 there")
+        print0("--precision tf32 has no effect on a CPU: it is the same as fp32 there")
 
 
 def _train(device: torch.device, options: argparse.Namespace) -> None:

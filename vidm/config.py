@@ -21,9 +21,9 @@ from vidm.unet import NORMS, UNetShape
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
-# Settings in the files of earlier versions that are constants now.
+# Settings in files of earlier versions that are now constants.
 FIXED = {"in_channels": 3, "out_channels": 6}
-# The ending of a video's name by format; "frames" is a folder of images.
+# The file suffix of a video by format; "frames" is a folder of images.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 
 
@@ -56,7 +56,7 @@ def check_values(section: Any) -> None:
         least, above, most = valid["least"], valid["above"], valid["most"]
         if value is None or (least is None and above is None):
             continue
-        # NaN compares false, so that it is refused as well.
+        # Comparisons with NaN are false, so it is refused as well.
         large_enough = value > above if least is None else value >= least
         if not (large_enough and value <= (math.inf if most is None else most) and math.isfinite(value)):
             wanted = f"{least} or more" if above is None else f"a number above {above}"
@@ -77,13 +77,13 @@ class ModelConfig(UNetShape):
         128, "frames per video, including the first one, which is given", "--num-frames", least=2
     )
     flow_range: str = setting(
-        "unit", "range of SPyNet's input: [0, 1], [-1, 1] as published, or no flow (none)", "--flow-range", FLOW_RANGES
+        "unit", "SPyNet's input: unit [0, 1], published [-1, 1], or none (no flow)", "--flow-range", FLOW_RANGES
     )
     norm: str = setting(
-        "posgn", "group norms: the method's, or one that embeds step and frame index", "--norm", tuple(NORMS)
+        "posgn", "group norms: posgn (the method), or timestep (embeds step and frame index)", "--norm", tuple(NORMS)
     )
     use_encoder: bool = setting(
-        True, "no motion encoder: the first frame is concatenated to the noisy one instead", "--no-encoder"
+        True, "use no motion encoder; concatenate the first frame to the noisy one instead", "--no-encoder"
     )
 
 
@@ -93,15 +93,15 @@ class DiffusionConfig:
 
     schedule: str = setting("linear", "noise schedule")
     prediction: str = setting(
-        "eps", "output of the network: the noise (eps, published), or v, for small budgets", "--prediction", PREDICTIONS
+        "eps", "output of the network: eps (noise, published), or v (for short training)", "--prediction", PREDICTIONS
     )
     p2_gamma: float = setting(1.0, "exponent of the P2 weighting of eps (0: no weighting)", "--p2-gamma", least=0)
     p2_k: float = setting(1.0, "offset of the P2 weighting")
     loss: str = setting(
-        "charbonnier", "penalty: the paper's robust one, or the squared error of the released code", "--loss", LOSSES
+        "charbonnier", "penalty: charbonnier (paper), or mse (squared error, as in the released code)", "--loss", LOSSES
     )
     penalty_eps: float = setting(
-        1e-8, "error below which the robust penalty is quadratic rather than absolute", "--penalty-eps", above=0
+        1e-8, "error below which the robust penalty is quadratic instead of linear", "--penalty-eps", above=0
     )
 
 
@@ -114,7 +114,7 @@ class DataConfig:
         "first", "frames of a video that --generator content learns", "--content-frames", ("first", "all")
     )
     layout: str = setting(
-        "auto", "what a clip is; auto detects it from the files", "--layout", ("auto", "videos", "frames", "ucf101")
+        "auto", "layout of the folder (auto: detected)", "--layout", ("auto", "videos", "frames", "ucf101")
     )
     split: str = setting("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
     test_split: str = setting("", "part of the data to hold out (default: some videos of --data)", "--test-split")
@@ -138,29 +138,29 @@ class TrainConfig:
     total_iters: int = setting(800_000, "last optimizer step", "--total-iters", least=1)
     lr: float = setting(2e-5, "learning rate of AdamW", "--lr", above=0)
     lr_schedule: str = setting(
-        "constant", "learning rate: constant, or a cosine down to 0", "--lr-schedule", ("constant", "cosine")
+        "constant", "learning rate: constant, or decreasing to 0 by a cosine", "--lr-schedule", ("constant", "cosine")
     )
     warmup_iters: int = setting(0, "steps over which the learning rate rises to --lr", "--warmup-iters", least=0)
     weight_decay: float = setting(0.0, "weight decay of AdamW")
     clip_norm: float = setting(1.0, "largest norm of the gradient; larger ones are scaled down")
-    ema_decay: float = setting(0.999, "decay of the averaged weights, which sampling uses", "--ema-decay")
+    ema_decay: float = setting(0.999, "decay of the averaged weights, which are used for sampling", "--ema-decay")
     precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)
     compile: bool = setting(False, "compile the networks: the first steps are slow, later ones faster", "--compile")
     checkpoint_activations: str = setting(
         "none", "activations to recompute in the backward pass", "--checkpoint-activations", ("none", "posgn", "full")
     )
-    seed: int = setting(0, "seed of everything random", "--seed", least=0)
+    seed: int = setting(0, "seed of all random numbers", "--seed", least=0)
     spynet: str = setting("", "file of SPyNet weights (default: SPyNet is trained, from zero flow)", "--spynet")
     init: str = setting("", "start from the weights of this checkpoint, with a new optimizer", "--init")
-    # In a checkpoint: whether SPyNet is trained, as vidm.resume.trains_flow decided when the run began.
+    # In a checkpoint, this says whether SPyNet is trained, as vidm.resume.trains_flow decided when the run began.
     train_flow: bool = setting(
-        False, "train SPyNet although its weights are given or its checkpoint froze it", "--train-flow"
+        False, "train SPyNet even if its weights are given or it was frozen in the checkpoint", "--train-flow"
     )
     condition_noise: float = setting(
         0.0, "largest level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
     )
     max_bad_steps: int = setting(
-        10, "successive steps with a loss or gradient that is not finite that end a run", "--max-bad-steps", least=1
+        10, "end a run after so many steps in a row whose loss or gradient is not finite", "--max-bad-steps", least=1
     )
     start_seed: int = setting(0, "seed of the constant latent of truncated sampling (--psi)")
     print_freq: int = setting(100, "steps between log lines", "--print-freq -p", least=1)
@@ -182,14 +182,14 @@ class Config:
 
     @staticmethod
     def from_preset(name: str) -> "Config":
-        """The configuration that a preset names."""
+        """The configuration of a preset."""
         return Config().replaced(PRESETS[name])
 
     @staticmethod
     def from_dict(sections: Mapping[str, Mapping[str, Any]]) -> "Config":
-        """The inverse of to_dict, also after JSON. Raises ValueError for an unknown setting or one of another type."""
+        """The inverse of to_dict, also after JSON. Raises ValueError for a setting of unknown name or wrong type."""
         if not isinstance(sections, Mapping) or not all(isinstance(part, Mapping) for part in sections.values()):
-            raise ValueError("its settings are not sections of named values")
+            raise ValueError("the settings are not a dictionary of sections")
         values = {name: value for section in sections.values() for name, value in section.items()}
         for name, value in FIXED.items():
             if values.pop(name, value) != value:
@@ -255,7 +255,7 @@ class SampleConfig:
     content_steps: str = setting("", "denoising steps of a generated first frame (default: --steps)", "--content-steps")
     eta: float = setting(0.0, "noise of ddim, from 0 (none) to 1 (as much as ddpm)", "--eta", least=0, most=1)
     precision: str = setting("fp32", "precision of the networks", "--precision", SAMPLING_PRECISIONS)
-    compile: bool = setting(False, "compile the networks, for GPUs: it takes minutes", "--compile")
+    compile: bool = setting(False, "compile the networks, which takes minutes (for GPUs)", "--compile")
     fps: float = setting(25.0, "frame rate of the written files", "--fps", above=0, most=1000)
     psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)
     start_noise: str = setting(
@@ -270,10 +270,10 @@ class SampleConfig:
     format: str = setting("mp4", "file format of the videos", "--format", tuple(SUFFIXES))
     grid: str = setting("", "RxC: also write the first R x C videos as one, OUT_grid.mp4", "--grid")
     report: bool = setting(False, "also write OUT/report.html: videos side by side, distances, drift", "--report")
-    seed: int = setting(0, "seed; video i of a seed is always the same", "--seed", least=0)
+    seed: int = setting(0, "seed; with the same seed, video i is always the same", "--seed", least=0)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "content_steps"):  # from Python, 5 is as good as "5"
+        for name in ("steps", "content_steps"):  # numbers are accepted from Python
             object.__setattr__(self, name, str(getattr(self, name)))
         check_values(self)
         if self.eta and self.sampler != "ddim":
@@ -281,11 +281,12 @@ class SampleConfig:
         self.grid_shape()
 
     def check_for(self, motion: Config, content: Config | None = None) -> None:
-        """Raise ValueError, naming the flag, for what generators trained with these configurations cannot do."""
+        """Raise ValueError, naming the flag, for settings that do not fit generators of these configurations."""
         trained = motion.model.video_timesteps
         if self.anchor_every >= trained:
             raise ValueError(
-                f"--anchor-every {self.anchor_every}: the model knows {trained} frames, give 1 to {trained - 1}"
+                f"--anchor-every {self.anchor_every}: the model was trained on {trained} frames, give 1 to "
+                f"{trained - 1}"
             )
         if (self.num_frames or 1) > trained and not self.anchor_every:
             raise ValueError(

@@ -50,7 +50,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """The number of processes that work together."""
+    """The number of processes, 1 without a group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -111,7 +111,7 @@ def _is_connection_error(error: RuntimeError) -> bool:
 def _give_up(error: RuntimeError, peers: Tensor, timeout: float) -> None:
     """Print that another process died or hangs, and exit.
 
-    If one hangs, the run's other processes on this host are killed first: a launcher would wait long for them.
+    If one hangs, the run's other processes on this host are killed first: a launcher would wait for long.
     """
     reason = str(error).strip().splitlines()[0]
     hangs = "imed out" in reason or "imeout" in reason
@@ -123,7 +123,7 @@ def _give_up(error: RuntimeError, peers: Tensor, timeout: float) -> None:
             if host == own_host and pid != own_pid:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-    # A regular exit would leave the process group, which waits for the other processes.
+    # A regular exit would destroy the process group, which waits for the other processes.
     os._exit(2)
 
 
@@ -135,7 +135,7 @@ def _run(
     world_size: int,
     rendezvous: Rendezvous,
 ) -> None:
-    """One process of a group: join, work, leave."""
+    """Join a group of processes, call the worker, and leave the group."""
     device = pick_device(local_rank)
     init(first_rank + local_rank, world_size, rendezvous, device)
     host = zlib.crc32(socket.gethostname().encode())
@@ -182,10 +182,11 @@ def launch(
 ) -> None:
     """Call worker(device, *arguments) in this process, or in one process per GPU.
 
-    Under torchrun, its environment variables decide. With `multiprocessing`, one process per GPU (a single one without
-    GPUs) runs on this node, number `node_rank` of `num_nodes`. Otherwise, only this process runs, on GPU number `gpu`,
-    the first GPU or the CPU. A process that dies or lets the others wait for too long ends all of them with a message
-    and exit code 2. No environment variable is changed. Raises ValueError for an unknown GPU or node.
+    Under torchrun, its environment variables define the processes. With `multiprocessing`, one process per GPU (a
+    single process without GPUs) runs on this node, number `node_rank` of `num_nodes`. Otherwise, only this process
+    runs, on GPU number `gpu`, the first GPU or the CPU. If a process dies or makes the others wait for too long, all
+    end with a message and exit code 2. Environment variables are not changed. Raises ValueError for an unknown GPU or
+    node.
     """
     if not 0 < rendezvous.timeout < float("inf"):
         raise ValueError(f"--timeout {rendezvous.timeout:g}: give a number of seconds above 0")
@@ -249,8 +250,8 @@ _on_main_already: ContextVar[bool] = ContextVar("_on_main_already", default=Fals
 def on_main(work: Callable[[], T]) -> T:
     """The result of work(), which only the main process calls; a ValueError or OSError in it is raised in all.
 
-    All processes call this. Work that runs this way may itself call on_main: the other processes are waiting for the
-    outer result, so the inner work just runs.
+    All processes call this. `work` may itself call on_main: the other processes are already waiting for
+    the outer result, so the inner work runs directly.
     """
     if _on_main_already.get():
         return work()

@@ -36,7 +36,7 @@ class EMA:
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """A context in which the model has the averaged weights; afterwards its own are restored bit for bit."""
+        """A context in which the model has the averaged weights; at its end, its own are restored bit for bit."""
         self._swap(model)
         try:
             yield

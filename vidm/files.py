@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 
 
 def _hidden_sibling(path: Path) -> Path:
-    # In the same folder, and so on the same disk, renaming is atomic. Encoders take the format from the suffix.
+    # Renaming is atomic within a disk, so the file is in the same folder. Encoders take the format from the suffix.
     return path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
 
 

@@ -1,7 +1,7 @@
 """Random numbers as a function of a key.
 
-What is drawn for (seed, step, place) or (seed, video, frame, step) does not depend on the number of processes, their
-order or earlier draws. A resumed run therefore equals an uninterrupted one, and so does a run split over processes.
+The numbers drawn for (seed, step, place) or (seed, video, frame, step) do not depend on the number of processes, their
+order or earlier draws. Runs that are resumed or split over processes therefore draw the same numbers.
 
     noise = keyed_normal((0, step, place), (3, 64, 64))
 """
@@ -21,7 +21,7 @@ def keyed_generator(key: Sequence[int]) -> torch.Generator:
 
 
 def keyed_normal(key: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normals of `shape`, float32 on the CPU, a function of `key` alone."""
+    """Standard normals of `shape`, float32 on the CPU, that depend only on `key`."""
     return torch.randn(list(shape), generator=keyed_generator(key))
 
 

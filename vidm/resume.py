@@ -1,4 +1,4 @@
-"""What a run resumes or begins from, and which settings it keeps.
+"""The checkpoint that a run resumes or begins from, and the settings that it keeps.
 
 checkpoint = newest_that_verifies("checkpoints")
 config = resumed_config(checkpoint, {"total_iters": 200}) if checkpoint else Config.from_preset("tiny")
@@ -14,25 +14,25 @@ from vidm.config import Config
 from vidm.distributed import print0
 from vidm.presets import PRESETS
 
-# They decide which sample is at which place of a step, so a run that changed one could not be reproduced.
+# These settings decide which sample is at which place of a step. A run that changed one could not be reproduced.
 STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip")
-# Files that are read only when a run begins: a checkpoint has the weights trained from them.
+# Settings that name a file which is read only when a run begins: checkpoints have the weights trained from it.
 BEGINNING = ("spynet", "init")
 
 
 def trains_flow(config: Config, resume: Checkpoint | None = None, init: Checkpoint | None = None) -> bool:
     """Whether a run trains SPyNet, given its settings and the checkpoint it resumes or begins from.
 
-    A resumed run does what it did before. A new run trains SPyNet if --train-flow is given, or if SPyNet has no
-    finished weights, which come from --spynet or from a checkpoint that did not train it. Raises ValueError for
+    A resumed run keeps its decision. A new run trains SPyNet if --train-flow is given, or if SPyNet has no finished
+    weights: those of --spynet or of a checkpoint that did not train it. Raises ValueError for
     --train-flow when resuming a run that does not train SPyNet. Ours.
     """
     asked = config.train.train_flow
     if resume and resume.optimizer:
         if asked and not resume.config.train.train_flow:
             raise ValueError(
-                f"--train-flow: SPyNet is frozen in {resume.source}, and a resumed run keeps that; leave it out, or "
-                f"begin a new run with --init {resume.source}"
+                f"--train-flow: SPyNet is frozen in {resume.source}, and a resumed run keeps it frozen; leave the flag "
+                f"out, or begin a new run with --init {resume.source}"
             )
         return resume.config.train.train_flow
     # On resuming, --spynet is not read again; with --init, it replaces the checkpoint's SPyNet.
@@ -73,7 +73,7 @@ def _differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: str = "") -> Config:
-    """The checkpoint's settings, updated by `values`; what changes is printed.
+    """The checkpoint's settings, updated by `values`; changes are printed.
 
     A preset changes nothing, but must describe the same network. Raises ValueError for another network or diffusion
     process than the checkpoint's, for other files that are read when a run begins, and, if the checkpoint has an
@@ -91,7 +91,7 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
     for name, (before, now) in _differences(asked.replaced(values), trained).items():
         if any(name in {setting.name for setting in fields(section)} for section in trained.sections()[:2]):
             raise ValueError(
-                f"{path} is of another configuration: {name} is {before} there and {now} here; "
+                f"{path} has another configuration: {name} is {before} there and {now} here; "
                 "leave the flags out to use the checkpoint's"
             )
     config = trained.replaced(values)

@@ -69,7 +69,7 @@ class RunLog:
             self.warn(f"a log was not written to {self.out} ({error}); the run continues")
 
     def row(self, step: int, **values: float) -> None:
-        """Record named numbers at a step in all three places."""
+        """Write the named numbers of a step to the console, stats.jsonl and TensorBoard."""
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
         self.bar.set_postfix({name: f"{values[name]:.4g}" for name in ("loss", "images_per_s") if name in values})
         with self._written_if_possible():

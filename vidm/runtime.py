@@ -1,4 +1,4 @@
-"""How a program runs on a machine: precision, compilation, memory, provenance, and errors as one line for the user.
+"""Precision, compilation, memory, provenance, and errors as one line for the user.
 
 with exit_on_user_error(), explain_out_of_memory("micro-batches of 8", "give --accum-steps 4"):
     with autocast(device, "fp16"):
@@ -36,9 +36,9 @@ _GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A context in which matrix products and convolutions run in `precision`, one of vidm.config.SAMPLING_PRECISIONS.
 
-    Parameters, coordinates, norms and the diffusion process stay float32; in "bf16-weights" the parameters decide.
-    The call also sets, for the whole process, whether a GPU may round float32 inputs to tf32: only in "tf32", although
-    PyTorch lets convolutions do so by default. On the CPU "tf32" is "fp32".
+    Parameters, coordinates, norms and the diffusion process stay float32. "bf16-weights" uses no autocast: parameters
+    are then bfloat16. The call also sets, for the whole process, whether a GPU may round float32 inputs to tf32: only
+    in "tf32", although PyTorch lets convolutions do so by default. On the CPU, "tf32" is the same as "fp32".
     """
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -125,13 +125,13 @@ def _version_of(name: str) -> str:
 def versions_of(names: Iterable[str], missing: str = "") -> dict[str, str]:
     """The versions of installed packages, "python", and torch's "cuda" and "cudnn", by name.
 
-    A name without a version here gets the text `missing`, or is left out if that is empty.
+    A name without a version gets the text `missing`, or is left out if that is empty.
     """
     return {name: found for name in names if (found := _version_of(name) or missing)}
 
 
 def provenance(names: Iterable[str], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """When, with what and where a number was computed: {"date", "versions": versions_of(names), "device"}."""
+    """Date, versions and device of a computation: {"date", "versions": versions_of(names), "device"}."""
     on_gpu = torch.device(device).type == "cuda"
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -147,7 +147,7 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        # A data loading process passes on its whole traceback, whose last line is the message.
+        # An error of a data loading process contains its whole traceback, whose last line is the message.
         reason = re.sub(r"^(\w+\.)+\w*Error: ", "", str(error).strip().splitlines()[-1])
         print(f"{where}error: {reason}", file=sys.stderr, flush=True)
         sys.exit(2)

@@ -22,7 +22,7 @@ def _randn(step: int, like: Tensor) -> Tensor:
 
 
 def _descend(diffusion: GaussianDiffusion, batch: Tensor, progress: bool) -> Iterator[tuple[int, int, Tensor]]:
-    """In sampling order: (step, its index in the process's tables, t (B,) of that index)."""
+    """Yield (step, its index in the process's tables, t (B,) of that index) in sampling order."""
     num_timesteps = diffusion.num_timesteps
     for step in tqdm(range(num_timesteps), disable=not progress, leave=False, desc="denoise"):
         index = num_timesteps - 1 - step
@@ -94,8 +94,8 @@ def sample_dpm_solver(
     """DPM-Solver++ multistep (Lu et al. 2022, algorithm 2, 2M): x_T (B, C, ...) -> x_0, same shape.
 
     Deterministic: `noise` is not called. order=1 is DDIM at eta = 0. The last two steps are of first order: the last
-    one because the half log SNR is infinite at its end, and the one before because there the half log SNR of evenly
-    spaced steps changes several times as much as in the step before it (ours; on a Gaussian of deviation 0.5 with 20
+    one because the half log SNR is infinite at its end; the one before because the half log SNR of evenly spaced steps
+    changes several times as much in it as in the step before (ours; on a Gaussian of standard deviation 0.5 with 20
     steps, the error is 0.05 instead of 0.24). Raises ValueError for another order.
     """
     if order not in (1, 2):

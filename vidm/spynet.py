@@ -93,7 +93,7 @@ class SPyNet(nn.Module):
     def pyramid_flows(self, reference: Tensor, support: Tensor) -> list[Tensor]:
         """The flow at every level, (B, 2, H / 2^k, W / 2^k) in pixels of that level, coarsest first.
 
-        Both sides of the frames must be multiples of 32. The last flow is the result, the others serve training.
+        Both sides of the frames must be multiples of 32. The last flow is the result; the others are for training.
         """
         b, _, height, width = reference.shape
         flow = reference.new_zeros(b, 2, height // SIDE_MULTIPLE, width // SIDE_MULTIPLE)
@@ -109,7 +109,7 @@ class SPyNet(nn.Module):
     def forward(self, reference: Tensor, support: Tensor) -> Tensor:
         height, width = reference.shape[2:]
         padded = [-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (height, width)]
-        # Flow is a coordinate, which half precision would round to a quarter of a pixel or worse.
+        # Flow is in pixels, which half precision would round to a quarter of a pixel or worse.
         with torch.autocast(reference.device.type, enabled=False):
             reference, support = (
                 F.interpolate(frame.float(), padded, mode="bilinear", align_corners=False)

@@ -13,15 +13,15 @@ import time
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A launcher may repeat a Ctrl-C at once; a second one from the user comes later than that.
+# A launcher may repeat a Ctrl-C at once; a second Ctrl-C from the user comes later.
 _REPEAT_S = 2.0
 
 
 class StopSignals:
-    """While open, SIGTERM and SIGINT (Ctrl-C) are recorded instead of ending the process. Ours.
+    """While the context is open, SIGTERM and SIGINT (Ctrl-C) are recorded instead of ending the process. Ours.
 
-    `received` is the name of the first signal, "" before. A second Ctrl-C after two seconds or more raises
-    KeyboardInterrupt. Can only be opened in the main thread.
+    `received` is the name of the first signal, "" if there was none. Another Ctrl-C more than two seconds later raises
+    KeyboardInterrupt. The context can be opened only in the main thread.
     """
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ class Trainer:
     With `resume`, the run continues from that checkpoint, whose network and diffusion process must be those of
     `config`; if it has no optimizer state, the moments start at zero. With `init`, a new run begins with that
     checkpoint's averaged weights. `start_step` replaces the checkpoint's step (or 0). `self.config` is `config` with
-    the decision whether SPyNet is trained (vidm.resume.trains_flow). Raises ValueError or FileNotFoundError for invalid
+    the decision of vidm.resume.trains_flow. Raises ValueError or FileNotFoundError for invalid
     settings, data or files; the list of bad videos is then the only file that may have been written.
     """
 
@@ -132,7 +132,7 @@ class Trainer:
         return model.to(self.device)
 
     def _load_state(self, resume: Checkpoint) -> None:
-        """Averaged weights and, if the checkpoint has them, the optimizer's moments and the loss scale."""
+        """Load the averaged weights and, if the checkpoint has them, the optimizer's moments and the loss scale."""
         check_weights(self.ema.state_dict(), resume.ema_state_dict, resume.source)
         self.ema.load_state_dict(resume.ema_state_dict)
         if resume.optimizer:
@@ -159,10 +159,10 @@ class Trainer:
             return self.diffusion.training_losses(self.parallel, x_start, t, noise, batch)
 
     def accumulate(self, batches: Iterator[Batch], step: int) -> dict[str, Tensor]:
-        """Compute the gradient of the mean loss over a step's global batch, left in `.grad`; return the losses.
+        """Compute the gradient of the mean loss over a step's global batch, in `.grad`, and return the losses.
 
-        Gradients are averaged over micro-batches and, once per step, over processes; in fp16 they are scaled. The
-        losses are (accum_steps,) means.
+        Gradients are averaged over micro-batches and, once per step, over processes; in fp16 they are scaled. Each
+        loss is a tensor (accum_steps,) of means over micro-batches.
         """
         accum_steps = self.config.train.accum_steps
         means: list[dict[str, Tensor]] = []
@@ -174,11 +174,11 @@ class Trainer:
         return {name: torch.stack([m[name] for m in means]) for name in means[0]}
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor] | None:
-        """One optimizer step; return the losses of `accumulate` and the gradient's norm (1,) before clipping.
+        """Take one optimizer step; return the losses of `accumulate` and the gradient's norm (1,) before clipping.
 
-        If the loss or the gradient of any process is not finite, the weights stay as they are, the step counts as bad,
-        and None is returned. In fp16, a gradient may only have overflowed: the loss scale is then halved, and the step
-        counts as bad only at a scale of 1.
+        If the loss or the gradient of any process is not finite, the weights do not change, the step counts as bad,
+        and None is returned. In fp16, a gradient that is not finite may be an overflow: the loss scale is then halved,
+        and the step counts as bad only at a scale of 1.
         """
         train = self.config.train
         with explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice()):
@@ -208,7 +208,7 @@ class Trainer:
         return {**losses, "grad_norm": grad_norm} if updated else None
 
     def _memory_advice(self) -> str:
-        """Which settings to change when memory runs out."""
+        """The settings to change when memory runs out."""
         train = self.config.train
         more = more_micro_batches(train.batch_size // world_size(), train.accum_steps)
         smaller = f"--accum-steps {more}" if more else "a smaller --resolution"

@@ -1,4 +1,4 @@
-"""Which videos a run is trained and validated on, and the order of its samples.
+"""The training and held-out videos of a run, and the order of its samples.
 
 data = TrainingData(config)
 for batch in data.loader(start_step=0, pin_memory=False): ...
@@ -17,7 +17,7 @@ from vidm.distributed import is_main, rank, world_size
 from vidm.layouts import ClipIndex, index_clips
 from vidm.stop_signals import stop_only_with_parent
 
-# How many training videos validation uses if no videos are held out.
+# The number of training videos that validation uses if no videos are held out.
 NUM_SHARED = 16
 
 
@@ -34,7 +34,7 @@ def subset(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
 def hold_out(index: ClipIndex, count: int) -> tuple[ClipIndex, ClipIndex]:
     """Split an index into training videos and held-out videos: evenly spaced ones, at most a tenth.
 
-    If `count` is 0, or with fewer than ten videos, nothing is held out and both parts share some videos. Ours.
+    If `count` is 0, or with fewer than ten videos, nothing is held out: the second part is some training videos. Ours.
     """
     total = len(index.paths)
     chosen = evenly_spaced(total, min(count, total // 10))
@@ -112,5 +112,5 @@ class TrainingData:
         )
 
     def videos_of_step(self, step: int) -> list[Path]:
-        """The videos of a step's global batch, by place."""
+        """The videos of a step's global batch, in order of their places in it."""
         return [self.index.paths[index] for _, index in self._sampler(step).global_batch(step)]

@@ -1,4 +1,4 @@
-"""The training loop around the steps: logs, previews, checkpoints, and how a run ends.
+"""The training loop: logs, previews, checkpoints, and how a run ends.
 
     fit(Trainer(config, device))
 
@@ -26,7 +26,7 @@ _NAMED_VIDEOS = 4
 
 
 def describe(trainer: Trainer) -> None:
-    """Print what is trained, on which data, from where."""
+    """Print the network, the data and the starting point of a run."""
     config, train, data = trainer.config, trainer.config.train, trainer.data
     size, num_videos = config.model.image_size, len(data.index.paths)
     stride = f", frame stride {config.data.frame_stride}" if data.is_motion and config.data.frame_stride > 1 else ""
@@ -39,7 +39,7 @@ def describe(trainer: Trainer) -> None:
     if data.index.skipped:
         print0(data.index.skipped_message())
     if trainer.resumed and trainer.resumed.num_videos != num_videos:
-        print0(f"the checkpoint was trained on {trainer.resumed.num_videos} videos: the order of samples changes here")
+        print0(f"the checkpoint was trained on {trainer.resumed.num_videos} videos: the order of samples changes now")
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     print0(
         f"{millions:.1f} M parameters on {trainer.device}; a step is {world_size()} x {train.accum_steps} x "
@@ -101,7 +101,7 @@ def fit(trainer: Trainer) -> None:
 
 
 class _Run:
-    """The loop over steps, and what happens every so many of them. `log` is None except in the main process."""
+    """The loop over steps, with logs, checkpoints and validation. `log` is None except in the main process."""
 
     def __init__(self, trainer: Trainer, log: RunLog | None, stop: StopSignals) -> None:
         self.trainer, self.log, self.stop = trainer, log, stop
@@ -171,7 +171,7 @@ class _Run:
             self.log.warn(f"the checkpoint of step {self.trainer.step} was not written ({error}); the run continues")
 
     def _validate(self) -> None:
-        """Evaluate the averaged weights on held-out videos, if it is time for it."""
+        """Evaluate the averaged weights on held-out videos, if this is due at this step."""
         trainer, train = self.trainer, self.trainer.config.train
         if train.test_freq and trainer.step % train.test_freq == 0 and self.log:
             self._with_averaged_weights(self._preview)
@@ -208,7 +208,7 @@ class _Run:
             return
         row, total = self.trainer.progress.bad_in_a_row, self.trainer.progress.bad_steps
         self.log.warn(
-            f"step {self.trainer.step} skipped, its loss or gradient is not finite ({row} in a row, {total} in all); "
+            f"step {self.trainer.step} skipped, its loss or gradient is not finite ({row} in a row, {total} in total); "
             f"its videos: {self._videos()}"
         )
 

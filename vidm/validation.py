@@ -1,10 +1,10 @@
-"""How good the weights of a run are on held-out videos: a loss, a preview video, and a distance.
+"""Validation of a run on held-out videos: a loss, a preview video, and a distance.
 
     validator = Validator(config, index, samples, device)
     log.row(step, **validator.loss(model, batch_size=8))
     log.video("preview", validator.video(model), step)
 
-Videos, diffusion steps and noise are fixed, so that results of two steps differ only by the weights.
+Videos, diffusion steps and noise are fixed, so that results of two steps differ only because the weights differ.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ STEPS = "10"
 
 
 class Validator:
-    """Evaluates a generator on the held-out videos of `index`; `samples` are their training samples, not mirrored.
+    """Evaluates a generator on the held-out videos of `index`; `samples` are samples of them, not mirrored.
 
     Every method expects the network to have its averaged weights. Ours.
     """
@@ -82,10 +82,10 @@ class Validator:
 
     @torch.no_grad()
     def video(self, model: MotionGenerator | ContentGenerator) -> np.ndarray:
-        """A preview, uint8 (T, H', W', 3): videos side by side.
+        """A preview: videos side by side as one, uint8 (T, H', W', 3).
 
-        For a motion generator, videos generated from held-out first frames above the ground truth; for a content
-        generator, first frames (T = 1).
+        A motion generator's preview shows videos generated from held-out first frames above the ground truth, a content
+        generator's shows first frames (T = 1).
         """
         if isinstance(model, MotionGenerator):
             real = self._clips(NUM_PREVIEWS)

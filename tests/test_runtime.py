@@ -54,7 +54,7 @@ def test_a_name_without_a_version_is_left_out_or_described():
     assert versions_of(["no-such-package"], missing="not installed") == {"no-such-package": "not installed"}
 
 
-def test_provenance_says_when_with_which_versions_and_on_which_device():
+def test_provenance_contains_date_versions_and_device():
     found = provenance(["torch", "no-such-package"])
     assert found["versions"] == {"torch": torch.__version__, "no-such-package": "not installed"}
     assert found["device"] == "cpu"

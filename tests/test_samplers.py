@@ -53,7 +53,7 @@ def test_noise_is_requested_in_sampling_order_and_not_at_the_last_step():
     assert steps == [0, 1, 2, 3]
 
 
-def test_with_the_exact_denoiser_of_a_point_one_step_and_many_reach_the_point():
+def test_with_the_exact_denoiser_of_a_point_one_or_many_steps_reach_the_point():
     target = torch.rand(1, 3, 4, 4) * 2 - 1
     for spec in ("1", "20"):
         diffusion = GaussianDiffusion(respacing=spec)

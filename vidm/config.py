@@ -70,17 +70,15 @@ class ModelConfig(UNetShape):
     """The networks: arguments of the generators, those of UNetShape included."""
 
     generator: str = setting(
-        "motion", "network to train: motion, or content (first frames)", "--generator", ("motion", "content")
+        "motion", "network to train: motion, or content for first frames", "--generator", ("motion", "content")
     )
     image_size: int = setting(128, "side of the square frames in pixels", "--resolution", least=1)
-    video_timesteps: int = setting(
-        128, "frames per video, including the first one, which is given", "--num-frames", least=2
-    )
+    video_timesteps: int = setting(128, "frames per video, including the given first one", "--num-frames", least=2)
     flow_range: str = setting(
-        "unit", "SPyNet's input: unit [0, 1], published [-1, 1], or none (no flow)", "--flow-range", FLOW_RANGES
+        "unit", "range of SPyNet's input: unit is [0, 1], published [-1, 1], none no flow", "--flow-range", FLOW_RANGES
     )
     norm: str = setting(
-        "posgn", "group norms: posgn (the method), or timestep (embeds step and frame index)", "--norm", tuple(NORMS)
+        "posgn", "group norms: posgn, the method's, or timestep, of embedded step and frame", "--norm", tuple(NORMS)
     )
     use_encoder: bool = setting(
         True, "use no motion encoder; concatenate the first frame to the noisy one instead", "--no-encoder"
@@ -93,12 +91,12 @@ class DiffusionConfig:
 
     schedule: str = setting("linear", "noise schedule")
     prediction: str = setting(
-        "eps", "output of the network: eps (noise, published), or v (for short training)", "--prediction", PREDICTIONS
+        "eps", "output of the network: eps, the published one, or v, for short training", "--prediction", PREDICTIONS
     )
     p2_gamma: float = setting(1.0, "exponent of the P2 weighting of eps (0: no weighting)", "--p2-gamma", least=0)
     p2_k: float = setting(1.0, "offset of the P2 weighting")
     loss: str = setting(
-        "charbonnier", "penalty: charbonnier (paper), or mse (squared error, as in the released code)", "--loss", LOSSES
+        "charbonnier", "penalty: charbonnier, the paper's, or mse, the released code's squared error", "--loss", LOSSES
     )
     penalty_eps: float = setting(
         1e-8, "error below which the robust penalty is quadratic instead of linear", "--penalty-eps", above=0
@@ -114,7 +112,7 @@ class DataConfig:
         "first", "frames of a video that --generator content learns", "--content-frames", ("first", "all")
     )
     layout: str = setting(
-        "auto", "layout of the folder (auto: detected)", "--layout", ("auto", "videos", "frames", "ucf101")
+        "auto", "layout of the folder; auto detects it", "--layout", ("auto", "videos", "frames", "ucf101")
     )
     split: str = setting("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
     test_split: str = setting("", "part of the data to hold out (default: some videos of --data)", "--test-split")
@@ -255,7 +253,7 @@ class SampleConfig:
     content_steps: str = setting("", "denoising steps of a generated first frame (default: --steps)", "--content-steps")
     eta: float = setting(0.0, "noise of ddim, from 0 (none) to 1 (as much as ddpm)", "--eta", least=0, most=1)
     precision: str = setting("fp32", "precision of the networks", "--precision", SAMPLING_PRECISIONS)
-    compile: bool = setting(False, "compile the networks, which takes minutes (for GPUs)", "--compile")
+    compile: bool = setting(False, "compile the networks for GPUs, which takes minutes", "--compile")
     fps: float = setting(25.0, "frame rate of the written files", "--fps", above=0, most=1000)
     psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)
     start_noise: str = setting(

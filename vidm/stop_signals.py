@@ -49,7 +49,7 @@ class StopSignals:
 def stop_only_with_parent(worker: int = 0) -> None:
     """In a data loading process, ignore SIGINT, and SIGTERM unless the parent process sends it.
 
-    A terminal or a scheduler signals every process of a run, but the current step still needs its data.
+    A terminal or a scheduler signals every process of a run, but the current step still needs the data of this one.
     """
     parent = multiprocessing.parent_process()
     assert parent

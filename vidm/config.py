@@ -78,7 +78,7 @@ class ModelConfig(UNetShape):
         "unit", "range of SPyNet's input: unit is [0, 1], published [-1, 1], none no flow", "--flow-range", FLOW_RANGES
     )
     norm: str = setting(
-        "posgn", "group norms: posgn, the method's, or timestep, of embedded step and frame", "--norm", tuple(NORMS)
+        "posgn", "group norms: posgn, the method's, or timestep, which embeds step and frame", "--norm", tuple(NORMS)
     )
     use_encoder: bool = setting(
         True, "use no motion encoder; concatenate the first frame to the noisy one instead", "--no-encoder"

@@ -250,8 +250,8 @@ _on_main_already: ContextVar[bool] = ContextVar("_on_main_already", default=Fals
 def on_main(work: Callable[[], T]) -> T:
     """The result of work(), which only the main process calls; a ValueError or OSError in it is raised in all.
 
-    All processes call this. `work` may itself call on_main: the other processes are already waiting for
-    the outer result, so the inner work runs directly.
+    All processes call this. `work` may itself call on_main: the other processes are already waiting for the outer
+    result, so the inner work runs directly.
     """
     if _on_main_already.get():
         return work()

@@ -74,8 +74,8 @@ class Trainer:
     With `resume`, the run continues from that checkpoint, whose network and diffusion process must be those of
     `config`; if it has no optimizer state, the moments start at zero. With `init`, a new run begins with that
     checkpoint's averaged weights. `start_step` replaces the checkpoint's step (or 0). `self.config` is `config` with
-    the decision of vidm.resume.trains_flow. Raises ValueError or FileNotFoundError for invalid
-    settings, data or files; the list of bad videos is then the only file that may have been written.
+    the decision of vidm.resume.trains_flow. Raises ValueError or FileNotFoundError for invalid settings, data or files;
+    the list of bad videos is then the only file that may have been written.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Trainer:
         """Compute the gradient of the mean loss over a step's global batch, in `.grad`, and return the losses.
 
         Gradients are averaged over micro-batches and, once per step, over processes; in fp16 they are scaled. Each
-        loss is a tensor (accum_steps,) of means over micro-batches.
+        loss is a tensor (accum_steps,) of the means of the micro-batches.
         """
         accum_steps = self.config.train.accum_steps
         means: list[dict[str, Tensor]] = []

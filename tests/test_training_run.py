@@ -163,7 +163,7 @@ def test_a_changed_number_of_videos_is_printed_on_resuming(tiny, tmp_path, capsy
     capsys.readouterr()
     config = tiny.replaced({"data": str(tmp_path / "more"), "total_iters": 5})
     fit(Trainer(config, CPU, newest_that_verifies(tiny.train.out)))
-    assert "the checkpoint was trained on 11 videos: the order of samples changes here" in capsys.readouterr().out
+    assert "the checkpoint was trained on 11 videos: the order of samples changes now" in capsys.readouterr().out
 
 
 def test_a_checkpoint_has_the_whole_state_of_a_run(tiny):

@@ -1,7 +1,4 @@
-"""The table of bench_ablation.py's rows: the newest row of each name and seed, as mean and deviation over the seeds.
-
-print(table(newest_rows()))
-"""
+"""The table of the rows of bench_ablation.py. It uses the newest row of each name and seed."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +7,10 @@ from statistics import mean, stdev
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "ablation.jsonl"
-HEADLINE_SEEDS = 3
 
 
 def _mean_after_first(column: str) -> Callable[[Mapping[str, Any]], float | None]:
-    """The mean over frames, without frame 0, which is given."""
+    """The mean over all frames except frame 0, which is given."""
     return lambda row: mean(row[column][1:]) if column in row else None
 
 
@@ -41,7 +37,7 @@ COLUMNS = {
 
 
 def newest_rows() -> list[dict[str, Any]]:
-    """The last row of each name and seed, in order of the first one."""
+    """The newest row of each name and seed, in the order in which they first appear."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for row in map(json.loads, lines):
@@ -58,7 +54,7 @@ def by_name(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _number(value: float) -> str:
-    """Three significant digits."""
+    """A number with three significant digits."""
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
@@ -71,7 +67,7 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]], names: Sequence[str] | None = None) -> str:
-    """A Markdown table with one line per name: the mean over its seeds, and the deviation in brackets if several."""
+    """A Markdown table with one line per name: the mean over its seeds and, if there are several, the deviation."""
     groups = by_name(rows)
     names = list(groups) if names is None else names
     cells = {

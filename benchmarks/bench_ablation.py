@@ -3,13 +3,13 @@
     python benchmarks/bench_ablation.py [--only NAME ...] [--i3d FILE] [--table]
 
 Each row of the table is one source of videos: real videos, the repeated first frame, the shipped generator with
-several sampling settings, and generators that are trained for the same short time with one setting changed. Every row
-continues the first frames of 64 held-out videos and is compared with 256 others; the headline rows do so for three sets
-of 64 and three seeds. For the best of eight, eight other first frames are continued eight times each.
+several sampling settings, and generators that are trained for the same short time with one setting changed. The first
+frames of 64 held-out videos are continued and compared with 256 other videos; the headline rows repeat this for three
+sets of 64 and three seeds. For the best of eight, eight other first frames are continued eight times each.
 
-Rows are appended to benchmarks/results/ablation.jsonl, and --table prints the newest of each. Existing rows are not
-computed again unless the shipped weights have changed; to compute one again, delete its line. Interrupted trainings
-resume. The training data must exist: docs/results/README.md has the commands.
+Rows are appended to benchmarks/results/ablation.jsonl, and --table prints the newest row of each name. Existing rows
+are computed again only if the shipped weights have changed or their lines were deleted. Interrupted trainings resume.
+The training data must exist; docs/results/README.md has the commands that create it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_table import HEADLINE_SEEDS, RESULTS, newest_rows, table
+from ablation_table import RESULTS, newest_rows, table
 from measuring import append_row
 from tqdm import tqdm
 
@@ -35,8 +35,8 @@ from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
 from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sampling import sample_folder
-from vidm.video_io import read_video, write_video
-from vidm.world import write_dataset
+from vidm.video_io import read_video
+from vidm.world import repeat_first_frames, write_dataset
 from vidm.world_metrics import WorldScores, displacement_distance, world_of, world_scores
 
 ROOT = Path(__file__).parent.parent
@@ -47,18 +47,20 @@ NOT_ROUNDED = ROOT / "checkpoints" / "world" / "checkpoint_00006000.pt"
 NUM_FRAMES, RESOLUTION = 16, 32
 NUM_VIDEOS, NUM_REFERENCE = 64, 256
 NUM_BEST, BEST_OF = 8, 8
-# Seeds of worlds; 1 is used for the training videos, 4 and 5 for the flow.
+# Seeds of the worlds. Seed 1 is used for the training videos, 4 and 5 for the flow.
 REFERENCE_SEED, TEST_SEED, BEST_SEED = 3, 10, 20
 SHORT_STEPS = 2000
+HEADLINE_SEEDS = 3
 WITHOUT_NETWORK = ("real", "still")
 STANDARD = {"sampler": "dpm-solver++", "steps": "20", "precision": "bf16"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One source of videos: the flags of a short training (None: `checkpoint` is used) and the sampling settings.
+    """One source of videos.
 
-    The first frames of `drawn` videos are sampled by the shipped content generator, so there is no ground truth."""
+    training: the flags of a short training; with None, `checkpoint` is sampled. best: also measure the best of eight.
+    drawn: the shipped content generator samples the first frames, so there is no ground truth."""
 
     training: tuple[str, ...] | None = None
     checkpoint: Path = WORLD
@@ -121,7 +123,7 @@ def train(name: str, flags: Sequence[str]) -> Path:
 
 
 def sample(checkpoint: Path, out: Path, num_samples: int, content: Path | None, **values: Any) -> None:
-    """Continue the first frames of the videos in `content`; None: those that the content generator samples."""
+    """Continue the first frames of the videos in `content` or, with None, frames sampled by the content generator."""
     first = {"content": str(content)} if content else {"content_resume": str(CONTENT)}
     settings = SampleConfig(
         out=str(out), num_samples=num_samples, batch_size=NUM_VIDEOS, **{**STANDARD, **first, **values}
@@ -141,12 +143,6 @@ def scores_of(videos: Path, content: Path) -> WorldScores:
     return world_scores([clips[i :: len(worlds)] for i in range(len(worlds))], worlds)
 
 
-def repeat_first_frames(content: Path, out: Path) -> None:
-    """The simplest prediction: nothing moves."""
-    for i, path in enumerate(index_clips(content).paths):
-        write_video(out / f"video_{i:05d}.mp4", np.repeat(read_video(path)[:1], NUM_FRAMES, axis=0))
-
-
 def distances(videos: Path, reference: Path, i3d: str) -> dict[str, Any]:
     """Distances to other real videos in random features and, if an I3D file is given, the FVD."""
     result = compute_fvd(reference, videos, load_detector("random"), NUM_FRAMES, resolution=RESOLUTION, kernel=True)
@@ -157,7 +153,7 @@ def distances(videos: Path, reference: Path, i3d: str) -> dict[str, Any]:
 
 
 def ground_truth_scores(videos: Path, content: Path, real_displacements: np.ndarray) -> dict[str, Any]:
-    """Scores against the ground truth; PSNR and SSIM by frame except for real videos, which equal it."""
+    """Scores against the ground truth, with PSNR and SSIM by frame unless the videos are the ground truth."""
     scores = scores_of(videos, content)
     found: dict[str, Any] = {
         "still_there": scores.still_there,
@@ -220,7 +216,7 @@ def add_row(name: str, seed: int, reference: Path, real_displacements: np.ndarra
 
 
 def check_inputs(names: Sequence[str]) -> None:
-    """Raise ValueError with the name of the first file that rows need and that does not exist."""
+    """Raise ValueError with the name of the first missing file that the rows need."""
     needed = {ROWS[name].checkpoint for name in names if name not in WITHOUT_NETWORK and ROWS[name].training is None}
     if any(ROWS[name].training is not None for name in names):
         needed |= {PACK, SPYNET}

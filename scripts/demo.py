@@ -2,11 +2,10 @@
 
 Runs all of VIDM on a CPU in a few minutes and writes results/demo/report.html.
 
-First, the shipped generators of the embedded world continue first frames that they never saw and generate videos from
-scratch; the page is written with these. Then the script makes training data, trains a small motion generator and a
-smaller content generator for a few minutes, samples from them, measures the distances to real videos, and writes the
-page again with both parts. It exits with code 1 if the trained generator is not closer to real videos than the
-untrained one.
+First, the shipped generators of the embedded world continue held-out first frames and generate videos from scratch, and
+the script writes a page with these videos. Then it makes training data, trains a small motion generator and a smaller
+content generator for a few minutes, samples from them, measures the distances to real videos, and writes the page again
+with both parts. It exits with code 1 if the trained generator is not closer to real videos than the untrained one.
 """
 
 import argparse
@@ -31,18 +30,18 @@ from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
 from vidm.training_run import fit
 from vidm.video_io import read_video, write_video
-from vidm.world import write_dataset
+from vidm.world import repeat_first_frames, write_dataset
 
 RESOLUTION = 32
 NUM_FRAMES = 16
 NUM_TRAIN = 600
 NUM_TEST = 32
 CONTENT_TRAINING_STEPS = 200
-# A motion generator that was trained for minutes errs a little at every step, so a few steps give better videos than
-# many. A content generator with few steps outputs the mean of all scenes: an empty floor.
+# After a few minutes of training, a motion generator makes a small error at every step, so few steps give better videos
+# than many. With few steps, a content generator outputs the mean of all scenes, which is an empty floor.
 SAMPLER = {"sampler": "ddim", "steps": "4", "content_steps": "50", "precision": "bf16"}
-# The shipped generators were trained for longer and gain from more steps. Half the steps of their model card keep this
-# part short.
+# The shipped generators were trained for longer and gain from more steps. This is half the number in their model card,
+# which keeps this part short.
 WORLD = Path(__file__).parent.parent / "pretrained_models" / "world"
 WORLD_SAMPLER = {"sampler": "dpm-solver++", "steps": "10", "content_steps": "20", "precision": "bf16"}
 SHOWN = 8
@@ -55,17 +54,15 @@ TITLE = "VIDM on the embedded world"
 
 
 def make_data(folder: Path, num_videos: int, seed: int) -> Path:
-    """Write videos of the embedded world to a folder; return it."""
     print(f"making {num_videos} videos: {folder}")
     write_dataset(folder, num_videos, num_frames=NUM_FRAMES, resolution=RESOLUTION, seed=seed, workers=2)
     return folder
 
 
 def train(out: Path, **values: object) -> Path:
-    """Train a generator with the demo preset; return its checkpoint. Checkpoint 0 holds the untrained weights.
+    """Train a generator with the demo preset and return its checkpoint. Checkpoint 0 contains the untrained weights.
 
-    Raises KeyboardInterrupt if the training was stopped, so that the demo stops too.
-    """
+    Raises KeyboardInterrupt if the training was stopped, so that the demo stops too."""
     config = Config.from_preset("demo").replaced(
         {"data": str(out.parent / "data" / "train"), "out": str(out), **values}
     )
@@ -84,14 +81,8 @@ def sample(motion: Path, out: Path, **values: Any) -> None:
     sample_folder(load_generator(motion, settings.content_resume or None), settings)
 
 
-def repeat_first_frames(content: Path, out: Path) -> None:
-    """Write the simplest prediction: the first frame, repeated."""
-    for i, path in enumerate(index_clips(content).paths):
-        write_video(out / f"video_{i:05d}.mp4", np.repeat(read_video(path)[:1], NUM_FRAMES, axis=0))
-
-
 def measure(reference: Path, folders: dict[str, Path]) -> dict[str, float]:
-    """The distance of each folder, by its name, to the reference videos. Prints them."""
+    """Compute and print the distance of each folder to the reference videos, by name."""
     detector = load_detector("random")
     distances = {
         name: compute_fvd(reference, folder, detector, NUM_FRAMES, resolution=RESOLUTION).value
@@ -104,7 +95,7 @@ def measure(reference: Path, folders: dict[str, Path]) -> dict[str, float]:
 
 
 def rows_of(out: Path, samples: Path, generators: str) -> list[VideoRow]:
-    """Rows of the page: a first frame, its continuation, the real video, and a video generated from scratch."""
+    """Rows of the page, each with a first frame, its continuation, the real video, and a video from scratch."""
     real = index_clips(out / "data" / "test").paths
     rows = []
     for i in range(SHOWN):
@@ -118,7 +109,7 @@ def rows_of(out: Path, samples: Path, generators: str) -> list[VideoRow]:
 
 
 def write_mosaic(path: Path, rows: list[VideoRow]) -> None:
-    """Write one GIF: the continued videos above the real ones."""
+    """Write the continued videos above the real ones as one GIF."""
     lines = [np.concatenate([read_video(row.media[column]) for row in rows], axis=2) for column in (1, 2)]
     mosaic = np.concatenate(lines, axis=1)
     write_video(path, mosaic.repeat(2, axis=1).repeat(2, axis=2), fps=FPS)
@@ -132,9 +123,9 @@ def show_shipped(out: Path, test: Path) -> list[VideoRow]:
     rows = rows_of(out, samples, "shipped generators")
     report = Report(
         title=TITLE,
-        intro="Each row shows a first frame that the shipped generators never saw, its continuation and the real "
+        intro="Each row shows a first frame that was not used in training, its continuation and the real "
         "video. The last column is generated from scratch, without any input. A short training is running now; this "
-        "page is written again when it ends.",
+        "page is updated when it ends.",
         columns=COLUMNS,
         rows=rows,
     )
@@ -144,7 +135,7 @@ def show_shipped(out: Path, test: Path) -> list[VideoRow]:
 
 
 def settings_of(motion_minutes: float, content_minutes: float) -> dict[str, str]:
-    """How the videos were made, for the page."""
+    """The settings of training and sampling, for the page."""
     config = Config.from_preset("demo")
     train = config.train
     return {
@@ -166,7 +157,7 @@ def main(out: Path) -> int:
     data, page = out / "data", out / "report.html"
     test = make_data(data / "test", NUM_TEST, seed=2)
     shipped = show_shipped(out, test)
-    print(f"\n{page} after {time.monotonic() - started:.0f} seconds: videos of the shipped generators\n")
+    print(f"\nwrote videos of the shipped generators to {page} after {time.monotonic() - started:.0f} seconds\n")
     make_data(data / "train", NUM_TRAIN, seed=1)
     reference = make_data(data / "reference", NUM_TEST, seed=3)
 
@@ -187,14 +178,14 @@ def main(out: Path) -> int:
             GROUND_TRUTH: test,
             "continued by the shipped generator": out / "shipped" / "continued",
             "continued after a short training": samples / "continued",
-            "the first frame repeated": out / "still",
+            "the repeated first frame": out / "still",
             "generated from scratch after a short training": samples / "from_scratch",
             "continued without training": out / "untrained",
         },
     )
     report = Report(
         title=TITLE,
-        intro="Each row shows a first frame that the generators never saw, its continuation and the real video. The "
+        intro="Each row shows a first frame that was not used in training, its continuation and the real video. The "
         "last column is generated from scratch, without any input. The first rows are from the shipped generators. "
         f"The others are from a short training on a CPU: {motion_minutes:.1f} minutes for the motion generator and "
         f"{content_minutes:.1f} for the content generator, enough to see the effect of training.",
@@ -203,13 +194,13 @@ def main(out: Path) -> int:
         distance_name=name_of(load_detector("random")),
         distances=[Distance(name, value, floor=name == GROUND_TRUTH) for name, value in distances.items()],
         notes=[
-            f"Each distance compares {NUM_TEST} videos with {NUM_TEST} other held-out real videos. The first frame "
-            "repeated is hard to beat after a short training: it is sharp, and correct wherever nothing moves."
+            f"Each distance compares {NUM_TEST} videos with {NUM_TEST} other held-out real videos. After a short "
+            "training, the repeated first frame is hard to beat, since it is sharp and correct wherever nothing moves."
         ],
         settings=settings_of(motion_minutes, content_minutes),
     )
     write_report(page, report)
-    print(f"\n{page} after {(time.monotonic() - started) / 60:.1f} minutes: open it in a browser")
+    print(f"\nwrote {page} after {(time.monotonic() - started) / 60:.1f} minutes; open it in a browser")
     if distances["continued after a short training"] >= distances["continued without training"]:
         print("error: the trained generator is not closer to real videos than the untrained one", file=sys.stderr)
         return 1

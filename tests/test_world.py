@@ -1,4 +1,4 @@
-"""Tests of the embedded world: physics in closed form, pictures against geometry, and the files it writes."""
+"""Tests of the embedded world: physics against closed forms, pictures against geometry, and written files."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import torch
 
 from vidm.spynet import warp
 from vidm.video_io import read_video
-from vidm.world import FPS, CollisionWorld, render_clip, write_dataset
+from vidm.world import FPS, CollisionWorld, render_clip, repeat_first_frames, write_dataset
 from vidm.world_physics import Discs, Motion, simulate
 from vidm.world_render import EYE, FOCAL, HALF_SIZES, Camera, Solid
 
@@ -27,7 +27,7 @@ def slide(
     rubbing: float = 0.0,
     num_frames: int = 50,
 ) -> Motion:
-    """Discs of radius 0.5 that may turn."""
+    """Simulate discs of radius 0.5 that collisions can make spin."""
     count = len(positions)
     discs = Discs(np.full(count, 0.5), np.array(masses[:count]), np.full(count, braking), np.full(count, True))
     return simulate(discs, np.array(positions), np.array(velocities), num_frames, FPS, rubbing)
@@ -54,11 +54,11 @@ def test_braking_stops_a_disc_after_v_squared_over_2a():
 def test_a_head_on_collision_of_unequal_masses_follows_the_elastic_formulas():
     motion = slide([[0.0, 0.0], [3.0, 0.0]], [[5.0, 0.0], [-1.0, 0.0]], masses=(1.0, 3.0))
     np.testing.assert_allclose(motion.velocities[-1], [[5 - 2 * 3 / 4 * 6, 0], [-1 + 2 * 1 / 4 * 6, 0]], atol=1e-9)
-    # The rims are 2 apart and close at 6 a second: they meet at 1/3 s, which frame 9 is the first to show.
+    # The gap is 2 and shrinks by 6 per second, so they meet at 1/3 s. Frame 9 is the first one after that.
     assert motion.collisions == [(9, 0, 1)]
 
 
-def test_an_oblique_collision_keeps_momentum_and_energy_without_rubbing():
+def test_an_oblique_collision_without_friction_conserves_momentum_and_energy():
     masses = np.array([1.0, 2.0])
     motion = slide([[0.0, 0.0], [3.0, 0.6]], [[5.0, 0.2], [0.0, -0.3]], masses=(1.0, 2.0))
     assert len(motion.collisions) == 1
@@ -69,7 +69,7 @@ def test_an_oblique_collision_keeps_momentum_and_energy_without_rubbing():
     assert (motion.yaws == 0).all()
 
 
-def test_rubbing_keeps_both_momenta_and_loses_energy():
+def test_a_collision_with_friction_conserves_both_momenta_and_loses_energy():
     masses = np.array([1.0, 2.0])
     motion = slide([[0.0, 0.0], [3.0, 0.6]], [[5.0, 0.2], [0.0, -0.3]], masses=(1.0, 2.0), rubbing=0.3)
     momentum = (masses[:, None] * motion.velocities).sum(1)
@@ -84,13 +84,13 @@ def test_rubbing_keeps_both_momenta_and_loses_energy():
     assert energy[-1] + (moments * spins**2).sum() / 2 < energy[0]
 
 
-def test_nothing_tunnels_at_a_thousand_times_the_usual_speed():
+def test_discs_do_not_tunnel_at_a_thousand_times_the_usual_speed():
     motion = slide([[0.0, 0.0], [70.0, 0.0]], [[4000.0, 0.0], [0.0, 0.0]], num_frames=3)
     assert motion.collisions == [(1, 0, 1)]
     np.testing.assert_allclose(motion.velocities[-1], [[0, 0], [4000, 0]], atol=1e-6)
 
 
-def test_a_row_of_touching_discs_passes_the_impulse_to_the_last():
+def test_a_row_of_touching_discs_passes_the_impulse_to_the_last_disc():
     motion = slide([[0.0, 0.0], [2.0, 0.0], [3.0005, 0.0]], [[3.0, 0.0], [0, 0], [0, 0]], masses=(1.0, 1.0, 1.0))
     np.testing.assert_allclose(motion.velocities[-1], [[0, 0], [0, 0], [3, 0]], atol=1e-9)
 
@@ -112,7 +112,7 @@ def test_a_world_depends_only_on_seed_and_index():
     assert all((render_clip(first, 32) != render_clip(other, 32)).any() for other in others)
 
 
-def test_the_first_frames_do_not_depend_on_the_length():
+def test_the_first_frames_of_a_world_do_not_depend_on_its_length():
     for index in range(10):
         long, short = CollisionWorld(0, index, 128), CollisionWorld(0, index, 16)
         assert (long.positions[:16] == short.positions).all()
@@ -120,7 +120,7 @@ def test_the_first_frames_do_not_depend_on_the_length():
         assert [hit for hit in long.collisions if hit[0] < 16] == short.collisions
 
 
-def test_something_in_view_moves_in_the_first_16_frames():
+def test_a_solid_in_view_moves_in_the_first_16_frames():
     for index in range(60):
         centres = 64 * CollisionWorld(1, index, 16).centres()
         in_view = (np.abs(centres) < 32).all(-1)[1:]
@@ -175,7 +175,7 @@ def test_rays_enter_each_solid_at_its_surface(shape: str):
 
 
 @pytest.mark.parametrize("shape", HALF_SIZES)
-def test_a_solid_occludes_what_is_behind_it_in_any_order_of_the_list(shape: str):
+def test_a_solid_occludes_another_behind_it_in_any_order_of_the_list(shape: str):
     near, far = (Solid(shape, RED, False), (0.0, -0.3, 0.2)), (Solid("cube", BLUE, False), (0.1, 0.85, 0.5))
     camera = Camera(128)
     pictures = [camera.render(*zip(*order, strict=True)) for order in ([near, far], [far, near])]
@@ -202,13 +202,13 @@ def test_the_framing_is_the_same_at_any_resolution():
     assert np.quantile(difference, 0.999) < 25
 
 
-def test_a_square_picture_is_the_middle_of_a_wide_one():
+def test_a_square_picture_is_the_central_part_of_a_wide_picture():
     world = CollisionWorld(0, 4, 2)
     wide, square = render_clip(world, (64, 96)), render_clip(world, 64)
     assert np.abs(wide[:, :, 16:80].astype(int) - square).max() <= 1
 
 
-def test_a_side_below_8_pixels_is_refused():
+def test_a_side_below_8_pixels_is_an_error():
     with pytest.raises(ValueError, match="64x7"):
         render_clip(CollisionWorld(0, 0, 1), (7, 64))
 
@@ -224,7 +224,7 @@ def owners(world: CollisionWorld, frame: int, side: int) -> np.ndarray:
 
 
 def test_the_flow_of_a_sphere_is_that_of_the_surface_point_at_each_pixel():
-    """Checked pixel by pixel with an independent camera."""
+    """Each pixel is compared with an independent camera model."""
     world, side, seen = CollisionWorld(0, 5, 9), 96, 0
     flow, _ = world.flow(0, 8, side)
     owner = owners(world, 0, side)
@@ -246,7 +246,7 @@ def test_the_flow_of_a_sphere_is_that_of_the_surface_point_at_each_pixel():
     assert seen > 100
 
 
-def test_warping_a_later_frame_by_the_flow_gives_the_earlier_one():
+def test_warping_a_later_frame_by_the_flow_gives_the_earlier_frame():
     moved = 0.0
     for index in range(6):
         world = CollisionWorld(0, index, 16)
@@ -261,13 +261,12 @@ def test_warping_a_later_frame_by_the_flow_gives_the_earlier_one():
             continue
         error = (warped - frames[0])[:, chosen].abs().mean()
         unwarped = (frames[10] - frames[0])[:, chosen].abs().mean()
-        assert error < 0.06  # 8 grey levels: shades change with the view
+        assert error < 0.06  # 8 grey levels, because shading changes with position
         moved = max(moved, float(unwarped / error))
     assert moved > 4
 
 
-def test_the_flow_turns_with_a_cube():
-    """The corner of a spinning cube is where the flow moves it."""
+def test_the_flow_moves_the_corner_of_a_spinning_cube_to_its_true_position():
     world = next(
         world
         for world in (CollisionWorld(0, index, 60) for index in range(50))
@@ -328,7 +327,7 @@ def test_ground_truth_round_trips_through_json_and_agrees_with_the_world():
     np.testing.assert_allclose(pixels, Camera((120, 200)).project(np.array(middles)), atol=0.01)
 
 
-def test_a_dataset_has_the_clevrer_layout_with_ground_truth_beside_each_video(tmp_path: Path):
+def test_a_dataset_has_the_clevrer_layout_and_a_ground_truth_file_for_each_video(tmp_path: Path):
     write_dataset(tmp_path, 2, num_frames=5, resolution=(32, 48), seed=1, start=999, progress=False)
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
     assert written == [
@@ -355,20 +354,30 @@ def test_an_interrupted_dataset_is_completed(tmp_path: Path):
     assert len(list(tmp_path.rglob("*.mp4"))) == 3
 
 
-def test_two_workers_write_the_same_files_as_one(tmp_path: Path):
+def test_two_workers_write_the_same_files_as_one_worker(tmp_path: Path):
     for workers in (1, 2):
         write_dataset(tmp_path / str(workers), 3, num_frames=3, resolution=16, workers=workers, progress=False)
     one, two = (sorted(path for path in (tmp_path / name).rglob("*.*")) for name in "12")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
-def test_videos_with_other_settings_are_not_mixed(tmp_path: Path):
+def test_videos_with_different_settings_in_one_folder_are_an_error(tmp_path: Path):
     write_dataset(tmp_path, 1, num_frames=3, resolution=16, progress=False)
     with pytest.raises(ValueError, match=r"video_00000.mp4 has seed 0, not 1"):
         write_dataset(tmp_path, 1, num_frames=3, resolution=16, seed=1, progress=False)
     next(tmp_path.rglob("*.json")).unlink()
     with pytest.raises(ValueError, match="choose another folder"):
         write_dataset(tmp_path, 1, num_frames=3, resolution=16, progress=False)
+
+
+def test_repeated_first_frames_are_numbered_from_0_and_as_long_as_their_videos(tmp_path: Path):
+    write_dataset(tmp_path / "real", 2, num_frames=3, resolution=16, start=999, progress=False)
+    repeat_first_frames(tmp_path / "real", tmp_path / "still")
+    videos = sorted((tmp_path / "still").iterdir())
+    assert [path.name for path in videos] == ["video_00000.mp4", "video_00001.mp4"]
+    for real, still in zip(sorted((tmp_path / "real").rglob("*.mp4")), videos, strict=True):
+        expected = read_video(real)[:1].repeat(3, axis=0).astype(int)
+        assert np.abs(read_video(still) - expected).mean() < 4
 
 
 # The script

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vidm.files import atomic_write
-from vidm.video_io import write_video
+from vidm.video_io import read_video, write_video
 from vidm.world_physics import Discs, simulate
 from vidm.world_render import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius
 
@@ -39,7 +39,7 @@ BRAKING = {"rubber": 0.9, "metal": 0.6}  # deceleration on the floor, units / s^
 
 STAGE = (2.3, 3.0)  # half axes of the ellipse in which solids rest and meet
 STAGE_CENTRE = (0.0, 0.4)
-RIM = 1.35  # solids slide in across this multiple of STAGE, which is near the edge of a square picture
+RIM = 1.35  # entering solids cross an ellipse of this multiple of STAGE, near the edge of a square picture
 VIDEOS_PER_FOLDER = 1000  # as in CLEVRER's archives
 
 
@@ -51,9 +51,9 @@ def _inside_stage(rng: np.random.Generator) -> np.ndarray:
 def _sliding_in(
     rng: np.random.Generator, target: np.ndarray, braking: float, late: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Position and velocity at frame 0 of a solid that crosses the rim towards a target, at once or up to 4 s later.
+    """Position and velocity at frame 0 of a solid that crosses the rim towards a target, at frame 0 or up to 4 s later.
 
-    The crossing is sampled at the rim and traced back in time to frame 0, which undoes the braking."""
+    The point and velocity of the crossing are sampled, and the braking motion is traced back in time to frame 0."""
     angle = rng.uniform(0, 2 * np.pi)
     rim = np.array(STAGE_CENTRE) + RIM * np.array(STAGE) * [np.cos(angle), np.sin(angle)]
     heading = target + rng.normal(0, 0.2, 2) - rim
@@ -69,12 +69,12 @@ def _apart(positions: np.ndarray, radii: np.ndarray) -> bool:
 
 
 class CollisionWorld:
-    """The motion in one clip: 2 to 5 solids that all look different, at least one of which slides in at frame 0.
+    """The motion in one clip of 2 to 5 solids that all look different; at least one slides in at frame 0.
 
     positions, velocities (T, N, 2) on the floor, in units and units per second, x to the right and y away from the
     camera; yaws (T, N) in radians, constant except for cubes; shapes, colours, materials: N names each; masses (N,);
-    radii (N,) of the footprints, which never overlap (a cube's goes through its corners); collisions [(frame, i, j)]
-    with i < j, where frame is the first one that shows the outcome.
+    radii (N,) of the circular footprints, which never overlap (a cube's circle goes through its corners); collisions
+    [(frame, i, j)] with i < j, where frame is the first one that shows the outcome.
     Raises ValueError for a negative seed or index and for num_frames < 1. Ours."""
 
     def __init__(self, seed: int, index: int, num_frames: int = 128) -> None:
@@ -99,7 +99,7 @@ class CollisionWorld:
         self.solids = [Solid(shape, COLOURS[colour], material == "metal") for shape, colour, material in chosen]
 
     def _sample_start(self, rng: np.random.Generator, braking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sample a place on the stage for each solid; some rest there, the others slide in towards another's place."""
+        """Sample a place on the stage for each solid; some rest there, the others slide in towards another place."""
         count = len(self.radii)
         while True:
             places = np.stack([_inside_stage(rng) for _ in range(count)])
@@ -129,8 +129,8 @@ class CollisionWorld:
 
         flow, float32 (2, H, W), x then y, in px: the displacement from frame i to frame j of the surface point seen at
         each pixel's centre in frame i; 0 on the floor. Warping frame j by it gives frame i, which is the convention of
-        SPyNet(reference=i, support=j). visible, bool (H, W): the point is inside the picture of frame j and not
-        occluded there. Spheres and cylinders do not turn."""
+        SPyNet(reference=i, support=j). visible, bool (H, W): whether that point is inside the picture of frame j and
+        not occluded there. Only cubes rotate."""
         camera = Camera(resolution)
         columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
         here = np.stack([columns.ravel(), rows.ravel()], 1)
@@ -153,10 +153,10 @@ class CollisionWorld:
         return flow.astype(np.float32), visible.reshape(camera.height, camera.width)
 
     def ground_truth(self) -> dict[str, Any]:
-        """The full state of the world as JSON values: lists by frame, then by object, rounded to 5 decimals.
+        """The full state of the world as JSON values; tracks are lists by frame, then by object, with 5 decimals.
 
         Keys: seed, index, num_frames, fps; objects [{shape, colour, material, radius, height, mass}]; positions,
-        velocities and yaws as the attributes; centres (see `centres`); collisions [{frame, objects: [i, j]}]."""
+        velocities and yaws like the attributes; centres (see `centres`); collisions [{frame, objects: [i, j]}]."""
         tracks = {
             "positions": self.positions,
             "velocities": self.velocities,
@@ -187,8 +187,7 @@ class CollisionWorld:
 def render_clip(world: CollisionWorld, resolution: int | tuple[int, int]) -> np.ndarray:
     """Render the world's video, clip_u8 (T, H, W, 3).
 
-    resolution: an int for a square or (height, width), at least 8 px per side; a square picture is the central part of
-    a wide one at any resolution. Raises ValueError for a smaller side. Ours."""
+    resolution: an int for a square or (height, width), as for Camera. Raises ValueError for a side below 8 px. Ours."""
     camera = Camera(resolution)
     return np.stack([camera.render(world.solids, world.poses(frame)) for frame in range(world.num_frames)])
 
@@ -199,7 +198,7 @@ def _video_path(out: Path, index: int) -> Path:
 
 
 def _is_written(path: Path, recipe: dict[str, Any]) -> bool:
-    """Whether this video exists; raises ValueError if a different one has its name."""
+    """Whether this video exists. Raises ValueError if a video with other settings has its name."""
     if not path.exists():
         return False
     truth_path = path.with_suffix(".json")
@@ -239,7 +238,7 @@ def write_dataset(
     The files are OUT/video_00000-01000/video_00000.mp4 and so on, 1000 per folder; video_00000.json has `ground_truth`
     and the resolution [height, width]. Files are written atomically and existing videos are kept. With more than one
     worker, processes are spawned, so the calling script needs `if __name__ == "__main__"`. Raises ValueError for
-    invalid numbers, if `out` cannot be a folder, and if it has a video written with other settings. Ours."""
+    invalid numbers, if `out` cannot be a folder, and if it contains a video with other settings. Ours."""
     if num_videos < 1:
         raise ValueError(f"num_videos is {num_videos}; give at least 1")
     out, camera = Path(out), Camera(resolution)
@@ -260,3 +259,12 @@ def write_dataset(
             with ProcessPoolExecutor(min(workers, len(missing)), multiprocessing.get_context("spawn")) as pool:
                 for _ in pool.map(write, missing):
                     bar.update()
+
+
+def repeat_first_frames(dataset: Path, out: Path) -> None:
+    """Write the baseline without motion: the first frame of each video of a data set, repeated. Ours.
+
+    The files are OUT/video_00000.mp4 and so on, in the order of the videos and with the same lengths."""
+    for i, path in enumerate(sorted(dataset.rglob("*.mp4"))):
+        clip_u8 = read_video(path)
+        write_video(out / f"video_{i:05d}.mp4", np.repeat(clip_u8[:1], len(clip_u8), axis=0))

@@ -1,4 +1,4 @@
-"""Tests of the world metrics: real videos score near perfect, and each defect changes the score that measures it."""
+"""Tests of the world metrics: real videos have near-perfect scores, and each defect changes its score."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def red_and_green() -> tuple[CollisionWorld, np.ndarray]:
     return world, render_clip(world, 32)
 
 
-def test_a_real_video_scores_near_perfect(real_scores: WorldScores) -> None:
+def test_real_videos_have_near_perfect_scores(real_scores: WorldScores) -> None:
     assert real_scores.num_solids >= 30
     assert real_scores.still_there >= 0.98
     assert real_scores.colour_kept >= 0.98
@@ -43,11 +43,11 @@ def test_a_real_video_scores_near_perfect(real_scores: WorldScores) -> None:
     assert real_scores.centroid_error.max() < 0.3
 
 
-def test_compression_changes_little(real: list[np.ndarray], real_scores: WorldScores, tmp_path: Path) -> None:
+def test_compression_hardly_changes_scores(real: list[np.ndarray], real_scores: WorldScores, tmp_path: Path) -> None:
     for index, clips in enumerate(real):
         write_video(tmp_path / f"{index}.mp4", clips[0])
     scores = world_scores([read_video(tmp_path / f"{i}.mp4")[None] for i in range(len(WORLDS))], WORLDS)
-    assert scores.num_solids == real_scores.num_solids  # the world decides which solids count, not the pixels
+    assert scores.num_solids == real_scores.num_solids  # the choice of solids depends on the world and not on pixels
     assert min(scores.still_there, scores.colour_kept, scores.shape_kept) >= 0.95
     assert scores.centroid_error.max() < 0.6
     assert displacement_distance(scores.displacements, real_scores.displacements) < 0.05
@@ -64,7 +64,7 @@ def test_noise_far_from_a_solid_does_not_move_its_track(real: list[np.ndarray]) 
     assert scores.displacements.max() < 3
 
 
-def test_scores_scale_with_the_resolution() -> None:
+def test_displacements_scale_with_the_resolution() -> None:
     worlds = WORLDS[:8]
     scores = world_scores([render_clip(world, 64)[None] for world in worlds], worlds)
     small = world_scores([render_clip(world, 32)[None] for world in worlds], worlds)
@@ -72,7 +72,7 @@ def test_scores_scale_with_the_resolution() -> None:
     assert scores.displacements.mean() == pytest.approx(2 * small.displacements.mean(), rel=0.05)
 
 
-def test_measured_displacements_are_the_worlds_own(real_scores: WorldScores) -> None:
+def test_measured_displacements_match_those_of_the_world(real_scores: WorldScores) -> None:
     true = []
     for world in WORLDS:
         targets = find_targets(render_clip(CollisionWorld(world.seed, world.index, 1), 32)[0], world)
@@ -81,7 +81,9 @@ def test_measured_displacements_are_the_worlds_own(real_scores: WorldScores) -> 
     assert displacement_distance(real_scores.displacements, np.concatenate(true)) < 0.05
 
 
-def test_a_repeated_first_frame_has_no_motion_but_an_error(real: list[np.ndarray], real_scores: WorldScores) -> None:
+def test_a_repeated_first_frame_has_no_motion_and_a_growing_error(
+    real: list[np.ndarray], real_scores: WorldScores
+) -> None:
     scores = world_scores([clips[:, :1].repeat(NUM_FRAMES, 1) for clips in real], WORLDS)
     assert scores.displacements.max() < 0.1
     assert scores.displacements.mean() < 1e-3
@@ -90,7 +92,7 @@ def test_a_repeated_first_frame_has_no_motion_but_an_error(real: list[np.ndarray
     assert min(scores.still_there, scores.colour_kept, scores.shape_kept) >= 0.98
 
 
-def test_a_painted_over_solid_is_not_found() -> None:
+def test_a_removed_solid_is_not_found() -> None:
     world, clip_u8 = red_and_green()
     clip_u8[6:] = [Camera(32).render(world.solids[1:], world.poses(frame)[1:]) for frame in range(6, NUM_FRAMES)]
     targets = find_targets(clip_u8[0], world)
@@ -101,7 +103,7 @@ def test_a_painted_over_solid_is_not_found() -> None:
     assert (scores.still_there, scores.colour_kept, scores.shape_kept, scores.num_solids) == (0.5, 1, 1, 2)
 
 
-def test_a_recoloured_solid_is_found_with_another_colour() -> None:
+def test_a_recoloured_solid_is_found_and_its_colour_is_not_kept() -> None:
     world, clip_u8 = red_and_green()
     red = clip_u8[..., 0] > clip_u8[..., 1] + 5.0
     clip_u8[8:][red[8:]] = clip_u8[8:][red[8:]][:, [2, 1, 0]]
@@ -109,7 +111,7 @@ def test_a_recoloured_solid_is_found_with_another_colour() -> None:
     assert (scores.still_there, scores.colour_kept, scores.shape_kept) == (1, 0.5, 1)
 
 
-def test_a_blurred_solid_loses_its_shape(real: list[np.ndarray], real_scores: WorldScores) -> None:
+def test_the_shape_of_a_blurred_solid_is_not_kept(real: list[np.ndarray], real_scores: WorldScores) -> None:
     smeared = [clips.copy() for clips in real]
     for clips in smeared:
         clips[:, 1:] = gaussian_filter(clips[:, 1:].astype(float), (0, 0, 1.5, 1.5, 0)).round()
@@ -118,7 +120,7 @@ def test_a_blurred_solid_loses_its_shape(real: list[np.ndarray], real_scores: Wo
     assert scores.shape_kept < 0.85
 
 
-def test_a_solid_that_is_blurred_away_is_not_found(real: list[np.ndarray]) -> None:
+def test_a_strongly_blurred_solid_is_not_found(real: list[np.ndarray]) -> None:
     dissolved = [clips.copy() for clips in real]
     for clips in dissolved:
         clips[:, 1:] = gaussian_filter(clips[:, 1:].astype(float), (0, 0, 4, 4, 0)).round()
@@ -126,7 +128,7 @@ def test_a_solid_that_is_blurred_away_is_not_found(real: list[np.ndarray]) -> No
     assert scores.still_there < 0.3
 
 
-def test_the_error_is_of_the_best_of_several_videos_and_the_other_scores_are_of_all(real: list[np.ndarray]) -> None:
+def test_centroid_error_is_of_the_best_video_and_other_scores_are_over_all_videos(real: list[np.ndarray]) -> None:
     still = [clips[:, :1].repeat(NUM_FRAMES, 1) for clips in real]
     only_real, only_still, both = (
         world_scores(videos, WORLDS)
@@ -140,7 +142,7 @@ def test_the_error_is_of_the_best_of_several_videos_and_the_other_scores_are_of_
     assert len(both.displacements) == len(only_real.displacements) + len(only_still.displacements)
 
 
-def test_only_the_first_frames_of_a_longer_world_count(real: list[np.ndarray], real_scores: WorldScores) -> None:
+def test_a_world_longer_than_its_videos_has_the_same_scores(real: list[np.ndarray], real_scores: WorldScores) -> None:
     longer = [CollisionWorld(world.seed, world.index, 40) for world in WORLDS]
     assert (world_scores(real, longer).centroid_error == real_scores.centroid_error).all()
 
@@ -167,7 +169,7 @@ def test_a_world_is_recreated_from_the_json_file_of_its_video(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", json.dumps({"seed": -1, "index": 0, "num_frames": 3})])
-def test_other_json_is_reported(text: str | None, tmp_path: Path) -> None:
+def test_a_json_file_without_ground_truth_is_an_error(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "clip.json").write_text(text)
     with pytest.raises(ValueError, match=r"clip\.json: not the ground truth"):

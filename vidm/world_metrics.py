@@ -1,15 +1,15 @@
 """Metrics that compare a generated video with the ground truth of the embedded world. Ours.
 
 A motion generator continues the first frame of a `CollisionWorld`'s video. These metrics locate the solids in each
-frame by their pixels alone, in real and generated videos in the same way, and report where they go and which of them
-keep their colour and outline.
+frame from its pixels only, in the same way for real and generated videos. They report how the solids move and which of
+them keep their colour and outline.
 
     scores = world_scores([clips_u8], [world_of("video_00007.mp4")])  # clips_u8 (K, T, H, W, 3)
     print(scores.still_there, scores.centroid_error, displacement_distance(scores.displacements, real.displacements))
 
-A pixel belongs to a solid if its colour is not a scaled floor colour (a shadow is darker floor): to the solid whose
-colour in frame 0 and whose position in the previous frame are nearest. Which solids are measured, and in which frames,
-depends on the world alone.
+A pixel with a scaled floor colour is floor, possibly in shadow. Any other pixel belongs to the solid that is nearest by
+its colour in frame 0 and its position in the previous frame. The choice of solids and frames to measure depends only on
+the world.
 """
 
 import json
@@ -25,38 +25,38 @@ from scipy.stats import wasserstein_distance
 from vidm.world import STAGE_CENTRE, CollisionWorld
 from vidm.world_render import EYE, HALF_SIZES, Camera, Pose, Solid, intersect
 
-RAYS = 3  # per pixel and axis, for true outlines
+RAYS = 3  # rays per pixel and axis for true outlines
 
-# Lengths in picture heights, areas in their squares: 1/32 is a pixel of a 32 x 32 video.
-MIN_AREA = 6 / 32**2  # of a trackable solid in frame 0
-MAX_MOVE = 3 / 32  # between frames; the fastest solids move about 2 / 32
-MARGIN = 1 / 32  # around an outline, for edge pixels that are mixed with the floor
+# Lengths are in picture heights, and areas in squared picture heights: 1/32 is a pixel of a 32 x 32 video.
+MIN_AREA = 6 / 32**2  # smallest area of a trackable solid in frame 0
+MAX_MOVE = 3 / 32  # largest expected movement between frames; the fastest solids move about 2 / 32
+MARGIN = 1 / 32  # searched around an outline, for edge pixels that are mixed with the floor
 OUTLINE_REACH = 1 / 4  # half the side of a square that contains any solid's outline
 
-# Distances of colours, in grey levels of 255, up to a scale of the colour within these bounds.
-FLOOR_SCALES = (0.55, 1.15)  # the darkest shadow; nothing brightens the floor much
-FACE_SCALES = (0.6, 1.5)  # a solid's darkest and lightest side
-FLOOR_NOISE = 8.0  # a pixel this close to the floor's colour is floor; mp4 compression changes it by about as much
-FULL_CONTRAST = 0.8  # share of the contrast between floor and solid from which a pixel counts fully as the solid's
-OTHER_COLOUR = 60.0  # larger differences count the same, so that the position decides
-MIN_CONTRAST = 20.0  # between the floor and a trackable solid
-MIN_DIFFERENCE = 20.0  # between a trackable solid and any other
+# Colour distances are in grey levels (0 to 255), after the best scaling of the colour within these bounds.
+FLOOR_SCALES = (0.55, 1.15)  # from the darkest shadow to slightly brighter floor
+FACE_SCALES = (0.6, 1.5)  # from a solid's darkest side to its lightest
+FLOOR_NOISE = 8.0  # a pixel this close to the floor's colour is floor; mp4 compression causes about this distance
+FULL_CONTRAST = 0.8  # a pixel with this share of a solid's contrast to the floor counts fully as the solid's
+OTHER_COLOUR = 60.0  # colour differences are capped at this value, so that the position decides between poor matches
+MIN_CONTRAST = 20.0  # smallest contrast between the floor and a trackable solid
+MIN_DIFFERENCE = 20.0  # smallest difference between a trackable solid and any other
 
-VISIBLE_SHARE = 0.6  # of its outline must be in view in the true frame where a solid is expected
-FOUND_SHARE = 0.35  # of its outline's area must have its colour for a solid to be found
-SAME_COLOUR = 15.0  # largest distance of a kept colour
-SAME_SHAPE = 0.5  # smallest intersection over union of a kept outline
+VISIBLE_SHARE = 0.6  # a solid is expected in a frame if this share of its outline is in view in the true frame
+FOUND_SHARE = 0.35  # a solid is found if pixels of its colour cover this share of its outline's area
+SAME_COLOUR = 15.0  # largest distance at which a colour counts as kept
+SAME_SHAPE = 0.5  # smallest intersection over union at which an outline counts as kept
 SHIFTS = np.arange(-6, 7) / 4  # px by which outlines are shifted to find the best fit
 
 
 class Targets(NamedTuple):
-    """The N solids of a world that can be tracked in its videos, and what frame 0 and the world say about them.
+    """The N solids of a world that can be tracked in its videos, and their true properties.
 
-    floor (H, W, 3): the empty picture; colours (all, 3) and contrasts to the floor (all,) of all the world's solids;
+    floor (H, W, 3): the empty picture; colours (M, 3) and contrasts to the floor (M,) of all M solids of the world;
     indices (N,) of the trackable ones among them; visible (T, N) bool: whether most of the solid is in view in the true
     frame; centres (T, N, 2): the true centres, column and row in px from the top left corner; heights (N,) of the
-    centres above the floor, in units; depths (N,), and areas (N,) in px of the whole solids, in frame 0; outlines
-    (N, S, S) in frame 0, 0 or 1, with RAYS samples per px and axis."""
+    centres above the floor, in units. In frame 0: depths (N,); areas (N,) of the whole solids, in px; outlines
+    (N, S, S) of 0 and 1, with RAYS samples per px and axis."""
 
     floor: np.ndarray
     colours: np.ndarray
@@ -77,7 +77,7 @@ def _line_distance(pixels: np.ndarray, colours: np.ndarray, scales: tuple[float,
 
 
 def _depths(camera: Camera, rows: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """The depth along the camera's axis of points that are seen in given rows at given heights."""
+    """The depth along the camera's axis of points with given picture rows and given heights above the floor."""
     return (heights - EYE[2]) / camera.directions(np.zeros_like(rows), rows)[2]
 
 
@@ -98,7 +98,7 @@ def _outline(camera: Camera, solid: Solid, pose: Pose, centre: np.ndarray) -> np
 
 
 def _mean_colour(frame: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """The mean colour (3,) of the pixels of a frame (H, W, 3) that a solid covers, or covers most."""
+    """The mean colour (3,) of the pixels of a frame (H, W, 3) that a solid covers by 90 %, or else covers most."""
     return frame[cover >= min(0.9, cover.max())].mean(0)
 
 
@@ -115,7 +115,7 @@ def _colours(camera: Camera, world: CollisionWorld, frame: np.ndarray, cover: np
 
 
 def _trackable(colours: np.ndarray, floor: np.ndarray, areas: np.ndarray, min_area: float) -> np.ndarray:
-    """Indices (N,) of the solids that differ from the floor and all others in view; areas (T, all) in view, px."""
+    """Indices (N,) of large enough solids that differ from the floor and all others; areas (T, M) in view, in px."""
     differences = _line_distance(colours[:, None], colours, FACE_SCALES)
     differences = np.minimum(differences, differences.T)
     np.fill_diagonal(differences, np.inf)
@@ -126,7 +126,7 @@ def _trackable(colours: np.ndarray, floor: np.ndarray, areas: np.ndarray, min_ar
 
 
 def find_targets(first_u8: np.ndarray, world: CollisionWorld) -> Targets:
-    """The Targets of a world and its frame 0, uint8 (H, W, 3), which is used for the colours only. Ours."""
+    """The Targets of a world; its frame 0, uint8 (H, W, 3), provides the colours. Ours."""
     camera, poses = Camera(first_u8.shape[:2]), world.poses(0)
     floor, rendered = (camera.render(*scene).astype(float) for scene in (([], []), (world.solids, poses)))
     cover = np.stack([_coverage(camera, world.solids, world.poses(n)) for n in range(world.num_frames)])
@@ -160,8 +160,8 @@ class SolidTracks:
 
     positions (T, N, 2): column and row of the centre of the visible part, in px from the top left corner, or the last
     known position of a solid that is not found. areas (T, N): the visible part as a share of the whole solid's area at
-    that depth. colour_distances (N,), in grey levels and up to brightness, and shape_overlaps (N,), intersection over
-    union in [0, 1]: from frame 0 to the last frame; NaN for solids that are not found there."""
+    that depth. colour_distances (N,), in grey levels without brightness, and shape_overlaps (N,), intersection over
+    union in [0, 1], compare the last frame with frame 0; NaN for solids that are not found in the last frame."""
 
     positions: np.ndarray
     areas: np.ndarray
@@ -175,14 +175,14 @@ class SolidTracks:
 
     @property
     def displacements(self) -> np.ndarray:
-        """Distances in px, (any,), that solids move between consecutive frames in which they are found."""
+        """Distances in px, (M,), that solids move between consecutive frames in which they are found."""
         moves = np.linalg.norm(np.diff(self.positions, axis=0), axis=-1)
         return moves[self.found[1:] & self.found[:-1]]
 
 
 def _follow(frames: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (T, N, 2) and areas (T, N) as in SolidTracks; of the last frame, sizes relative to frame 0 (N,) and the
-    share of each pixel that is each solid's (N, H, W)."""
+    """Positions (T, N, 2) and areas (T, N) as in SolidTracks; for the last frame, the solids' scales (N,) relative to
+    frame 0 and their shares of each pixel (N, H, W)."""
     _, height, width, _ = frames.shape
     camera, columns, rows = Camera((height, width)), np.arange(width) + 0.5, np.arange(height) + 0.5
     radii = 1.3 * np.sqrt(targets.areas / np.pi)  # large enough for a cube's corners
@@ -197,7 +197,7 @@ def _follow(frames: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarra
             scale = targets.depths / _depths(camera, here[:, 1], targets.heights)
             reach = (radii * scale + slack * height)[:, None, None]
             away = ((columns - here[:, 0, None, None]) ** 2 + (rows[:, None] - here[:, 1, None, None]) ** 2) / reach**2
-            cost = colour_cost + 1  # untracked solids have no known position: they can appear anywhere
+            cost = colour_cost + 1  # untracked solids have no known position and can appear anywhere
             cost[targets.indices] = np.where(away <= 1, colour_cost[targets.indices] + away, np.inf)
             # The second condition is for pixels where all costs are infinite.
             mine = (cost.argmin(0) == targets.indices[:, None, None]) & (away <= 1)
@@ -242,14 +242,14 @@ def track_solids(clip_u8: np.ndarray, targets: Targets) -> SolidTracks:
 
 @dataclass(frozen=True)
 class WorldScores:
-    """The scores of the videos of some worlds.
+    """The scores of videos that continue the first frames of worlds.
 
-    still_there: the share of the solids visible in the true last frame that is found in the generated one. Of those,
-    colour_kept and shape_kept: the shares whose colour and outline are close to frame 0's; shape_overlap: the mean
-    intersection over union. All in [0, 1]; the last three NaN if none is found. centroid_error (T,): the mean distance
-    in px of visible solids from their true centres, in the best of each world's videos; mean_centroid_error (T,): the
-    same over all videos; a lost solid counts at its last known position. displacements (any,): of all solids between
-    consecutive frames, in px. num_solids: how many solids still_there is a share of, in all videos."""
+    still_there: the share of the num_solids solids visible in the true last frames that is found in the generated ones.
+    Of the solids found, colour_kept and shape_kept: the shares whose colour and outline are close to those in frame 0;
+    shape_overlap: the mean intersection over union. All are in [0, 1]; the last three are NaN if no solid is found.
+    centroid_error (T,): the mean distance in px of visible solids from their true centres, in the best of each world's
+    videos; mean_centroid_error (T,): the same over all videos; a lost solid counts at its last known position.
+    displacements (M,): the movements of all solids between consecutive frames, in px."""
 
     still_there: float
     colour_kept: float
@@ -269,8 +269,8 @@ def _mean(values: np.ndarray) -> float:
 def world_scores(clips_u8: Sequence[np.ndarray], worlds: Sequence[CollisionWorld]) -> WorldScores:
     """Compare videos with the worlds whose first frames they continue.
 
-    clips_u8: for each world K videos of one first frame, uint8 (K, T, H, W, 3), with one T, at most the world's.
-    centroid_error is of the best of the K videos. Raises ValueError if no solid can be tracked. Ours."""
+    clips_u8: for each world, K videos of its first frame, uint8 (K, T, H, W, 3). T is the same for all worlds and at
+    most their length. Raises ValueError if no solid can be tracked. Ours."""
     found, colour_distances, shape_overlaps, displacements, best, mean, counts = [], [], [], [], [], [], []
     for clips, world in zip(clips_u8, worlds, strict=True):
         targets = find_targets(clips[0, 0], CollisionWorld(world.seed, world.index, clips.shape[1]))
@@ -304,7 +304,7 @@ def world_scores(clips_u8: Sequence[np.ndarray], worlds: Sequence[CollisionWorld
 
 
 def displacement_distance(one: np.ndarray, two: np.ndarray) -> float:
-    """The 1-D Wasserstein distance, in px, between two non-empty sets of displacements, (any,) each. Ours."""
+    """The 1-D Wasserstein distance, in px, between two non-empty sets of displacements (M,). Ours."""
     return float(wasserstein_distance(one, two))
 
 

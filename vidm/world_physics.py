@@ -1,8 +1,8 @@
 """Solids that slide, brake and collide on a floor, simulated as discs seen from above.
 
 Coulomb friction with the floor slows each disc, collisions are elastic, and friction between two discs in contact can
-make a solid spin about its vertical axis. Time advances by conservative steps: no step is longer than the time
-in which any pair could meet, so discs neither tunnel nor overlap. Ours.
+make a solid spin about its vertical axis. No time step is longer than the time in which any pair could meet, so discs
+neither tunnel nor overlap. Ours.
 
     discs = Discs(radii, masses, braking, turns)
     motion = simulate(discs, positions, velocities, num_frames=9, fps=25)
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-TOUCH = 1e-4  # discs closer than this touch
-SHORTEST_STEP = 1e-6  # seconds; a pair closes far less than TOUCH in it, so it is safe even where the bound is 0
+TOUCH = 1e-4  # discs with a smaller gap are in contact
+SHORTEST_STEP = 1e-6  # seconds; no gap shrinks by as much as TOUCH in this time, so it is safe even if safe_time is 0
 
 
 class Discs(NamedTuple):
@@ -53,7 +53,7 @@ class _State:
         self.first, self.second = np.triu_indices(len(discs.radii), 1)
 
     def gaps_and_closing(self) -> tuple[np.ndarray, np.ndarray]:
-        """The gap between the rims of every pair, and the speed at which it shrinks."""
+        """The gap between the two discs of every pair, and the speed at which it shrinks."""
         between = self.positions[self.second] - self.positions[self.first]
         distance = np.hypot(between[:, 0], between[:, 1])
         relative = self.velocities[self.first] - self.velocities[self.second]
@@ -63,8 +63,9 @@ class _State:
     def safe_time(self) -> float:
         """Seconds during which no pair can meet.
 
-        The distance under straight motion is convex in time, so it stays above its tangent. Braking lowers it by at
-        most a t^2 / 2, where a is the sum of both decelerations. So the gap is at least gap - closing t - a t^2 / 2."""
+        The distance between two discs in uniform motion is convex in time, so it stays above its tangent. Braking
+        reduces it by at most a t^2 / 2, where a is the sum of both decelerations. After t seconds the gap is therefore
+        at least gap - closing t - a t^2 / 2."""
         gaps, closing = self.gaps_and_closing()
         braking = self.braking * self.velocities.any(1)
         bend = braking[self.first] + braking[self.second]
@@ -73,7 +74,7 @@ class _State:
         return float(times.min(initial=np.inf))
 
     def advance(self, seconds: float) -> None:
-        """Move every disc by itself; exact for a constant deceleration, also when a disc stops during the step."""
+        """Move the discs without collisions; exact for constant deceleration, also if a disc stops during the step."""
         speeds = np.hypot(self.velocities[:, 0], self.velocities[:, 1])
         headings = self.velocities / np.where(speeds > 0, speeds, 1)[:, None]
         travel, speeds = _brake(speeds, self.braking, seconds)
@@ -90,13 +91,13 @@ class _State:
         normal = between / distance
         tangent = np.array([-normal[1], normal[0]])
         pair = [i, j]
-        # Both arms end at one point, so that angular momentum is conserved exactly.
+        # Both lever arms end at the same point, so that angular momentum is conserved exactly.
         arms = self.radii[pair] * distance / self.radii[pair].sum()
         relative = self.velocities[i] - self.velocities[j]
         inverse_mass = self.inverse_masses[pair].sum()
         push = 2 * (relative @ normal) / inverse_mass
         slip = relative @ tangent + self.spins[pair] @ arms
-        # The impulse that would stop the slip, limited by Coulomb's law.
+        # Friction stops the slip, unless Coulomb's law limits its impulse.
         stop_slip = slip / (inverse_mass + self.inverse_moments[pair] @ arms**2)
         drag = np.clip(stop_slip, -self.rubbing * push, self.rubbing * push)
         impulse = push * normal + drag * tangent
@@ -115,7 +116,7 @@ def _brake(speeds: np.ndarray, decelerations: np.ndarray, seconds: float) -> tup
 def simulate(
     discs: Discs, positions: np.ndarray, velocities: np.ndarray, num_frames: int, fps: float, rubbing: float = 0.25
 ) -> Motion:
-    """Simulate N discs from their first frame on.
+    """Simulate the motion of N discs, starting with the given state at frame 0.
 
     positions, velocities (N, 2), in units and units per second; rubbing: the friction coefficient between two solids.
     Discs must not overlap at the start. The first frames do not depend on num_frames. Collisions conserve momentum and,

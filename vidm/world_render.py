@@ -1,4 +1,4 @@
-"""A renderer for spheres, cubes and cylinders on a floor: closed-form ray intersections, a fixed camera and lights.
+"""A renderer for spheres, cubes and cylinders on a floor, with closed-form ray intersections and a fixed camera.
 
 Framing, sizes, colours and shadows follow the pictures of CLEVRER (Yi et al. 2020), which were rendered with Blender.
 Colours are linear light until the last step. World units: a sphere has a diameter of 0.9; x points to the right, y away
@@ -23,12 +23,13 @@ FORWARD, UP = np.array([0, np.cos(PITCH), np.sin(PITCH)]), np.array([0, -np.sin(
 FOCAL = 1.644  # in picture heights
 NEAREST = 2.0  # everything in view on the floor is farther away than this
 
-# Direction towards each light, its share of the light on the floor, and how fast its shadow blurs with height. The last
-# light is the sky, with very soft shadows almost straight down (exactly vertical would make a cylinder's shadow 0 / 0).
+# For each light: the direction towards it, its share of the light on the floor, and how fast its shadow blurs with
+# height. The last light is the sky, with very soft shadows. It is not exactly vertical, since a cylinder's shadow would
+# then be 0 / 0.
 LIGHTS = np.array([[0.75, 0.2, 1], [-0.7, -1.3, 1], [-0.6, 0.9, 1], [1e-3, 2e-3, 1]])
 SHARES = np.array([0.22, 0.24, 0.1, 0.44], np.float32)
 BLUR = np.array([0.18, 0.25, 0.3, 1.2], np.float32)
-DEEPEST = 0.85  # the largest share of a light that a shadow removes; the rest is reflected by other surfaces
+DEEPEST = 0.85  # the largest share of a light that a shadow removes; the rest is light reflected by other surfaces
 BRIGHTNESS = 0.3  # linear radiance of a white surface that faces up
 FLOOR = 0.245  # linear radiance of the floor
 
@@ -44,7 +45,7 @@ Pose = tuple[float, float, float]  # x, y, yaw
 
 
 class Solid(NamedTuple):
-    """One object: a key of HALF_SIZES, linear RGB in [0, 1], and whether it is polished metal or rubber."""
+    """One object: a key of HALF_SIZES, linear RGB in [0, 1], and whether it is polished metal (otherwise rubber)."""
 
     shape: str
     albedo: tuple[float, float, float]
@@ -69,16 +70,16 @@ def _to_solid(pose: Pose, half: float, points: np.ndarray, *directions: np.ndarr
 
 
 def intersect(shape: str, pose: Pose, directions: np.ndarray) -> np.ndarray:
-    """Where rays (3, M) from the eye enter a solid: distances (M,) in units of the ray, inf where the ray misses it.
+    """The distances (M,), in ray lengths, at which rays (3, M) from the eye enter a solid; inf for a miss.
 
-    A ray is inside the solid while it is inside every pair of parallel planes and the quadric that bound it."""
+    A ray is inside the solid while it is inside all its bounding surfaces: pairs of parallel planes and a quadric."""
     half = HALF_SIZES[shape]
     origin, rays = _to_solid(pose, half, np.reshape(EYE, (3, 1)).astype(directions.dtype), directions)
     flat, curved = {"cube": ([0, 1, 2], []), "cylinder": ([2], [0, 1]), "sphere": ([], [0, 1, 2])}[shape]
     enter, leave = np.full((2, directions.shape[1]), [[-np.inf], [np.inf]], directions.dtype)
     for axis in flat:
         side = np.copysign(half, rays[axis])
-        with np.errstate(divide="ignore"):  # a ray parallel to the planes: +-inf is right
+        with np.errstate(divide="ignore"):  # +-inf is correct for a ray parallel to the planes
             enter = np.maximum(enter, (-side - origin[axis]) / rays[axis])
             leave = np.minimum(leave, (side - origin[axis]) / rays[axis])
     if curved:
@@ -91,7 +92,7 @@ def intersect(shape: str, pose: Pose, directions: np.ndarray) -> np.ndarray:
 
 
 def surface_normals(shape: str, pose: Pose, points: np.ndarray) -> np.ndarray:
-    """Unit normals (3, M) at surface points; edges are shaded as if slightly rounded, while the outline is sharp."""
+    """Unit normals (3, M) at surface points; edges are shaded as if slightly rounded, but the outline is sharp."""
     half = HALF_SIZES[shape]
     (local,) = _to_solid(pose, half, points)
     if shape != "sphere":
@@ -106,8 +107,8 @@ def surface_normals(shape: str, pose: Pose, points: np.ndarray) -> np.ndarray:
 def cast_shadow(shape: str, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The share of each light that a solid blocks at floor points x, y (M,): (lights, M) in [0, 1].
 
-    A ray goes from each point towards each light. The point is in shadow if the ray crosses the solid. The edge is
-    blurred over a width that grows with the height z at which the ray, (a + z u, b + z v, z), is closest to it."""
+    A point is in shadow if the ray from it towards the light crosses the solid. The edge is blurred over a width that
+    grows with the height z at which the ray, (a + z u, b + z v, z), is closest to the solid."""
     half = HALF_SIZES[shape]
     a, b = _turn(x - float(pose[0]), y - float(pose[1]), -pose[2])
     u, v = (slope[:, None].astype(x.dtype) for slope in _turn(LIGHTS[:, 0], LIGHTS[:, 1], -pose[2]))
@@ -135,9 +136,9 @@ def cast_shadow(shape: str, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndar
 def shade(solid: Solid, normals: np.ndarray, views: np.ndarray, heights: np.ndarray) -> np.ndarray:
     """Linear light (M, 3) from points with unit normals (3, M), unit views (3, M) and heights (M,) above the floor.
 
-    Lambertian reflection of the lamps and a uniform sky. Solids cast no shadows on each other."""
+    Surfaces are Lambertian, with highlights; metal also mirrors. Solids cast no shadows on each other."""
     lamps = LIGHTS[:3].astype(normals.dtype)
-    contact = 0.7 + 0.3 * (heights / 0.3).clip(0, 1)  # less light is reflected by the floor just below
+    contact = 0.7 + 0.3 * (heights / 0.3).clip(0, 1)  # less light is reflected by the floor onto points close to it
     diffuse = SHARES[:3] @ (lamps @ normals).clip(0) + SHARES[3] * (1.02 + 0.03 * normals[2]) * contact
     mirrored = views - 2 * (views * normals).sum(0) * normals
     glints = ((lamps / np.linalg.norm(lamps, axis=1, keepdims=True)) @ mirrored).clip(0)
@@ -172,7 +173,7 @@ class Camera:
         self.floor = self._light_floor(directions).astype(np.float32)
 
     def _light_floor(self, directions: np.ndarray) -> np.ndarray:
-        # As in CLEVRER: uniform, warmer in front, bluish at the far left, and dark at the far end.
+        # As in CLEVRER, the floor is slightly warmer in front, bluish at the far left, and dark at the far end.
         far = ((self.floor_y - 5) / 13).clip(0, 1)
         left = (-self.floor_x / 8).clip(-1, 1)
         vignette = (1 / np.linalg.norm(directions, axis=0)) ** 0.6
@@ -181,12 +182,12 @@ class Camera:
         return level[..., None] * (1 + blueness[..., None] * np.array([-0.4, -0.1, 1.0]))
 
     def directions(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Rays through picture points: (3, ...), of unit depth along the camera's axis."""
+        """Rays (3, ...) through picture points, with unit depth along the camera's axis."""
         right, up = (columns - self.width / 2) / (FOCAL * self.height), (self.height / 2 - rows) / (FOCAL * self.height)
         return np.stack([right, FORWARD[1] + up * UP[1], FORWARD[2] + up * UP[2]])
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """World points (..., 3) -> picture points (..., 2): column, row. Points behind the eye map far outside."""
+        """World points (..., 3) -> picture points (..., 2): column, row. Points behind the eye map far out of view."""
         seen = points - np.array(EYE)
         scale = FOCAL * self.height / (seen @ FORWARD).clip(0.1)
         return np.stack([self.width / 2 + scale * seen[..., 0], self.height / 2 - scale * (seen @ UP)], -1)
@@ -213,7 +214,7 @@ class Camera:
         return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
 
     def _dim_floor(self, light: np.ndarray, solid: Solid, pose: Pose) -> None:
-        """Subtract the solid's shadow from the light (lights, H, W) that reaches the floor."""
+        """Reduce the light (lights, H, W) on the floor by the solid's shadow."""
         margin = footprint_radius(solid.shape) + 0.1
         height = 2 * HALF_SIZES[solid.shape]
         blur = BLUR[:, None] * height / 2
@@ -256,8 +257,8 @@ class Camera:
         for solid, pose in zip(solids, poses, strict=True):
             self._dim_floor(light, solid, pose)
         picture = self.floor * np.tensordot(SHARES, light, 1)[..., None]
-        # From far to near. A ray crosses a disc at two distances whose product is the power of the eye with respect to
-        # the disc. So of two separate discs, every ray meets the one with the smaller power first.
+        # Solids are painted from far to near. A ray crosses a circle at two distances whose product is the power of the
+        # eye with respect to the circle, so of two separate circles it meets the one with the smaller power first.
         powers = [
             (pose[0] - EYE[0]) ** 2 + (pose[1] - EYE[1]) ** 2 - footprint_radius(solid.shape) ** 2
             for solid, pose in zip(solids, poses, strict=True)

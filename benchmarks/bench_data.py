@@ -1,9 +1,9 @@
 """python benchmarks/bench_data.py [--videos 2 --frames 32 --seconds 0.2 --repetitions 3]
 
-How many training triplets per second does one data loader process read from each storage format? Triplets are 128 x
-128, from 480 x 320 videos of the embedded world. All formats are measured in one run, in turns, with the files in the
-page cache, so that no disk is measured. Seconds are CPU time of all threads, because the machine may be busy. The
-baseline opens three frame files, converts them to float, crops and resizes them with torchvision
+How many training triplets per second does one data loader process read from each storage format? The triplets have
+128 x 128 pixels and come from 480 x 320 videos of the embedded world. The formats alternate within one run. All files
+are in the page cache, so disk speed is not measured. Seconds are CPU time of all threads, because the machine may be
+busy. The baseline opens three frame files, converts them to float, and crops and resizes them with torchvision
 (`pip install 'vidm[benchmark]'`). Prints a table and appends a row to benchmarks/results/data.jsonl.
 """
 
@@ -42,7 +42,7 @@ Triplets = Callable[[int, int], object]  # (epoch, index of a video) -> a sample
 
 
 def write_mp4(path: Path, frames: np.ndarray, gop: int) -> None:
-    """H.264 with x264's default settings and a keyframe every `gop` frames."""
+    """Write H.264 video with x264's default settings and a keyframe every `gop` frames."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"g": str(gop), "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -52,7 +52,7 @@ def write_mp4(path: Path, frames: np.ndarray, gop: int) -> None:
 
 
 def write_sources(folder: Path, num_videos: int, num_frames: int) -> None:
-    """The same videos as png, jpg, gop12 and gop250, and packs of them, each in its own folder."""
+    """Write the same videos as png, jpg, gop12 and gop250, and as packs, each format in its own folder."""
     for name in ("png", "jpg", "gop12", "gop250"):
         (folder / name).mkdir()
     for number in tqdm(range(num_videos), desc="making videos"):
@@ -76,7 +76,7 @@ def write_sources(folder: Path, num_videos: int, num_frames: int) -> None:
 
 
 def baseline_triplets(folder: Path, num_frames: int) -> Triplets:
-    """The baseline: three files of a frame folder, each opened with PIL, converted to float, cropped and resized."""
+    """The baseline opens three files of a frame folder with PIL, converts them to float, and crops and resizes them."""
     videos = [frame_files(path) for path in index_clips(folder).paths]
 
     def frame(path: Path) -> torch.Tensor:
@@ -93,13 +93,13 @@ def baseline_triplets(folder: Path, num_frames: int) -> Triplets:
 
 
 def package_triplets(folder: Path, num_frames: int) -> Triplets:
-    # A window of half a video can start at many frames, as in training with --num-frames below a video's length.
+    # Clips of half a video can start at many frames, as in training with --num-frames below the length of a video.
     triplets = FrameTriplets(index_clips(folder), RESOLUTION, num_frames // 2, seed=0)
     return lambda epoch, index: triplets[epoch, index]
 
 
 def formats(folder: Path, num_frames: int) -> dict[str, Triplets]:
-    """A reader for every format, by its name in the table."""
+    """The readers of all formats, by name in the table."""
     folders = {
         "PNG folders": "png",
         "JPEG folders": "jpg",
@@ -121,7 +121,7 @@ def keys(num_videos: int) -> Iterator[tuple[int, int]]:
 
 
 def rate(triplets: Triplets, num_videos: int, seconds: float) -> float:
-    """Samples per second of CPU time, over as many samples as take `seconds`; always the same samples first."""
+    """Samples per second of CPU time, measured for `seconds`; each call reads samples in the same order."""
     started = time.process_time()
     for done, (epoch, index) in enumerate(keys(num_videos), start=1):
         triplets(epoch, index)
@@ -132,7 +132,7 @@ def rate(triplets: Triplets, num_videos: int, seconds: float) -> float:
 
 
 def measure(folder: Path, num_videos: int, num_frames: int, seconds: float, repetitions: int) -> dict[str, list[float]]:
-    """Rates by format, one per repetition. Formats take turns, so a slow phase of the machine affects all of them."""
+    """Rates by format, one per repetition. Formats alternate, so that a slow phase of the machine affects all."""
     rates: dict[str, list[float]] = {}
     for name, triplets in tqdm(list(formats(folder, num_frames).items()) * repetitions, desc="measuring"):
         triplets(0, 0)
@@ -141,7 +141,7 @@ def measure(folder: Path, num_videos: int, num_frames: int, seconds: float, repe
 
 
 def table(rates: dict[str, list[float]]) -> str:
-    """One line per format; a ratio is the median of the ratios within each repetition."""
+    """A table with one line per format. Ratios are medians over the ratios within each repetition."""
     lines = [f"{'':22}{'triplets/s':>12}{'lowest':>10}{'highest':>10}{'/ baseline':>12}{'/ PNG':>10}"]
     for name, own in rates.items():
         to_baseline, to_png = (

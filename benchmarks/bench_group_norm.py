@@ -1,9 +1,9 @@
 """python benchmarks/bench_group_norm.py [--repetitions 15]
 
 How much faster is the group norm of vidm/layers.py than torch's kernels for channels-last tensors on a CPU?
-Measures values and gradients of one norm on feature maps of the presets `world` and `paper128`, and a whole training
-step of `world` and of `paper128` at 64 x 64, with either norm. Times are processor time of this process, since a norm
-is about as short as a time slice of another process. Prints a table and appends a row to
+Measures one norm with its gradients on feature maps of the presets `world` and `paper128`, and a whole training step of
+`world` and of `paper128` at 64 x 64, with each of the two norms. Times are CPU time of this process, because other
+processes would disturb the wall time of such short calls. Prints a table and appends a row to
 benchmarks/results/group_norm.jsonl.
 """
 
@@ -31,7 +31,7 @@ MAPS = [(16, 32, 32, 32), (16, 96, 32, 32), (16, 64, 16, 16), (16, 96, 8, 8), (2
 STEPS = {"world": (32, 16), "paper128": (64, 2)}
 
 
-def torchs(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def torch_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.group_norm(x, num_groups, weight, bias, eps).type(x.dtype)
 
 
@@ -44,15 +44,15 @@ def step_with(norm: Callable[..., Tensor], step: Callable[[], None]) -> None:
     step()
 
 
-def of_a_map(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[..., None]:
-    """One norm of a feature map with gradients, as a function of the implementation."""
+def norm_of_map(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[..., None]:
+    """A call that computes one norm of a feature map and its gradients with a given implementation."""
     x, gradient = (torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last) for _ in range(2))
     leaves = [leaf.requires_grad_() for leaf in (x, torch.ones(shape[1]), torch.zeros(shape[1]))]
     return partial(norm_with_gradients, leaves=leaves, gradient=gradient)
 
 
-def of_a_step(preset: str) -> Callable[..., None]:
-    """A training step in bf16, as a function of the norm's implementation."""
+def step_of_preset(preset: str) -> Callable[..., None]:
+    """A call that runs a training step in bf16 with a given implementation of the norm."""
     size, batch_size = STEPS[preset]
     model = build_model(Config.from_preset(preset))
     ema, optimizer = EMA(model, 0.999), torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
@@ -63,10 +63,10 @@ def of_a_step(preset: str) -> Callable[..., None]:
 
 
 def measure(work: Callable[..., None], repetitions: int) -> dict[str, list[float]]:
-    """Processor seconds with torch's and with the package's norm by repetition, alternating."""
+    """CPU seconds by repetition with torch's and with the package's norm, which alternate."""
     found: dict[str, list[float]] = {"torch": [], "package": []}
     for _ in tqdm(range(repetitions + 1), leave=False):  # the first one is a warm-up
-        for side, norm in (("torch", torchs), ("package", group_norm)):
+        for side, norm in (("torch", torch_group_norm), ("package", group_norm)):
             began = time.process_time()
             work(norm)
             found[side].append(time.process_time() - began)
@@ -75,16 +75,16 @@ def measure(work: Callable[..., None], repetitions: int) -> dict[str, list[float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=positive, default=15, metavar="N", help="of each side (15)")
+    parser.add_argument("--repetitions", type=positive, default=15, metavar="N", help="measurements of each norm (15)")
     arguments = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
     work = {
-        f"{' x '.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}": of_a_map(shape, dtype)
+        f"{' x '.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}": norm_of_map(shape, dtype)
         for shape in MAPS
         for dtype in (torch.float32, torch.bfloat16)
     }
-    work |= {f"training step, {preset}": of_a_step(preset) for preset in STEPS}
+    work |= {f"training step, {preset}": step_of_preset(preset) for preset in STEPS}
     print("| | torch, ms | package, ms | times faster |\n|---|--:|--:|--:|")
     rows: dict[str, Any] = {}
     for name, one in work.items():

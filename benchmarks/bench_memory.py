@@ -2,10 +2,10 @@
 
     python benchmarks/bench_memory.py [--repetitions 3] [--image-size 128] [--batch-size 2]
 
-Compares the reference implementation (benchmarks/reference.py) and the package, with the paper's motion generator on
-the CPU in fp32. Each step runs in its own process, and the variants alternate. The measured value is the peak of
-resident memory during the step minus the resident memory before it, when weights, gradients, AdamW's moments and
-averaged weights are already allocated. Prints a table and appends a row to benchmarks/results/memory.jsonl.
+Compares the reference implementation (benchmarks/reference.py) with the package for the paper's motion generator, on a
+CPU in fp32. Each step runs in its own process, and the variants alternate. Weights, gradients, AdamW's moments and
+averaged weights are allocated before the step; the measured value is the peak of resident memory during the step minus
+the resident memory before it. Prints a table and appends a row to benchmarks/results/memory.jsonl.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def resident_bytes() -> int:
 
 
 def one_step(variant: str, image_size: int, batch_size: int) -> dict[str, float]:
-    """Bytes and seconds of a step, after a tiny step that allocates gradients, moments and averaged weights."""
+    """The bytes and seconds of a step, after a tiny step that allocates gradients, moments and averaged weights."""
     config = Config.from_preset("paper128")
     package = build_model(config)
     model: nn.Module = ReferenceMotionGenerator(package.shape) if variant == "reference" else package
@@ -90,7 +90,9 @@ def main() -> None:
             found[variant].append(in_own_process(variant, arguments))
     rest = {variant: median(row["rest"] for row in rows) for variant, rows in found.items()}
     held = found["none"][0]["held"]
-    print(f"weights, gradients, AdamW, averaged weights: {held / GIB:.2f} GiB; in addition, at the peak of a step:")
+    print(
+        f"weights, gradients, AdamW, averaged weights: {held / GIB:.2f} GiB; additional memory at the peak of a step:"
+    )
     for variant, rows in found.items():
         values = [row["rest"] / GIB for row in rows]
         seconds = median(row["seconds"] for row in rows)

@@ -1,10 +1,13 @@
 """python benchmarks/bench_metrics.py [--repetitions 5]
 
-What does an evaluation cost in addition to decoding the videos and running the detector? It measures the time of
-compute_fvd on two folders of 64 videos relative to decoding batches and passing each to the random detector, with the
-same number of threads; the peak memory of a process that evaluates 64 and 512 videos; and the time of a Frechet
-distance at d = 400. The two sides of a ratio run in turn. It prints the results and appends a row to
-benchmarks/results/metrics.jsonl.
+What does an evaluation cost in addition to decoding the videos and running the detector? This benchmark measures
+
+- the time of compute_fvd for two folders of 64 videos, relative to decoding batches and running the random detector on
+  them with the same number of threads; the two alternate,
+- the peak memory of a process that evaluates 64 or 512 videos,
+- the time of a Frechet distance for 400 features.
+
+Prints the results and appends a row to benchmarks/results/metrics.jsonl.
 """
 
 import argparse
@@ -33,7 +36,7 @@ MIB = 1 << 20
 
 
 def write_folder(folder: Path, count: int, seed: int) -> Path:
-    """Write pictures of coarse squares that move sideways, as mp4."""
+    """Write mp4 videos of coarse squares that move sideways."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         picture = rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
@@ -49,7 +52,7 @@ def seconds_of_fvd(real: Path, made: Path) -> float:
 
 
 def seconds_of_baseline(real: Path, made: Path) -> float:
-    """Decode a batch, run the detector, and so on; nothing overlaps and nothing is stored."""
+    """The time to decode each batch and then run the detector on it, without overlap and without storing features."""
     detector = load_detector("random")
     seconds = 0.0
     for folder in (real, made):
@@ -64,7 +67,7 @@ def seconds_of_baseline(real: Path, made: Path) -> float:
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this program; getrusage would include the parent's."""
+    """Peak resident memory of this program; getrusage would include the parent process's."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 1024
 
@@ -87,7 +90,7 @@ def frechet_seconds(dimensions: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="of each side (5)")
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="measurements of each value (5)")
     parser.add_argument("--peak-of", metavar="DIR", help="compare a folder with itself and print the peak bytes")
     arguments = parser.parse_args()
     if arguments.peak_of:
@@ -97,7 +100,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         real, made = (write_folder(Path(temporary, name), FEW, seed) for seed, name in enumerate(("real", "made")))
         many = write_folder(Path(temporary, "many"), MANY, seed=2)
-        seconds_of_fvd(real, made)  # fills the cache of the videos' lengths
+        seconds_of_fvd(real, made)  # fills the cache of video lengths
         pairs = [(seconds_of_fvd(real, made), seconds_of_baseline(real, made)) for _ in range(arguments.repetitions)]
         peaks = {
             count: [peak_in_a_new_process(folder) for _ in range(arguments.repetitions)]
@@ -106,7 +109,7 @@ def main() -> None:
     frechet = [frechet_seconds(400) for _ in range(arguments.repetitions)]
     ratios = [fvd / baseline for fvd, baseline in pairs]
     few, many_peak = (median(values) for values in peaks.values())
-    print(f"compute_fvd relative to decoding and detector alone, 2 x {FEW} videos: {median(ratios):.2f}", end=" ")
+    print(f"time of compute_fvd relative to decoding and detector, 2 x {FEW} videos: {median(ratios):.2f}", end=" ")
     print(f"({min(ratios):.2f} to {max(ratios):.2f}; {median(fvd for fvd, _ in pairs):.1f} s)")
     print(f"peak memory: {few / MIB:.0f} MiB at {FEW} videos, {many_peak / MIB:.0f} at {MANY}: {many_peak / few:.3f}")
     print(f"Frechet distance at d = 400: {median(frechet):.3f} s ({min(frechet):.3f} to {max(frechet):.3f})")

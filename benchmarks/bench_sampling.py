@@ -4,15 +4,16 @@
 
 The motion generator has the paper's size except in the last row:
 
-    128x4, 128x1, 64x8    a denoising step at that size and batch, fp32, equal output
+    128x4, 128x1, 64x8    a denoising step at this size and batch size in fp32; the outputs are equal
     bf16-128x4            the same with weights rounded to bfloat16
     frame-64x4            a frame: 20 steps of DPM-Solver++ with bf16 weights, compared with 100 ancestral steps in fp32
-    video-32x4            whole videos of 16 frames with the same samplers, by the network of the preset `world`
+    video-32x4            whole videos of 16 frames with the same samplers and the network of the preset `world`
 
 The reference is benchmarks/reference.py, always in fp32; tests check that its output equals the package's. Both run in
-this process and alternate, with a warm-up before each measurement. The package keeps freed memory as its scripts do
-(vidm.runtime.keep_freed_memory) and the reference does not; the column `same memory` is the speed-up without that. The
-FLOPs that a step executes (fewer in the package) are compared with the fastest convolution of this machine in this run.
+this process and alternate, with a warm-up before each measured step. The package keeps freed memory as its scripts do
+(vidm.runtime.keep_freed_memory) and the reference does not; the column `same memory` is the speed-up if neither does.
+The last column is the FLOP/s of a step divided by those of the fastest convolution in this run; the package executes
+fewer FLOPs per step.
 Prints a table and appends rows to benchmarks/results/sampling.jsonl.
 """
 
@@ -22,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import append_row, ceiling, filled_pair, flops_of, frames_like, positive, ratio, taking_turns
+from measuring import alternating_seconds, append_row, ceiling, filled_pair, flops_of, frames_like, positive, ratio
 
 from vidm.diffusion import GaussianDiffusion
 from vidm.generator import with_bf16_weights
@@ -84,7 +85,7 @@ def reference_video(reference: Any, frames: list[torch.Tensor]) -> torch.Tensor:
 
 
 def before(side: str) -> None:
-    """Keep freed memory for the package; not for the reference and not for the package in `same memory`."""
+    """Keep freed memory for the package, except in `same memory`, and not for the reference."""
     keep_freed_memory(side == "package")
 
 
@@ -109,7 +110,7 @@ def measure(name: str, ours: MotionGenerator, reference: Any, repetitions: int) 
     else:
         row["flops"] = {"reference": flops_of(published), "package": flops_of(package)}
     sides = {"reference": published, "package": package, "same memory": package}
-    row["seconds"] = taking_turns(sides, repetitions, before=before, warm_up=not name.startswith(CHAINS))
+    row["seconds"] = alternating_seconds(sides, repetitions, before=before, warm_up=not name.startswith(CHAINS))
     return row
 
 
@@ -129,9 +130,15 @@ def table_line(row: dict[str, Any], best: float) -> str:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="these rows")
     parser.add_argument(
-        "--repetitions", type=positive, default=10, metavar="N", help="of each side (10; a frame or video: 3)"
+        "--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"rows to measure: {', '.join(ROWS)}"
+    )
+    parser.add_argument(
+        "--repetitions",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="measurements of each implementation (10; at most 3 for frames and videos)",
     )
     arguments = parser.parse_args()
     ours, reference = filled_pair()

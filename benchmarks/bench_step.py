@@ -2,11 +2,11 @@
 
     python benchmarks/bench_step.py [--repetitions 10]
 
-The step of the paper-size motion generator at 64 x 64, batch 2: loss, gradient, clipping, AdamW and averaged weights.
-The reference (benchmarks/reference.py, in fp32) updates tensors one by one; the package uses fused AdamW and a foreach
-average, in fp32 and in bf16. Both run in this process and alternate, with a warm-up before each measurement. The
-package keeps freed memory as its scripts do; the column `same memory` is the speed-up without that. Prints a table and
-appends a row to benchmarks/results/step.jsonl. bench_memory.py measures the memory of a step.
+A step of the paper-size motion generator at 64 x 64 with batch size 2 consists of loss, gradient, clipping, AdamW and
+averaged weights. The reference (benchmarks/reference.py, in fp32) updates tensors one by one; the package uses fused
+AdamW and foreach averaging, in fp32 and in bf16. Both run in this process and alternate, with a warm-up before each
+measurement. The package keeps freed memory as its scripts do; the column `same memory` is the speed-up without that.
+Prints a table and appends a row to benchmarks/results/step.jsonl. bench_memory.py measures the memory of a step.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from measuring import append_row, filled_pair, frames_like, positive, ratio, taking_turns, training_step
+from measuring import alternating_seconds, append_row, filled_pair, frames_like, positive, ratio, training_step
 from reference import update_average
 
 from vidm.ema import EMA
@@ -26,7 +26,9 @@ DECAY = 0.999
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each side (10)")
+    parser.add_argument(
+        "--repetitions", type=positive, default=10, metavar="N", help="measurements of each implementation (10)"
+    )
     arguments = parser.parse_args()
     ours, reference = filled_pair()
     frames = frames_like(BATCH, SIZE)
@@ -41,7 +43,9 @@ def main() -> None:
         "fp32, same memory": partial(package, "fp32"),
         "bf16, same memory": partial(package, "bf16"),
     }
-    found = taking_turns(sides, arguments.repetitions, before=lambda side: keep_freed_memory(side in ("fp32", "bf16")))
+    found = alternating_seconds(
+        sides, arguments.repetitions, before=lambda side: keep_freed_memory(side in ("fp32", "bf16"))
+    )
     print(f"reference: {median(found['reference']):.2f} s per step")
     print("| package | s per step | speed-up | same memory |\n|---|--:|--:|--:|")
     for side in ("fp32", "bf16"):

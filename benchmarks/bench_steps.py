@@ -3,9 +3,9 @@
     python benchmarks/bench_steps.py [--demo results/demo] [--seeds 5]
 
 The generator that `make demo` trains continues the held-out first frames of the embedded world with several samplers
-and numbers of steps, for several seeds; each frame has its own start noise. The distance is the demo's: to other
-held-out videos, in random features. Prints a table of means and deviations over the seeds and the paired difference
-between 20 steps of DPM-Solver++ and 100 ancestral steps. Appends a row to benchmarks/results/steps.jsonl.
+and numbers of steps, for several seeds; each frame has its own start noise. As in the demo, the distance is computed
+in random features and to other held-out videos. Prints means and deviations over the seeds, and the difference between
+20 steps of DPM-Solver++ and 100 ancestral steps, paired by seed. Appends a row to benchmarks/results/steps.jsonl.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def continued(generator: Generator, first: list[np.ndarray], sampler: str, steps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", default="results/demo", metavar="DIR", help="the output of make demo")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of each setting (5)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds per setting (5)")
     arguments = parser.parse_args()
     demo = Path(arguments.demo)
     checkpoint = max(demo.glob("motion/checkpoint_*.pt"))

@@ -1,7 +1,9 @@
-"""Functions the benchmarks share: alternating timings, the machine's peak rate, and rows with their provenance.
+"""Functions that the benchmarks share: alternating timings, the machine's peak rate, and result rows.
 
-found = taking_turns({"reference": slow, "package": fast}, repetitions=10)
-append_row("sampling", {"row": "step", "seconds": found})
+    found = alternating_seconds({"reference": slow, "package": fast}, repetitions=10)
+    append_row("sampling", {"row": "step", "seconds": found})
+
+A row records the commit, the machine and the versions of libraries.
 """
 
 import argparse
@@ -50,10 +52,10 @@ def cpu_name() -> str:
 
 
 def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) -> None:
-    """Append a row to results/NAME.jsonl, with the date, commit, machine and versions."""
+    """Append a row to results/NAME.jsonl, with the date, commit, machine and library versions."""
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
     libraries = ["python", "torch", *(["cuda", "cudnn"] if device.type == "cuda" else [])]
-    circumstances = {
+    environment = {
         **provenance(libraries, device),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
@@ -61,7 +63,7 @@ def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) ->
     }
     (HERE / "results").mkdir(exist_ok=True)
     with (HERE / "results" / f"{name}.jsonl").open("a") as results:
-        results.write(json.dumps({**circumstances, **row}) + "\n")
+        results.write(json.dumps({**environment, **row}) + "\n")
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device = CPU) -> float:
@@ -75,19 +77,18 @@ def seconds_of(function: Callable[[], Any], device: torch.device = CPU) -> float
     return time.perf_counter() - began
 
 
-def taking_turns(
+def alternating_seconds(
     sides: Mapping[str, Callable[[], Any]],
     repetitions: int,
     device: torch.device = CPU,
     before: Callable[[str], Any] = lambda side: None,
     warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Seconds of each side by repetition; the sides alternate, so that a slow moment of the machine affects all.
+    """The seconds of each side by repetition; sides alternate, so that a slow phase of the machine affects all of them.
 
-    `before(side)` is called before each turn. With `warm_up`, each turn begins with a call that is not measured.
-    """
+    `before(side)` is called before each measurement, followed by a call that is not measured if `warm_up` is set."""
     found: dict[str, list[float]] = {side: [] for side in sides}
-    for side in tqdm([*sides] * repetitions, desc="taking turns", leave=False):
+    for side in tqdm([*sides] * repetitions, desc="measuring", leave=False):
         before(side)
         if warm_up:
             sides[side]()
@@ -96,7 +97,7 @@ def taking_turns(
 
 
 def ratio(found: Mapping[str, list[float]], slow: str, fast: str) -> tuple[float, float, float]:
-    """The speed-up of `fast` over `slow`: median, lowest and highest ratio of the repetitions."""
+    """The speed-up of `fast` over `slow`: the median, lowest and highest ratio over the repetitions."""
     ratios = [a / b for a, b in zip(found[slow], found[fast], strict=True)]
     return median(ratios), min(ratios), max(ratios)
 
@@ -109,7 +110,7 @@ def flops_of(function: Callable[[], Any]) -> int:
 
 
 def ceiling(dtype: torch.dtype, device: torch.device = CPU, repetitions: int = 10) -> dict[str, float]:
-    """The highest measured FLOP/s: of a large matrix product, and of 3x3 convolutions at several sizes."""
+    """The highest measured FLOP/s of a large matrix product and of 3x3 convolutions at several sizes."""
     best = {}
     with torch.no_grad():
         side = 8192 if device.type == "cuda" else 4096
@@ -134,7 +135,7 @@ def _fastest(function: Callable[[], Any], repetitions: int, device: torch.device
 def filled_pair(
     device: torch.device = CPU, preset: str = "paper128"
 ) -> tuple[MotionGenerator, ReferenceMotionGenerator]:
-    """A preset's generator and its reference, with the tests' deterministic weights (fresh ones output zeros)."""
+    """A preset's generator and its reference, with the tests' deterministic weights (new networks output zeros)."""
     sys.path.append(str(HERE.parent / "tests"))
     from golden import fill_by_rule
 

@@ -1,9 +1,9 @@
-"""The published motion generator in plain PyTorch: the shortest statement of the method, and the speed baseline.
+"""The published motion generator in plain PyTorch, a short statement of the method and the baseline for speed.
 
-It computes what the released code computes in the same way: the flow again in every denoising step, the MLP of the
-positional group norm for every pixel of every sample from a stacked tensor of coordinates, attention by einsum,
-float32, NCHW, without fused operations or reuse. Modules have the names of the published checkpoints, so
-`load_state_dict` accepts the package's weights; tests/test_reference.py checks that both then compute the same.
+It works like the released code: it computes the flow in every denoising step, the MLP of the positional group norm for
+every pixel of every sample from a stacked tensor of coordinates, and attention by einsum, in float32 and NCHW, without
+fused operations or reuse. Modules have the names of the published checkpoints, so `load_state_dict` accepts the
+package's weights; tests/test_reference.py checks that the outputs are then equal.
 
     reference = ReferenceMotionGenerator(UNetShape())
     reference.load_state_dict(MotionGenerator().state_dict())
@@ -213,11 +213,10 @@ class ReferenceSPyNet(nn.Module):
 
 
 class ReferenceMotionGenerator(nn.Module):
-    """The published network over frames in [-1, 1], for shapes that resample inside residual blocks.
+    """The published network for frames in [-1, 1] and for shapes that resample inside residual blocks.
 
     Shapes: forward(x_t (B, 3, H, W), t (B,), frame_index (B,), previous (B, 3, H, W), first (B, 3, H, W)) ->
-    (B, 6, H, W). SPyNet sees frames in [0, 1], which is the package's "unit" flow range.
-    """
+    (B, 6, H, W). SPyNet gets frames in [0, 1], which is the package's "unit" flow range."""
 
     def __init__(self, shape: UNetShape) -> None:
         super().__init__()

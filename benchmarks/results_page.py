@@ -1,13 +1,13 @@
 """Which numbers does the page of results show?
 
-    python benchmarks/results_page.py [--stats FILE] [--flow FILE] [--videos DIR DIR]
+    python benchmarks/results_page.py [--stats FILE] [--flow FILE] [--videos GENERATED REAL]
 
-Only those of the committed rows. This script writes the tables of docs/results/README.md and of the model card
-pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the rows from
+It shows only the numbers of committed rows. This script writes the tables of docs/results/README.md and of the model
+card pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the rows from
 benchmarks/results/ablation.jsonl, the training curve from docs/results/motion.jsonl (--stats FILE replaces it with the
 stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow FILE replaces it with another output
-of scripts/train_flow.py). With --videos, a folder of generated videos and one of the true videos, it also writes
-docs/results/world.gif, which shows twelve of them, each above the true video.
+of scripts/train_flow.py). With --videos GENERATED REAL, two folders of videos, it also writes docs/results/world.gif,
+which shows twelve generated videos, each above the real one.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def flow_table(errors: Sequence[dict[str, Any]]) -> str:
 
 
 def by_frame(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
-    """Means over the seeds that have the column, by frame index from 1; frame 0 is given."""
+    """Means over the seeds that have the column, by frame index; without frame 0, which is given."""
     return [mean(values) for values in zip(*(row[column] for row in rows if column in row), strict=True)][1:]
 
 
@@ -62,15 +62,16 @@ def frames_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
 
 
 def again(rows: Sequence[dict[str, Any]]) -> str:
-    """The output of the model card's command, which measures the first of the three sets of first frames."""
+    """The result of the commands in the model card, which measure the first of the three sets of first frames."""
     (row,) = [row for row in rows if (row["row"], row["seed"]) == ("world", 0)]
-    return f"It prints a Frechet distance of {row['distance']:.3f} and a kernel distance of {row['kernel']:.5f}."
+    values = f"a Frechet distance of {row['distance']:.3f} and a kernel distance of {row['kernel']:.5f}"
+    return f"The last command prints {values}."
 
 
 def parts_of(rows: Sequence[dict[str, Any]], errors: Sequence[dict[str, Any]]) -> dict[Path, dict[str, str]]:
-    """The tables of each page by the name of their markers."""
+    """The tables of each page by marker."""
     others = [row for row in rows if row["row"] not in HEADLINE]
-    # Rows with one seed are compared with the same first frames.
+    # Rows with one seed use the first frames of seed 0.
     first = [{**row, "row": "world, seed 0"} for row in rows if (row["row"], row["seed"]) == ("world", 0)]
     headline = table(rows, HEADLINE)
     page = {
@@ -118,7 +119,7 @@ def parsed(path: Path) -> Any:
 
 
 def everything(stats_path: Path = STATS, flow_path: Path = FLOW) -> dict[Path, str]:
-    """The text of every generated file, including the copies of the training's statistics and flow errors."""
+    """The text of every generated file, including the copies of the training statistics and flow errors."""
     rows, stats, errors = newest_rows(), parsed(stats_path), parsed(flow_path)["errors"]
     pages = {path: filled(path, parts) for path, parts in parts_of(rows, errors).items()}
     curves = {PAGE / name: svg for name, svg in curves_of(rows, stats).items()}
@@ -126,7 +127,7 @@ def everything(stats_path: Path = STATS, flow_path: Path = FLOW) -> dict[Path, s
 
 
 def write_gif(generated: Path, real: Path) -> None:
-    """Twelve videos in two lines of six, each above the true video."""
+    """Write twelve generated videos in two lines of six, each above the real video."""
     sides = []
     for folder in (generated, real):
         paths = index_clips(folder).paths[:SHOWN]
@@ -143,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stats", type=Path, default=STATS, metavar="FILE", help="stats.jsonl of the motion generator")
     parser.add_argument("--flow", type=Path, default=FLOW, metavar="FILE", help="the .json that train_flow.py wrote")
-    parser.add_argument("--videos", nargs=2, type=Path, metavar="DIR", help="generated videos, and the true ones")
+    parser.add_argument("--videos", nargs=2, type=Path, metavar=("GENERATED", "REAL"), help="two folders of videos")
     options = parser.parse_args()
     with exit_on_user_error():
         texts = everything(options.stats, options.flow)

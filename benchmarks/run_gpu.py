@@ -2,13 +2,13 @@
 
     python benchmarks/run_gpu.py [--seconds 400]
 
-Measures a denoising step, a video of 16 frames with 20 steps of DPM-Solver++ per frame, and a training step, in every
-precision, eager, compiled, and with CUDA graphs, in under eight minutes. Each row alternates with the reference
-(benchmarks/reference.py in fp32 without tf32) after a warm-up; a video is compared with 100 reference steps per frame.
-Peak memory is the most that is allocated during one call, including weights and optimizer state of both. "Achieved /
-ceiling" is the executed FLOP/s divided by those of the fastest 3x3 convolution or matrix product of this run in the
-same precision. The most important rows come first; rows that would start after --seconds are skipped and listed.
-Appends rows to benchmarks/results/gpu.jsonl.
+Measures a denoising step, a video of 16 frames with 20 steps of DPM-Solver++ per frame, and a training step, each in
+several precisions, eager, compiled, and with CUDA graphs, in under eight minutes. Measurements of the package and of
+the reference (benchmarks/reference.py in fp32 without tf32) alternate, after a warm-up; a video is compared with 100
+reference steps per frame. Peak memory is the most that is allocated during one call, including weights and optimizer
+state of both implementations. "Achieved / ceiling" is the executed FLOP/s divided by those of the fastest 3x3
+convolution or matrix product of this run in the same precision. The most important rows come first. Rows that would
+start after --seconds are skipped and listed at the end. Appends rows to benchmarks/results/gpu.jsonl.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from measuring import (
+    alternating_seconds,
     append_row,
     ceiling,
     filled_pair,
@@ -28,7 +29,6 @@ from measuring import (
     frames_like,
     positive,
     ratio,
-    taking_turns,
     training_step,
 )
 from reference import update_average
@@ -98,7 +98,7 @@ class Bench:
         return max(self.ceilings[kind].values())
 
     def network(self, precision: str, mode: str) -> Any:
-        """The package's network for sampling in a row; compiled networks are reused by later rows."""
+        """The package's network for sampling, which later rows with the same settings reuse."""
         key = ("bf16-weights" if precision == "bf16-weights" else "fp32" if mode == "eager" else precision, mode)
         if key not in self.networks:
             model = with_bf16_weights(self.ours) if precision == "bf16-weights" else self.ours
@@ -127,7 +127,7 @@ class Bench:
         return package, published
 
     def video(self, precision: str, mode: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """A batch of videos by the package; one denoising step of the reference, which needs 100 per frame."""
+        """A batch of videos by the package, and one denoising step of the reference, which needs 100 per frame."""
         network, first = self.network(precision, mode), self.frames[2]
         noise = video_noise(0, range(self.batch_size), self.device)
 
@@ -150,14 +150,14 @@ class Bench:
         )
 
     def measure(self, task: str, precision: str, mode: str) -> dict[str, Any]:
-        """A row: seconds of both sides; peak memory, executed FLOPs and relative difference of the package."""
+        """A row with the seconds of both, and the peak memory, FLOPs and relative difference of the package."""
         package, published = getattr(self, task)(precision, mode)
         row: dict[str, Any] = {"task": task, "precision": precision, "mode": mode, "size": self.size}
         row["batch_size"] = self.batch_size
         if task == "step":
             row["difference"] = ((package() - published()).norm() / published().norm()).item()
         repetitions = 3 if task == "video" else self.repetitions
-        row["seconds"] = taking_turns(
+        row["seconds"] = alternating_seconds(
             {"reference": published, "package": package}, repetitions, self.device, warm_up=task != "video"
         )
         if self.device.type == "cuda":
@@ -165,7 +165,7 @@ class Bench:
         package()
         row["peak_bytes"] = peak_bytes(self.device)
         if task == "step":
-            # Counted on the eager network: compilation does not change the products.
+            # FLOPs are counted in the eager network, because compilation does not change the products.
             row["flops"] = flops_of(self.step(precision, "eager")[0])
             rate = row["flops"] / median(row["seconds"]["package"])
             row["ceiling"] = self.ceiling(precision)
@@ -193,18 +193,24 @@ def table_line(row: dict[str, Any]) -> str:
 def main() -> None:
     began = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=400, help="no row starts later than this (400)")
-    parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each side (10; video: 3)")
+    parser.add_argument("--seconds", type=float, default=400, help="time after which no row starts (400)")
+    parser.add_argument(
+        "--repetitions",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="measurements of each implementation (10; video: 3)",
+    )
     parser.add_argument("--size", type=positive, default=128, metavar="R", help="pixels per side (128)")
     parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="samples per step (4)")
     parser.add_argument(
         "--device",
         choices=("cuda", "cpu"),
         default="cuda",
-        help="cuda (default); cpu tests this script, uncompiled",
+        help="cuda (default), or cpu to test this script without compiled rows",
     )
-    parser.add_argument("--preset", choices=PRESETS, default="paper128", help="the network (paper128)")
-    parser.add_argument("--results", default="gpu", metavar="NAME", help="results/NAME.jsonl (gpu)")
+    parser.add_argument("--preset", choices=PRESETS, default="paper128", help="preset of the network (paper128)")
+    parser.add_argument("--results", default="gpu", metavar="NAME", help="append rows to results/NAME.jsonl (gpu)")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():

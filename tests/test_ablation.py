@@ -1,4 +1,4 @@
-"""Tests of benchmarks/bench_ablation.py at a small size: the content of rows, which are computed again, and errors."""
+"""Tests of benchmarks/bench_ablation.py with few videos: content of rows, when they are computed again, and errors."""
 
 import sys
 from dataclasses import replace
@@ -14,7 +14,7 @@ MODULES = ("bench_ablation", "ablation_table", "measuring", "reference")
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    """The benchmark with few videos and few steps, temporary folders, and its rows in bench.rows."""
+    """The benchmark with few videos, few steps and temporary folders. Its rows are appended to bench.rows."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import bench_ablation
 
@@ -48,7 +48,7 @@ def run(bench, monkeypatch, *flags: str) -> int:
 
 
 @pytest.mark.slow
-def test_rows_have_distances_ground_truth_scores_and_the_best_of_several(bench, monkeypatch):
+def test_rows_have_distances_scores_against_ground_truth_and_the_best_of_several(bench, monkeypatch):
     assert run(bench, monkeypatch, "--only", "real", "still", "world", "drawn") == 4
     rows = {row["row"]: row for row in bench.rows}
     assert rows["real"]["distance"] < rows["still"]["distance"]
@@ -63,7 +63,7 @@ def test_rows_have_distances_ground_truth_scores_and_the_best_of_several(bench, 
 
 
 @pytest.mark.slow
-def test_a_row_is_computed_again_only_for_other_weights_or_for_fvd(bench, monkeypatch):
+def test_a_row_is_computed_again_only_for_different_weights_or_for_the_fvd(bench, monkeypatch):
     assert run(bench, monkeypatch, "--only", "psi 0.5") == 1
     assert run(bench, monkeypatch, "--only", "psi 0.5") == 0
     assert run(bench, monkeypatch, "--only", "psi 0.5", "--i3d", "i3d_torchscript.pt") == 1

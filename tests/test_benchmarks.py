@@ -1,4 +1,4 @@
-"""Tests that the benchmarks start and that the GPU benchmark also runs on a CPU."""
+"""Tests that the benchmarks start and that the GPU benchmark runs on a CPU."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ def run(script: str, *flags: str, **options) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_has_the_question_and_the_results_file(script):
+def test_help_contains_the_question_and_the_results_file(script):
     done = run(script, "--help", check=True)
     assert f"python benchmarks/{script}" in (BENCHMARKS / script).read_text()
     assert "?" in done.stdout
@@ -39,7 +39,7 @@ def test_the_gpu_benchmark_runs_every_uncompiled_row_on_a_cpu(tmp_path):
 
 
 @pytest.mark.gpu
-def test_the_gpu_benchmark_runs_compiled_and_with_cuda_graphs(tmp_path):
+def test_the_gpu_benchmark_runs_compiled_rows_and_rows_with_cuda_graphs(tmp_path):
     done = run("run_gpu.py", "--preset", "tiny", "--size", "32", "--results", str(tmp_path / "rows"))
     assert done.returncode == 0, done.stderr
     modes = {json.loads(line)["mode"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()}

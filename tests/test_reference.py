@@ -1,4 +1,4 @@
-"""The plain reference implementation and the package compute the same; see benchmarks/reference.py."""
+"""Tests that the outputs of the package equal those of the reference implementation, benchmarks/reference.py."""
 
 import importlib.util
 import sys
@@ -36,10 +36,10 @@ def inputs() -> dict[str, torch.Tensor]:
     return {k: arrays[k] for k in ("x_t", "t", "frame_index", "previous", "first")}
 
 
-def test_the_reference_meets_the_published_numbers():
+def test_the_reference_matches_the_published_numbers():
     arrays = load_npz("motion_model_small")
     reference = filled(**small_model_arguments())[1]
-    # The published code feeds SPyNet frames in [-1, 1].
+    # SPyNet gets frames in [-1, 1] in the published code.
     frames = {k: 2 * arrays[k] - 1 for k in ("previous", "first")}
     with torch.no_grad():
         assert (reference.spynet(arrays["first"], arrays["previous"]) - arrays["flow"]).abs().max() <= 1e-4
@@ -48,7 +48,7 @@ def test_the_reference_meets_the_published_numbers():
     assert (output - arrays["output"]).abs().max() <= 1e-4
 
 
-def test_with_and_without_gradients_both_output_the_same(small, inputs):
+def test_outputs_are_equal_with_and_without_gradients(small, inputs):
     ours, reference = small
     expected = reference(**inputs)
     assert expected.abs().max() > 0.1
@@ -57,7 +57,7 @@ def test_with_and_without_gradients_both_output_the_same(small, inputs):
         assert (ours(**inputs) - expected).abs().max() <= 1e-4
 
 
-def test_with_a_given_flow_and_a_shared_step_both_output_the_same(small, inputs):
+def test_outputs_are_equal_with_a_given_flow_and_a_shared_step(small, inputs):
     ours, reference = small
     x_t = inputs["x_t"]
     one_step = inputs | {"t": torch.full((3,), 500), "frame_index": torch.full((3,), 5)}
@@ -68,7 +68,7 @@ def test_with_a_given_flow_and_a_shared_step_both_output_the_same(small, inputs)
     assert (found - expected).abs().max() <= 1e-4
 
 
-def test_both_have_the_same_gradients(small, inputs):
+def test_gradients_are_equal(small, inputs):
     ours, reference = small
     for model in (ours, reference):
         model.zero_grad()
@@ -78,8 +78,8 @@ def test_both_have_the_same_gradients(small, inputs):
         assert (one.grad - two.grad).norm() <= 1e-4 * two.grad.norm() + 1e-7, name
 
 
-def test_an_optimizer_step_and_the_average_of_weights_are_the_same(inputs):
-    """What bench_step.py times on both sides: fused AdamW and foreach EMA, and one tensor after the other."""
+def test_optimizer_steps_and_averaged_weights_are_equal():
+    """bench_step.py measures these: fused AdamW and foreach EMA, compared with updates of single tensors."""
     ours, reference = filled(**small_model_arguments())
     plain = torch.optim.AdamW(reference.parameters(), lr=1e-2, weight_decay=0.0, foreach=False, fused=False)
     fused = torch.optim.AdamW(ours.parameters(), lr=1e-2, weight_decay=0.0, fused=True)
@@ -95,7 +95,7 @@ def test_an_optimizer_step_and_the_average_of_weights_are_the_same(inputs):
 
 
 @pytest.mark.slow
-def test_at_the_papers_size_both_output_the_same():
+def test_outputs_are_equal_at_the_papers_size():
     ours, reference = filled()
     first, previous, x_t = torch.randn(3, 1, 3, 64, 64).clamp(-1, 1)
     with torch.no_grad():

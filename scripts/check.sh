@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, formatting and types. `make check` puts the tools of .venv on PATH.
+# Check lint rules, formatting and types. `make check` adds the tools of .venv to PATH.
 set -eu
 cd "$(dirname "$0")/.."
 ruff check .

@@ -1,7 +1,8 @@
 """python scripts/convert_checkpoint.py SOURCE TARGET [--video-timesteps N] [--half]
 
 Converts a checkpoint of any format that VIDM reads, such as the authors' .pth.tar. A TARGET ending in .pt is a VIDM
-checkpoint to resume or begin from; one ending in .safetensors has the averaged weights, with a .json of the settings.
+checkpoint for training. One ending in .safetensors contains the averaged weights, and a .json file of the same name the
+settings.
 """
 
 import argparse
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="the checkpoint to read")
     parser.add_argument("target", type=Path, help="the .pt or .safetensors file to write")
     parser.add_argument(
-        "--video-timesteps", type=int, metavar="N", help="frames per video of its training, if the file does not say"
+        "--video-timesteps", type=int, metavar="N", help="frames per training video, if the file does not contain them"
     )
     parser.add_argument("--half", action="store_true", help="write .safetensors in float16, half as large")
     options = parser.parse_args()
@@ -25,7 +26,7 @@ def main() -> None:
         if options.target.suffix not in (".pt", ".safetensors"):
             raise ValueError(f"{options.target}: give a name that ends in .pt or .safetensors")
         if options.half and options.target.suffix == ".pt":
-            raise ValueError("--half is for .safetensors: .pt files are for training and keep float32")
+            raise ValueError("--half is for .safetensors; .pt files are for training and keep float32")
         checkpoint = load_any(options.source, options.video_timesteps)
         model = build_model(checkpoint.config)
         for state in (checkpoint.state_dict, checkpoint.ema_state_dict):
@@ -34,7 +35,7 @@ def main() -> None:
             save_checkpoint(options.target, checkpoint)
         else:
             save_safetensors(options.target, checkpoint, options.half)
-        print(f"{options.target}: {len(checkpoint.ema_state_dict)} tensors, step {checkpoint.step}")
+        print(f"wrote {options.target}: {len(checkpoint.ema_state_dict)} tensors, step {checkpoint.step}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # scripts/download_models.sh [NAME...]   download spynet, i3d, c3d, motion (default: all) to pretrained_models/
 #
-# An interrupted download resumes, and a file gets its name only when it is complete. The script prints each file's sha256
-# and checks the digits that are known. Two environment variables change where files come from and go to:
-# VIDM_SOURCES   a list of base addresses, tried in order instead of the public ones
+# An interrupted download resumes, and a file gets its name only when it is complete. The script prints the sha256 of
+# each file and checks its first digits if they are known. Optional environment variables:
+# VIDM_SOURCES   base addresses to try in order, instead of the public addresses
 # VIDM_MODELS    the folder to download to
 set -u
 cd "$(dirname "$0")/.."
@@ -23,9 +23,9 @@ known=$(echo "$models" | awk 'NF { printf "%s ", $1 }')
 for name in "$@"; do
     case " $known" in *" $name "*) ;; *) fail "unknown model $name: choose from $known" ;; esac
 done
-mkdir -p "$folder" || fail "cannot make the folder $folder"
+mkdir -p "$folder" || fail "cannot create the folder $folder"
 
-# fetch ADDRESS PART: resume a partial file; start over if the server cannot resume (curl exits with 33).
+# fetch ADDRESS PART: resumes a partial file, or starts over if the server cannot resume (curl exits with 33).
 fetch() {
     curl --fail --location --retry 2 --connect-timeout 20 --progress-bar --continue-at - --output "$2" "$1" && return
     [ $? = 33 ] && rm -f "$2" && curl --fail --location --progress-bar --output "$2" "$1"
@@ -41,7 +41,7 @@ download() {
         fetch "$address" "$part" || continue
         found=$(sha256sum "$part" | cut -d ' ' -f 1)
         if [ "$sha" != - ] && [ "${found#"$sha"}" = "$found" ]; then
-            echo "the file from $address has sha256 $found, which should begin with $sha: deleted" >&2
+            echo "deleted the file from $address: its sha256 is $found, but should begin with $sha" >&2
             rm -f "$part"
             continue
         fi

@@ -1,8 +1,9 @@
 """python scripts/train_flow.py --out checkpoints/world-flow/spynet.pt
 
 Trains SPyNet on the embedded world, where the exact flow from the first frame of a video to any other is known. Prints
-the end-point error on unseen worlds, by displacement and by whether the point is still visible, next to the error of
-zero flow. The weights are for --spynet, and for this world only: on real videos use the original file.
+the end-point errors of SPyNet and of zero flow on held-out worlds, by displacement and by whether the point is still
+visible. The flag --spynet of the training script reads the weights. They are for this world only; use the original file
+for real videos.
 """
 
 import argparse
@@ -36,12 +37,13 @@ WARMUP = 200
 STILL = 0.1  # px; points that move less count as still
 MOVING_WEIGHT = 10.0  # only one pixel in thirty moves, so an unweighted mean would favour zero flow
 BINS = (STILL, 2, 4, 8, float("inf"))
-FIRST_SEEDS = (4, 5)  # of the worlds for training and for testing, with --seed 0
+FIRST_SEEDS = (4, 5)  # seeds of the training and test worlds with --seed 0
 
 
 class Pairs(NamedTuple):
-    """First frames (N, R, R, 3) uint8, all later ones (N, T - 1, R, R, 3) uint8, the flow from the first to each
-    (N, T - 1, 2, R, R) float16 in px, and whether the point is still visible (N, T - 1, R, R) bool."""
+    """first: first frames, uint8 (N, R, R, 3). later: all later frames, uint8 (N, T - 1, R, R, 3). flow: from the first
+    frame to each later one, float16 (N, T - 1, 2, R, R) in px. visible: whether the point is visible in the later
+    frame, bool (N, T - 1, R, R)."""
 
     first: np.ndarray
     later: np.ndarray
@@ -57,7 +59,7 @@ def _pairs_of(seed: int, num_frames: int, resolution: int, index: int) -> Pairs:
 
 
 def make_pairs(num_worlds: int, seed: int, num_frames: int, resolution: int) -> Pairs:
-    """All pairs of `num_worlds` worlds of a seed, rendered on all cores."""
+    """The pairs of the first `num_worlds` worlds of a seed, rendered on all cores."""
     make = partial(_pairs_of, seed, num_frames, resolution)
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         found = list(tqdm(pool.map(make, range(num_worlds), chunksize=8), "worlds", total=num_worlds, leave=False))
@@ -65,9 +67,9 @@ def make_pairs(num_worlds: int, seed: int, num_frames: int, resolution: int) -> 
 
 
 def draw_batch(pairs: Pairs, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """First and later frames (B, 3, R, R) in [0, 1] and their flow (B, 2, R, R): a function of (seed, step).
+    """First and later frames (B, 3, R, R) in [0, 1] and their flow (B, 2, R, R), as a function of (seed, step).
 
-    Half of them are mirrored; the later frame has noise of a standard deviation drawn from [0, NOISE].
+    The first half of the samples is mirrored. Noise with a standard deviation from [0, NOISE] is added to later frames.
     """
     rng = np.random.default_rng([seed, step])
     worlds, times = rng.integers(len(pairs.later), size=batch_size), rng.integers(pairs.later.shape[1], size=batch_size)
@@ -83,7 +85,7 @@ def draw_batch(pairs: Pairs, seed: int, step: int, batch_size: int) -> tuple[Ten
 
 
 def flow_loss(flows: list[Tensor], flow: Tensor) -> Tensor:
-    """The weighted mean of end-point errors at all levels, each in px of its level; moving points weigh more."""
+    """The weighted mean of end-point errors at all levels, in px of each level; moving points have a higher weight."""
     loss = flow.new_zeros(())
     moving = (torch.linalg.vector_norm(flow, dim=1, keepdim=True) > STILL).float()
     for k, (found, weight) in enumerate(zip(flows[::-1], LEVEL_WEIGHTS[::-1], strict=True)):
@@ -95,7 +97,7 @@ def flow_loss(flows: list[Tensor], flow: Tensor) -> Tensor:
 
 
 def train(spynet: SPyNet, pairs: Pairs, steps: int, batch_size: int, lr: float, seed: int, bf16: bool) -> None:
-    """AdamW with a linear warm-up over WARMUP steps, then half a cosine down to 0."""
+    """Train with AdamW; the learning rate rises linearly over WARMUP steps and then decays to 0 along a cosine."""
     optimizer = torch.optim.AdamW(spynet.parameters(), lr=lr, weight_decay=0, fused=True)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - WARMUP, 1))
@@ -116,7 +118,7 @@ def train(spynet: SPyNet, pairs: Pairs, steps: int, batch_size: int, lr: float, 
 
 
 def end_point_errors(spynet: SPyNet, pairs: Pairs) -> list[dict[str, Any]]:
-    """Rows of (displacement, visible or hidden, share of pixels, error of zero flow, error of SPyNet), errors in px."""
+    """The share of pixels and the errors of zero flow and SPyNet in px, by displacement and visibility of the point."""
     found = []
     with torch.no_grad():
         for first, later in zip(pairs.first, pairs.later, strict=True):
@@ -163,7 +165,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="pairs per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="precision of training")
-    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     options = parser.parse_args()
     with exit_on_user_error():
         for name, least in (("num_frames", 2), ("num_worlds", 1), ("num_test", 1), ("steps", 1), ("batch_size", 1)):
@@ -180,7 +182,7 @@ def main() -> None:
         keep_freed_memory()
         options.out.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        # Generators are trained and evaluated on worlds of other seeds.
+        # The generators are trained and evaluated on worlds with different seeds.
         train_seed, test_seed = (first + 1000 * options.seed for first in FIRST_SEEDS)
         pairs = make_pairs(options.num_worlds, train_seed, options.num_frames, options.resolution)
         torch.manual_seed(options.seed)
@@ -195,7 +197,7 @@ def main() -> None:
         with atomic_write(options.out.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps({"settings": settings, "errors": rows}, indent=2) + "\n")
         print_table(rows)
-        print(f"{options.out} after {(time.monotonic() - began) / 60:.1f} minutes")
+        print(f"wrote {options.out} after {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

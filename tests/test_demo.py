@@ -20,7 +20,7 @@ def test_stopping_the_training_stops_the_demo(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_demo_writes_its_page_and_reports_whether_training_helped(tmp_path, monkeypatch, capsys):
+def test_the_demo_writes_its_page_and_fails_if_training_does_not_help(tmp_path, monkeypatch, capsys):
     shrunk = {
         "NUM_TRAIN": 16,
         "NUM_TEST": 8,

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT, or the requested end of it, for any path below /good, and 404 for any other path."""
+    """Serves CONTENT, or the requested end of it, for paths below /good, and 404 for all others."""
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get("Range")))
@@ -62,7 +62,7 @@ def download(server, folder: Path, *names: str, sources: str = "good") -> subpro
     return subprocess.run([SCRIPT, *names], env=environment, capture_output=True, text=True)
 
 
-def test_a_model_is_downloaded_and_its_sha256_printed(server, tmp_path):
+def test_a_model_is_downloaded_and_its_sha256_is_printed(server, tmp_path):
     done = download(server, tmp_path, "i3d")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / I3D).read_bytes() == CONTENT
@@ -97,7 +97,7 @@ def test_a_file_with_a_wrong_sha256_is_deleted(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_message_lists_the_files_that_no_source_has(server, tmp_path):
+def test_one_message_lists_all_files_that_no_source_has(server, tmp_path):
     done = download(server, tmp_path, "i3d", "c3d", sources="bad worse")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -108,7 +108,7 @@ def test_one_message_lists_the_files_that_no_source_has(server, tmp_path):
     assert SPYNET not in done.stdout
 
 
-def test_an_unknown_name_is_refused(server, tmp_path):
+def test_an_unknown_name_is_an_error(server, tmp_path):
     done = download(server, tmp_path, "gpt")
     assert done.returncode == 2
     assert "unknown model gpt: choose from spynet i3d c3d motion" in done.stderr

@@ -1,4 +1,4 @@
-"""Tests of the page of results, which shows the committed rows, and of the shipped weights and their model card."""
+"""Tests of the page of results, its committed rows, and the shipped weights with their model card."""
 
 import json
 import subprocess
@@ -27,12 +27,12 @@ def results_page(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_every_table_and_curve_of_the_page_follows_from_the_committed_rows(results_page):
+def test_every_table_and_curve_equals_its_regeneration_from_the_committed_rows(results_page):
     for path, text in results_page.everything().items():
         assert path.read_text() == text, f"{path}: run benchmarks/results_page.py"
 
 
-def test_a_line_of_the_table_has_the_mean_and_deviation_over_the_seeds(results_page):
+def test_a_line_of_the_table_contains_the_mean_and_deviation_over_the_seeds(results_page):
     common = {"colour_kept": 1.0, "shape_overlap": 0.5, "displacement": 0.01, "centroid_error": [0.0, 1.0, 3.0]}
     rows = [
         {"row": "made", "seed": seed, "distance": distance, "kernel": -0.004, "still_there": 0.9, **common}
@@ -56,14 +56,14 @@ def test_a_page_with_a_missing_marker_is_an_error(results_page, tmp_path):
         results_page.filled(page, {"headline": "new", "again": "numbers"})
 
 
-def test_rows_of_the_shipped_weights_have_their_digest(results_page):
+def test_rows_of_the_shipped_weights_contain_the_digest_of_the_file(results_page):
     rows = [row for row in results_page.newest_rows() if row["weights"] and row["training"] is None]
     shipped = [row for row in rows if row["row"] != "not rounded"]
     assert {row["weights"] for row in shipped} == {sha256_of([WORLD / "motion.safetensors"])}
     assert sorted(row["seed"] for row in shipped if row["row"] == "world") == [0, 1, 2]
 
 
-def test_the_table_has_every_row_of_the_benchmark(results_page):
+def test_the_committed_rows_are_complete(results_page):
     import bench_ablation
 
     rows = {(row["row"], row["seed"]) for row in results_page.newest_rows()}

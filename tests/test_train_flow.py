@@ -1,4 +1,4 @@
-"""Tests of scripts/train_flow.py: its loss, its batches, and that a short training learns motion."""
+"""Tests of scripts/train_flow.py: the loss, the batches, and a short training."""
 
 import json
 import runpy
@@ -21,17 +21,17 @@ def pairs():
     return FLOW["Pairs"](*(part[None] for part in FLOW["_pairs_of"](0, 12, 32, 3)))
 
 
-def test_the_correct_flow_has_almost_no_loss_at_any_level_and_zero_flow_has():
+def test_the_loss_of_the_correct_flow_is_near_zero_and_that_of_zero_flow_is_not():
     flow = torch.zeros(2, 2, 32, 32)
     flow[:, 0, 8:24, 8:24] = 4.0
     correct = [torch.nn.functional.avg_pool2d(flow, 2**k) / 2**k for k in range(5, -1, -1)]
     zero = FLOW["flow_loss"]([torch.zeros_like(level) for level in correct], flow)
     assert FLOW["flow_loss"](correct, flow) < 0.2 < zero
-    # A plain mean over pixels would weight the moving part, here a quarter, only by its area.
+    # A plain mean over pixels would weight the moving part only by its area, which is a quarter here.
     assert zero > 2 * 4.0 * 0.25
 
 
-def test_a_batch_depends_on_seed_and_step_and_its_flow_warps_back_to_the_first_frame(pairs):
+def test_a_batch_depends_on_seed_and_step_and_its_flow_warps_later_frames_to_first_frames(pairs):
     first, later, flow = FLOW["draw_batch"](pairs, 0, 5, 8)
     for ours, again in zip((first, later, flow), FLOW["draw_batch"](pairs, 0, 5, 8), strict=True):
         assert torch.equal(ours, again)
@@ -39,13 +39,13 @@ def test_a_batch_depends_on_seed_and_step_and_its_flow_warps_back_to_the_first_f
     moving = torch.linalg.vector_norm(flow, dim=1, keepdim=True) > 1
     gap = (first - later).abs()
     gap_back = (first - warp(later, flow)).abs()
-    # The mirrored samples are the first half. Noise and hidden points remain as a gap.
+    # The first half of the samples is mirrored. Noise and hidden points leave a difference.
     for half in (slice(0, 4), slice(4, 8)):
         where = moving[half].expand_as(gap[half])
         assert gap_back[half][where].mean() < 0.6 * gap[half][where].mean()
 
 
-def test_a_short_training_writes_weights_for_spynet_and_the_table_of_its_errors(tmp_path):
+def test_a_short_training_writes_spynet_weights_and_prints_the_table_of_errors(tmp_path):
     out = tmp_path / "flow" / "spynet.pt"
     flags = "--num-worlds 2 --num-test 1 --num-frames 4 --steps 2 --batch-size 2".split()
     done = subprocess.run([sys.executable, SCRIPT, "--out", out, *flags], capture_output=True, text=True)
@@ -59,7 +59,7 @@ def test_a_short_training_writes_weights_for_spynet_and_the_table_of_its_errors(
 @pytest.mark.parametrize(
     "flags", ["--resolution 40", "--steps 0", "--num-frames 1", "--seed -1", "--lr 0", "--out flow/spynet.json"]
 )
-def test_invalid_options_are_refused_in_one_line(tmp_path, flags):
+def test_invalid_options_are_reported_in_one_line(tmp_path, flags):
     command = [sys.executable, SCRIPT, "--out", "flow/spynet.pt", *flags.split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
@@ -69,7 +69,7 @@ def test_invalid_options_are_refused_in_one_line(tmp_path, flags):
 
 
 @pytest.mark.slow
-def test_training_on_one_world_halves_the_error_of_moving_points_compared_with_zero_flow(pairs):
+def test_after_training_on_one_world_the_error_of_moving_points_is_half_that_of_zero_flow(pairs):
     torch.manual_seed(0)
     spynet = SPyNet()
     FLOW["train"](spynet, pairs, 250, 8, 1e-3, 0, False)

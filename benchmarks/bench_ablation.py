@@ -5,7 +5,7 @@
 Each row of the table is one source of videos: real videos, the repeated first frame, the shipped generator with
 several sampling settings, and generators that are trained for the same short time with one setting changed. The first
 frames of 64 held-out videos are continued and compared with 256 other videos; the headline rows repeat this for three
-sets of 64 and three seeds. For the best of eight, eight other first frames are continued eight times each.
+sets of 64 and three seeds. For the mean and best of eight, eight other first frames are continued eight times each.
 
 Rows are appended to benchmarks/results/ablation.jsonl, and --table prints the newest row of each name. Existing rows
 are computed again only if the shipped weights have changed or their lines were deleted. Interrupted trainings resume.

@@ -67,7 +67,7 @@ def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) ->
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device = CPU) -> float:
-    """Wall time of one call, including all work it starts on a GPU."""
+    """Wall-clock seconds of one call, including all GPU work that it starts."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()

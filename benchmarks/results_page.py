@@ -49,7 +49,7 @@ def by_frame(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
 
 
 def frames_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """PSNR, SSIM and position errors by frame index."""
+    """A table of PSNR, SSIM and position errors by frame index."""
     groups, lines = by_name(rows), ["| | 1 | 5 | 10 | 15 |", "|---|--:|--:|--:|--:|"]
     columns = {"psnr_by_frame": "PSNR, dB", "ssim_by_frame": "SSIM", "centroid_error": "position error, px"}
     columns |= {"one_of_8_error": "position error, mean of 8, px", "best_of_8_error": "position error, best of 8, px"}

@@ -45,7 +45,7 @@ SAMPLER = {"sampler": "ddim", "steps": "4", "content_steps": "50", "precision": 
 WORLD = Path(__file__).parent.parent / "pretrained_models" / "world"
 WORLD_SAMPLER = {"sampler": "dpm-solver++", "steps": "10", "content_steps": "20", "precision": "bf16"}
 SHOWN = 8
-# At the world's own 25 frames per second, 16 frames are too short to follow.
+# At the 25 frames per second of the world, a video of 16 frames is too short to follow.
 FPS = 8
 
 GROUND_TRUTH = "ground truth"
@@ -116,7 +116,7 @@ def write_mosaic(path: Path, rows: list[VideoRow]) -> None:
 
 
 def show_shipped(out: Path, test: Path) -> list[VideoRow]:
-    """Sample from the shipped generators and write a first page, before anything is trained. Returns its rows."""
+    """Sample from the shipped generators, write a first page with their videos, and return its rows."""
     samples, motion, content = out / "shipped", WORLD / "motion.safetensors", WORLD / "content.safetensors"
     sample(motion, samples / "continued", **WORLD_SAMPLER, content=str(test))
     sample(motion, samples / "from_scratch", **WORLD_SAMPLER, content_resume=str(content), num_samples=SHOWN)

@@ -85,12 +85,12 @@ def draw_batch(pairs: Pairs, seed: int, step: int, batch_size: int) -> tuple[Ten
 
 
 def flow_loss(flows: list[Tensor], flow: Tensor) -> Tensor:
-    """The weighted mean of end-point errors at all levels, in px of each level; moving points have a higher weight."""
+    """The weighted sum of mean end-point errors of all levels, in px of each level; moving points weigh more."""
     loss = flow.new_zeros(())
     moving = (torch.linalg.vector_norm(flow, dim=1, keepdim=True) > STILL).float()
     for k, (found, weight) in enumerate(zip(flows[::-1], LEVEL_WEIGHTS[::-1], strict=True)):
         wanted, importance = F.avg_pool2d(flow, 2**k) / 2**k, 1 + MOVING_WEIGHT * F.avg_pool2d(moving, 2**k)
-        # The gradient of the plain length is NaN at 0.
+        # Without the 1e-4, the gradient at 0 would be NaN.
         error = ((found.float() - wanted).square().sum(1, keepdim=True) + 1e-4).sqrt()
         loss = loss + weight * (importance * error).mean()
     return loss

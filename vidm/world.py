@@ -39,7 +39,7 @@ BRAKING = {"rubber": 0.9, "metal": 0.6}  # deceleration on the floor, units / s^
 
 STAGE = (2.3, 3.0)  # half axes of the ellipse in which solids rest and meet
 STAGE_CENTRE = (0.0, 0.4)
-RIM = 1.35  # entering solids cross an ellipse of this multiple of STAGE, near the edge of a square picture
+RIM = 1.35  # solids enter across the ellipse STAGE times this, which is near the edge of a square picture
 VIDEOS_PER_FOLDER = 1000  # as in CLEVRER's archives
 
 

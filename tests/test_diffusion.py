@@ -126,7 +126,7 @@ def test_a_single_step_has_the_log_variance_of_beta():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"schedule": "cosine"}, {"prediction": "x"}, {"loss": "l1"}, {"respacing": "ddim300"}]
+    "arguments", [{"schedule": "sqrt"}, {"prediction": "x"}, {"loss": "l1"}, {"respacing": "ddim300"}]
 )
 def test_unknown_names_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments.values()))):
@@ -204,3 +204,29 @@ def test_bins_cover_the_line_and_agree_with_the_normal_distribution():
     edges = torch.cat([x[:-1] + 1 / 255, torch.tensor([float("inf")])]).numpy()
     exact = np.diff(norm.cdf(edges, 0.1, 0.2), prepend=0.0)
     assert np.abs(probability.numpy() - exact).max() < 1e-4
+
+
+def test_respacing_to_every_number_of_steps_follows_guided_diffusions_accumulated_stride():
+    multiplied_differs = []
+    for count in range(2, 1001):
+        kept = space_timesteps(1000, str(count))
+        strides = np.full(count, 999 / (count - 1))
+        strides[0] = 0.0
+        assert kept == [round(position) for position in np.cumsum(strides)]
+        assert (kept[0], kept[-1], len(set(kept))) == (0, 999, count)
+        # The former rule, which multiplied the stride.
+        if kept != [round(i * 999 / (count - 1)) for i in range(count)]:
+            multiplied_differs.append(count)
+    assert len(multiplied_differs) == 283
+    assert space_timesteps(1000, "27")[13] == 499
+    assert round(13 * 999 / 26) == 500
+
+
+def test_the_cosine_schedule_follows_its_squared_cosine_up_to_the_largest_beta():
+    diffusion = GaussianDiffusion(schedule="cosine")
+    u = np.arange(1, 1001) / 1000
+    expected = (np.cos((u + 0.008) / 1.008 * np.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)) ** 2
+    below = diffusion.betas < 0.999
+    assert below[:-1].all()
+    assert diffusion.betas[-1] == 0.999
+    assert np.allclose(diffusion.alphas_cumprod[below], expected[below], rtol=1e-9, atol=0)

@@ -9,6 +9,7 @@ noise and the variational bound (Ho et al. 2020; Nichol and Dhariwal 2021; Choi 
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +30,23 @@ def linear_betas(num_timesteps: int) -> np.ndarray:
     return np.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=np.float64)
 
 
+def cosine_betas(num_timesteps: int) -> np.ndarray:
+    """Variances beta_t, (num_timesteps,) float64, whose alphas_cumprod follow a squared cosine; at most 0.999.
+
+    Source: Nichol and Dhariwal 2021, equation 17; guided-diffusion's second schedule.
+    """
+    u = np.arange(num_timesteps + 1, dtype=np.float64) / num_timesteps
+    alphas_cumprod = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0.999)
+
+
 def _fractional_stride(start: int, size: int, count: int) -> list[int]:
     """`count` of the steps start .. start + size - 1, the first and the last included; a single one is the last."""
     if count == 1:
         return [start + size - 1]
-    return [start + round(i * (size - 1) / (count - 1)) for i in range(count)]
+    # guided-diffusion adds the stride up in floating point; i * stride would be rounded to another step for some i.
+    stride = (size - 1) / (count - 1)
+    return [start + round(offset) for offset in accumulate([stride] * (count - 1), initial=0.0)]
 
 
 def _integer_stride(num_timesteps: int, count: int) -> list[int]:
@@ -86,8 +99,8 @@ def respace(betas: np.ndarray, kept: Sequence[int]) -> np.ndarray:
 def charbonnier(error: Tensor, eps: float = 1e-8) -> Tensor:
     """Charbonnier penalty sqrt(error^2 + eps^2), elementwise in float32: |error|, but smooth within eps of 0.
 
-    Value and gradient are finite everywhere, at 0 included, for eps >= 1e-8. Source: the paper's robustness penalty
-    (Charbonnier et al. 1994).
+    Value and gradient are finite everywhere, at 0 included, for eps >= 1e-8. Source: Charbonnier et al. 1994, which a
+    secondary source names as the paper's robustness penalty; the default of eps is ours.
     """
     return torch.sqrt(error.float() ** 2 + eps**2)
 
@@ -134,7 +147,7 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
 Denoiser = Callable[..., Tensor]
 Condition = Mapping[str, Any]
 
-SCHEDULES = {"linear": linear_betas}
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 PREDICTIONS = ("eps", "v")
 LOSSES = ("charbonnier", "mse")
 
@@ -159,9 +172,9 @@ class GaussianDiffusion:
 
     The denoiser outputs 2 C channels: the prediction ("eps", the noise, as published, or "v" of Salimans and Ho 2022),
     then the variance's interpolation. Steps t are indices 0 .. num_timesteps - 1 of this process, which may be
-    respaced; the denoiser receives the original step timestep_map[t]. `loss` is "charbonnier" (the paper's robustness
-    penalty) or "mse" (the released code). The P2 weight 1 / (p2_k + SNR)^p2_gamma applies to "eps" only. The tables
-    `betas` and `alphas_cumprod` are numpy float64. Raises ValueError for unknown names.
+    respaced; the denoiser receives the original step timestep_map[t]. `loss` is "charbonnier" (for the paper's
+    robustness penalty) or "mse" (the authors' code). The P2 weight 1 / (p2_k + SNR)^p2_gamma applies to "eps" only. The
+    tables `betas` and `alphas_cumprod` are numpy float64. Raises ValueError for unknown names.
     """
 
     def __init__(

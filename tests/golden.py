@@ -25,6 +25,8 @@ def fill_by_rule(module: nn.Module, prefix: str = "") -> nn.Module:
                 value = z * 0.5 / np.sqrt(np.prod(shape[1:]))
             if ".basic_module.4.conv." in name:
                 value = value * 0.1
+            if name == "input.input":
+                value = z
             parameter.copy_(torch.from_numpy(value.astype(np.float32)))
     return module
 
@@ -35,9 +37,18 @@ def load_npz(name: str) -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 
 
+def _arguments(name: str) -> dict:
+    config = json.loads((DATA / f"{name}.json").read_text())["config"]
+    for fixed in ("use_scale_shift_norm", "in_channels", "out_channels"):
+        config.pop(fixed)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+
+
 def small_model_arguments() -> dict:
     """Keyword arguments of the small reference MotionGenerator (294 tensors, 32 x 32)."""
-    config = json.loads((DATA / "motion_model_small.json").read_text())["config"]
-    for name in ("use_scale_shift_norm", "in_channels", "out_channels"):
-        config.pop(name)
-    return config
+    return _arguments("motion_model_small")
+
+
+def small_content_arguments() -> dict:
+    """Keyword arguments of the small reference ContentGenerator (145 tensors, 32 x 32)."""
+    return _arguments("content_model_small")

@@ -3,18 +3,22 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden import fill_by_rule, load_npz, small_model_arguments
+from golden import fill_by_rule, load_npz, small_content_arguments, small_model_arguments
+from torch.nn import functional as F
 
 import vidm
 from vidm.checkpoint import Checkpoint, build_model, load_checkpoint, load_weights, save_checkpoint
 from vidm.checkpoint_formats import PUBLISHED, load_any, save_safetensors
-from vidm.config import Config
+from vidm.cli import train_main
+from vidm.config import Config, SampleConfig
 from vidm.generator import load_generator
+from vidm.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 ARGUMENTS = small_model_arguments()
@@ -224,3 +228,72 @@ def test_without_averaged_weights_the_plain_ones_are_used_with_a_message(tmp_pat
         torch.equal(checkpoint.ema_state_dict[name], checkpoint.state_dict[name]) for name in checkpoint.state_dict
     )
     assert "has no averaged weights" in capsys.readouterr().out
+
+
+CONTENT = SMALL.replaced({**small_content_arguments(), "generator": "content"})
+
+
+def test_a_published_content_file_is_recognized_by_its_tensors(tmp_path, capsys):
+    path = in_published_format(CONTENT, tmp_path / "content.pth.tar")
+    checkpoint = load_any(path, config=SMALL)
+    assert (checkpoint.step, checkpoint.config) == (400_000, CONTENT)
+    assert "read as a content generator of 32x32" in capsys.readouterr().out
+    model = build_model(checkpoint.config)
+    load_weights(model, checkpoint.ema_state_dict, path)
+    reference = load_npz("content_model_small")
+    with torch.no_grad():
+        assert (model(reference["x_t"], reference["t"]) - reference["output"]).abs().max() <= 1e-4
+    without = in_published_format(CONTENT.replaced({"constant": False}), tmp_path / "without.pth.tar")
+    assert not load_any(without, config=SMALL).config.model.constant
+
+
+def test_a_published_content_file_in_the_wrong_place_is_refused_with_the_right_flag(tmp_path, monkeypatch):
+    motion = in_published_format(SMALL, tmp_path / "motion.pth.tar", cached=16)
+    content = in_published_format(CONTENT, tmp_path / "content.pth.tar")
+    monkeypatch.setattr("vidm.generator.load_any", partial(load_any, config=SMALL))
+    assert load_generator(motion, content).generate(1, num_frames=2, steps=1).shape == (1, 2, 32, 32, 3)
+    with pytest.raises(ValueError, match=r"content\.pth\.tar is a content generator.*--content-resume"):
+        load_generator(content)
+    with pytest.raises(ValueError, match=r"motion\.pth\.tar is a motion generator.*--resume"):
+        load_generator(motion, motion)
+
+
+def test_a_published_content_file_starts_and_resumes_a_training(tmp_path, world, monkeypatch):
+    path = in_published_format(CONTENT, tmp_path / "content.pth.tar")
+    monkeypatch.setattr("vidm.cli.load_any", partial(load_any, config=SMALL))
+    flags = f"--data {world} --batch-size 2 --workers 0 --test-freq 0".split()
+    train_main(["--init", str(path), "--total-iters", "1", "--out", str(tmp_path / "init"), *flags])
+    train_main(["--resume", str(path), "--total-iters", "400001", "--out", str(tmp_path / "resume"), *flags])
+    for name, step in (("init", 1), ("resume", 400_001)):
+        trained = load_checkpoint(tmp_path / name / f"checkpoint_{step:08d}.pt")
+        assert trained.config.model == CONTENT.model
+
+
+def test_the_constant_is_resized_for_another_resolution(world, tmp_path):
+    checkpoint = load_any(in_published_format(CONTENT, tmp_path / "content.pth.tar"), config=SMALL)
+    values = {"image_size": 64, "data": str(world), "out": str(tmp_path / "run"), "workers": 0, "batch_size": 2}
+    trainer = Trainer(CONTENT.replaced(values), torch.device("cpu"), init=checkpoint)
+    expected = F.interpolate(load_npz("content_model_small")["constant"], (64, 64), mode="bilinear")
+    assert torch.equal(trainer.model.input.input.detach(), expected)
+
+
+def test_a_content_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, Checkpoint(1, CONTENT, {"unet.out.2.bias": torch.zeros(6)}, {}, {}))
+    with pytest.raises(ValueError, match=r"content generator of an earlier version.*train it again"):
+        load_checkpoint(path)
+
+
+@pytest.mark.slow
+def test_a_content_file_of_the_published_size_draws_a_first_frame(tmp_path):
+    path = tmp_path / "content.pth.tar"
+    model = fill_by_rule(build_model(PUBLISHED.replaced({"generator": "content"})))
+    state = {f"module.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    torch.save({"iters": 1, "state_dict": state, "ema_state_dict": state, "optimizer": {}}, path)
+    assert path.stat().st_size > 5e8
+    motion = tmp_path / "motion.pt"
+    save_checkpoint(motion, Checkpoint(1, SMALL, *2 * [build_model(SMALL).state_dict()], {}))
+    settings = SampleConfig(steps="2")
+    frames = load_generator(motion, path, device="cpu").draw_first_frames([0], settings)
+    assert (frames.shape, frames.dtype) == ((1, 128, 128, 3), np.uint8)
+    assert frames.std() > 0

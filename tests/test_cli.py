@@ -39,8 +39,9 @@ SHARED_FLAGS = """
 TRAINING_FLAGS = """
 --accum-steps --checkpoint-activations --content-frames --data --dry-run --ema-decay --eval-freq --flow-range
 --frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction
---max-bad-steps --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset --print-freq --save-freq --split
---spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters
+--max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset --print-freq
+--save-freq --schedule --split --spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters
+--weight-decay
 """.split()
 SAMPLING_FLAGS = """
 --anchor-every --content --content-resume --content-steps --eta --format --fps --grid --num-samples --psi --report
@@ -296,6 +297,8 @@ def test_a_mistake_in_sampling_prints_one_line_and_writes_nothing(tmp_path, caps
         ("--content-frames all", "--content-frames has no effect: it is for --generator content"),
         ("--generator content --num-frames 8", "--num-frames has no effect: --generator content"),
         ("--generator content --frame-stride 2", "--frame-stride has no effect: --generator content"),
+        ("--no-constant", "--no-constant has no effect: it is for --generator content"),
+        ("--generator content --norm timestep", "--norm has no effect: --generator content"),
         ("--generator content --no-encoder", "--no-encoder has no effect: --generator content"),
         ("--preset tiny --p2-gamma 0.5", "--p2-gamma has no effect: P2 weighting is for --prediction eps"),
         ("--loss mse --penalty-eps 1", "--penalty-eps has no effect: it is for --loss charbonnier"),

@@ -7,7 +7,7 @@ import pytest
 
 from vidm.checkpoint import build_model
 from vidm.config import PRECISIONS, SAMPLING_PRECISIONS, SUFFIXES, Config, SampleConfig, flagged
-from vidm.diffusion import LOSSES, PREDICTIONS
+from vidm.diffusion import LOSSES, PREDICTIONS, SCHEDULES
 from vidm.layouts import LAYOUTS
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
@@ -64,6 +64,7 @@ def test_the_choices_of_a_flag_are_the_names_that_the_code_accepts():
         "generator": ("motion", "content"),
         "flow_range": FLOW_RANGES,
         "norm": NORMS,
+        "schedule": SCHEDULES,
         "prediction": PREDICTIONS,
         "loss": LOSSES,
         "layout": LAYOUTS,

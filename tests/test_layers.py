@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from vidm.checkpoint import list_checkpoints, load_checkpoint
 from vidm.config import SAMPLING_PRECISIONS, Config
-from vidm.layers import collapsed, constant_index, group_norm, unit_coordinate
+from vidm.layers import GroupNorm, collapsed, constant_index, group_norm, unit_coordinate
 from vidm.runtime import autocast, check_compiler
 from vidm.trainer import Trainer
 from vidm.training_run import fit
@@ -215,3 +215,13 @@ def test_without_a_compiler_compiling_is_refused_in_one_line(tiny, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
         Trainer(tiny.replaced({"compile": True}), CPU)
+
+
+def test_groups_of_a_given_width_keep_the_means_that_groups_of_one_channel_remove():
+    x = torch.randn(2, 32, 8, 8)
+    brighter = x + torch.linspace(0, 5, 32)[:, None, None]
+    single, wide = GroupNorm(32), GroupNorm(32, channels_per_group=8)
+    assert (single.num_groups, wide.num_groups) == (32, 4)
+    assert torch.allclose(single(brighter), single(x), atol=1e-4)
+    assert not torch.allclose(wide(brighter), wide(x), atol=0.1)
+    assert torch.allclose(wide(x), F.group_norm(x, 4, eps=1e-5), atol=1e-5)

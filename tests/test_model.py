@@ -1,12 +1,12 @@
 """Claims about the motion generator and its parts; reference numbers are those of the published code."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
-from golden import DATA, fill_by_rule, load_npz, small_model_arguments
+from golden import DATA, fill_by_rule, load_npz, small_content_arguments, small_model_arguments
 
-from vidm.layers import constant_index
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.posgn import Position
 from vidm.unet import AttentionBlock, UNetShape
@@ -117,7 +117,7 @@ def test_sides_need_not_be_square_but_must_halve_at_every_level(small):
 
 
 def test_widths_that_the_group_norm_cannot_split_are_refused():
-    with pytest.raises(ValueError, match="model_channels 48 must be a multiple of 32"):
+    with pytest.raises(ValueError, match="model_channels 48 must be a multiple of 32 for the group norm"):
         MotionGenerator(model_channels=48)
 
 
@@ -152,28 +152,51 @@ def test_a_fresh_model_puts_out_zeros_and_sees_no_motion(inputs):
     assert model.flow(inputs["first"], inputs["previous"]).abs().max() == 0
 
 
-def test_content_and_motion_share_their_trunk():
-    arguments = small_model_arguments()
-    motion = MotionGenerator(**arguments)
-    arguments.pop("video_timesteps")
-    content = ContentGenerator(**arguments)
-    ours, theirs = shapes(content), shapes(motion)
-    differing = {name for name in ours if ours[name] != theirs[name]}
-    assert set(ours) <= set(theirs)
-    assert differing == {"unet.input_blocks.0.0.weight"}
+def test_the_trunks_of_content_and_motion_have_the_same_widths():
+    ours = shapes(ContentGenerator(**small_content_arguments()))
+    theirs = shapes(MotionGenerator(**small_model_arguments()))
+    shared = {name for name in ours if f"unet.{name}" in theirs and "emb_layers" not in name}
+    assert {name for name in shared if ours[name] != theirs[f"unet.{name}"]} == {"input_blocks.0.0.weight"}
+    assert {name.split(".")[-3] for name in set(ours) - shared if "_blocks" in name or "middle" in name} == {
+        "emb_layers",
+        "out_layers",
+    }
 
 
-def test_the_content_generator_is_its_trunk_at_frame_index_zero():
-    arguments = small_model_arguments()
-    arguments.pop("video_timesteps")
-    content = fill_by_rule(ContentGenerator(**arguments))
-    x_t, t = torch.randn(2, 3, 16, 24), torch.tensor([3, 999])
+@pytest.fixture(scope="module")
+def content() -> ContentGenerator:
+    return fill_by_rule(ContentGenerator(**small_content_arguments()))
+
+
+def test_the_small_content_generator_meets_its_reference(content):
+    arrays = load_npz("content_model_small")
+    assert torch.equal(content.input.input, arrays["constant"])
     with torch.no_grad():
-        assert content(x_t, t).shape == (2, 6, 16, 24)
-        assert torch.equal(content(x_t, t), content.unet(x_t, Position(t, constant_index(0, x_t))))
-        assert not torch.allclose(content(x_t, t), content(x_t, t.flip(0)))
-    with pytest.raises(ValueError, match="16x23"):
-        content(x_t[..., 1:], t)
+        assert (content(arrays["x_t"], arrays["t"]) - arrays["output"]).abs().max() <= TOLERANCE
+
+
+def test_the_content_layout_equals_the_507_published_tensors():
+    with torch.device("meta"):
+        model = ContentGenerator()
+    layout = json.loads((DATA / "published_content_layout.json").read_text())["state_dict"]
+    assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == layout
+    assert len(layout) == 507
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 131.8
+
+
+def test_the_constant_reaches_the_output_and_can_be_switched_off(content):
+    arrays = load_npz("content_model_small")
+    x_t, t = arrays["x_t"], arrays["t"]
+    without = fill_by_rule(ContentGenerator(**small_content_arguments(), constant=False))
+    assert set(content.state_dict()) - set(without.state_dict()) == {"input.input"}
+    changed = deepcopy(content)
+    with torch.no_grad():
+        changed.input.input.neg_()
+        assert not torch.allclose(changed(x_t, t), content(x_t, t), atol=1e-3)
+        assert without(x_t, t).shape == (3, 6, 32, 32)
+        assert not torch.allclose(content(x_t, t), content(x_t, t.flip(0)), atol=1e-3)
+    with pytest.raises(ValueError, match="frames of 32x24 pixels do not fit this network, made for 32x32"):
+        content(x_t[..., 8:], t)
 
 
 def test_with_the_plain_norm_t_and_frame_index_still_reach_the_output(inputs):
@@ -214,3 +237,13 @@ def test_the_softmax_of_attention_is_float32_where_weights_are_bfloat16():
     error, error_of_rounded = ((out.float() - exact).norm() / exact.norm() for out in (found, rounded))
     assert error < 0.02
     assert error_of_rounded > 0.05
+
+
+def test_all_group_norms_of_both_generators_have_the_given_channels_per_group():
+    shape = {"image_size": 16, "model_channels": 16, "channel_mult": (1, 2), "channels_per_group": 8}
+    for model in (MotionGenerator(**shape), ContentGenerator(**shape)):
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.GroupNorm)]
+        assert norms
+        assert {norm.num_channels // norm.num_groups for norm in norms} == {8}
+    with pytest.raises(ValueError, match="model_channels 20 must be a multiple of 8 for the group norm"):
+        UNetShape(model_channels=20, channels_per_group=8)

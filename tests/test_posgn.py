@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden import fill_by_rule
 
-from vidm.layers import GroupNorm32, constant_index, conv1x1, modulated_silu, sinusoidal_embedding, unit_coordinate
+from vidm.layers import GroupNorm, constant_index, conv1x1, modulated_silu, sinusoidal_embedding, unit_coordinate
 from vidm.posgn import Position, PositionalGroupNorm, TimestepGroupNorm
 from vidm.unet import ResBlock, UNetShape
 
@@ -96,7 +96,7 @@ def test_modulating_in_place_without_gradients_is_the_same_arithmetic():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_group_norm_of_a_half_precision_map_has_float32_sums(dtype):
-    norm = GroupNorm32(32)
+    norm = GroupNorm(32)
     x = (100 + torch.randn(2, 32, 16, 16)).to(dtype)
     in_half = norm(x)
     assert in_half.dtype == dtype

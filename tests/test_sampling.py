@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from golden import fill_by_rule
 from PIL import Image
 
-from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
+from vidm.checkpoint import Checkpoint, build_diffusion, build_model, save_checkpoint
 from vidm.config import Config, SampleConfig
 from vidm.datasets import to_float
 from vidm.files import sha256_of
@@ -464,3 +465,21 @@ def test_files_do_not_depend_on_the_number_of_processes_or_on_a_kill(generator, 
     assert len(whole) == 2 * 23
     assert bytes_of(tmp_path / "2") == whole
     assert {name: data for name, data in bytes_of(tmp_path / "killed").items() if name in whole} == whole
+
+
+def test_first_frames_are_drawn_in_ancestral_steps_on_the_spacing_of_ddim(generator):
+    steps, noises = [], []
+
+    def denoiser(x_t, t):
+        steps.append(t.tolist())
+        noises.append(x_t)
+        return torch.zeros(len(x_t), 6, *x_t.shape[2:])
+
+    tiny = Config.from_preset("tiny").replaced({"generator": "content", "image_size": 8, "prediction": "eps"})
+    with_content = replace(generator, content_model=denoiser, content_config=tiny)
+    sample = SampleConfig(content_steps="ddim100", sampler="ddpm")
+    assert with_content.draw_first_frames([0, 1], sample).shape == (2, 8, 8, 3)
+    assert steps == [[t, t] for t in range(990, -1, -10)]
+    # An ancestral step adds noise: with a prediction of zero noise and clipping, DDIM's would only rescale x_t.
+    posterior = build_diffusion(tiny, respacing="ddim100").p_mean_variance(denoiser, noises[0], torch.tensor([99, 99]))
+    assert 0.5 < ((noises[1] - posterior.mean) / posterior.variance.sqrt()).std() < 2

@@ -329,3 +329,10 @@ def test_a_new_run_begins_with_the_averaged_weights_of_another_at_another_size(t
     assert not any(p.requires_grad for p in trainer.model.spynet.parameters())
     fit(trainer)
     assert not torch.equal(trainer.model.state_dict()["unet.out.2.weight"], init.ema_state_dict["unet.out.2.weight"])
+
+
+def test_weight_decay_is_a_setting_and_zero_by_default(tiny):
+    for values, expected in (({}, 0.0), ({"weight_decay": 0.01}, 0.01)):
+        trainer = Trainer(tiny.replaced(values), CPU)
+        assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [expected]
+    assert Config.from_preset("paper128").train.weight_decay == 0.0

@@ -33,7 +33,7 @@ _LISTED = 10  # tensors that an error names
 # To be raised when a saved setting changes its meaning; files without a number have format 1.
 FORMAT = 2
 # Settings that only the motion generator has.
-MOTION_ONLY = ("video_timesteps", "flow_range", "use_encoder")
+MOTION_ONLY = ("video_timesteps", "flow_range", "norm", "use_encoder")
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ def build_model(config: Config) -> MotionGenerator | ContentGenerator:
     """
     arguments = config.to_dict()["model"]
     kind = MotionGenerator if arguments.pop("generator") == "motion" else ContentGenerator
-    if kind is ContentGenerator:
-        for name in MOTION_ONLY:
-            arguments.pop(name)
+    for name in ("constant",) if kind is MotionGenerator else MOTION_ONLY:
+        arguments.pop(name)
     return kind(**arguments).to(memory_format=torch.channels_last)
 
 
@@ -190,6 +189,11 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} is not a VIDM checkpoint: its weights are not named tensors")
     if not isinstance(content["iters"], int):
         raise ValueError(f"{path} is not a VIDM checkpoint: its step is {content['iters']!r}, not a number")
+    if any(name.startswith("unet.") for name in states[0]) and "spynet.mean" not in states[0]:
+        raise ValueError(
+            f"{path} has the content generator of an earlier version, a network without constant input and timestep "
+            "embedding: train it again"
+        )
     try:
         config = Config.from_dict(content["config"])
         if content.get("format", 1) == 1:
@@ -221,7 +225,11 @@ def check_generator(checkpoint: Checkpoint, wanted: str) -> None:
     """Raise ValueError, naming the file, unless a checkpoint is of the `wanted` generator: "motion" or "content"."""
     found = checkpoint.config.model.generator
     if found != wanted:
-        raise ValueError(f"{checkpoint.source} is a {found} generator, and a {wanted} generator is needed here")
+        flag = "--content-resume" if found == "content" else "--resume"
+        raise ValueError(
+            f"{checkpoint.source} is a {found} generator, and a {wanted} generator is needed here: give it to sampling "
+            f"with {flag}, to training with --generator {found}"
+        )
 
 
 def check_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:

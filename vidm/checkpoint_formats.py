@@ -25,7 +25,9 @@ from vidm.files import atomic_write
 PREFIX = "module."
 # <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).
 CACHED = (".emb_layers.coords", ".emb_layers.new_coords")
-# The authors' network: the paper's, except that its SPyNet sees frames in [-1, 1].
+# Tensors that only the content generator has.
+TIMESTEP_EMBEDDING, CONSTANT = "dt_embed.0.weight", "input.input"
+# The authors' networks: the defaults, except that SPyNet sees frames in [-1, 1].
 PUBLISHED = Config().replaced({"flow_range": "published"})
 
 
@@ -40,14 +42,21 @@ def _cached_video_timesteps(state: Mapping[str, Tensor]) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _from_published(content: Mapping, path: Path, config: Config, video_timesteps: int | None) -> Checkpoint:
-    """A checkpoint from the authors' format, whose configuration is `config`."""
-    state, averaged = (_without_prefix(content[name]) for name in ("state_dict", "ema_state_dict"))
-    cached = _cached_video_timesteps({**state, **averaged})
+def _published_content(state: Mapping[str, Tensor], path: Path, config: Config) -> Config:
+    """The configuration of the authors' content generator, which its tensors tell from the motion generator."""
+    constant = state.get(CONSTANT)
+    size = config.model.image_size if constant is None else constant.shape[-1]
+    print0(f"{path}: a published checkpoint without configuration, read as a content generator of {size}x{size}")
+    return config.replaced({"generator": "content", "image_size": size, "constant": constant is not None})
+
+
+def _published_motion(state: Mapping[str, Tensor], path: Path, config: Config, video_timesteps: int | None) -> Config:
+    """The configuration of the authors' motion generator, with its number of video timesteps."""
+    cached = _cached_video_timesteps(state)
     if cached is None and video_timesteps is None:
         raise ValueError(
             f"{path} does not say for how many video timesteps it was trained: give --video-timesteps N "
-            "(the paper's CLEVRER model: 128); a wrong number gives noise instead of videos"
+            "(128 in the authors' training script); another number changes the coordinates of the frames"
         )
     if cached is not None and video_timesteps not in (None, cached):
         raise ValueError(f"{path} was trained with {cached} video timesteps, not {video_timesteps}")
@@ -58,7 +67,16 @@ def _from_published(content: Mapping, path: Path, config: Config, video_timestep
         f"{config.model.image_size}x{config.model.image_size} with flow_range {config.model.flow_range}; "
         f"{length} video timesteps ({origin})"
     )
-    config = config.replaced({"video_timesteps": length})
+    return config.replaced({"video_timesteps": length})
+
+
+def _from_published(content: Mapping, path: Path, config: Config, video_timesteps: int | None) -> Checkpoint:
+    """A checkpoint from the authors' format; `config` describes what its tensors do not tell."""
+    state, averaged = (_without_prefix(content[name]) for name in ("state_dict", "ema_state_dict"))
+    if TIMESTEP_EMBEDDING in state:
+        config = _published_content(state, path, config)
+    else:
+        config = _published_motion({**state, **averaged}, path, config, video_timesteps)
     plain, ema = ({k: v for k, v in s.items() if not k.endswith(CACHED)} for s in (state, averaged))
     return Checkpoint(int(content.get("iters", 0)), config, plain, ema, {}, source=str(path))
 
@@ -86,8 +104,9 @@ def _load_safetensors(path: Path) -> Checkpoint:
 def load_any(path: str | Path, video_timesteps: int | None = None, config: Config = PUBLISHED) -> Checkpoint:
     """Load a checkpoint of any format, without running code from it.
 
-    `config` describes files that have no configuration; such a file needs `video_timesteps`, too, unless it has cached
-    coordinates. Only VIDM's own checkpoints have an optimizer. Raises FileNotFoundError or ValueError, naming the file.
+    `config` describes files that have no configuration; such a file of a motion generator needs `video_timesteps`, too,
+    unless it has cached coordinates. Only VIDM's own checkpoints have an optimizer. Raises FileNotFoundError or
+    ValueError, naming the file.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

@@ -189,10 +189,10 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
         init = load_any(config.train.init, options.stored_timesteps)
         config = init_config(init, values, options.preset or "")
     model, diffusion, train = config.model, config.diffusion, config.train
-    of_motion = "video_timesteps frame_stride flow_range use_encoder spynet train_flow condition_noise"
+    of_motion = "video_timesteps frame_stride flow_range norm use_encoder spynet train_flow condition_noise"
     rules = (
         (model.generator == "content", of_motion, "--generator content learns single frames"),
-        (model.generator == "motion", "content_frames", "it is for --generator content"),
+        (model.generator == "motion", "content_frames constant", "it is for --generator content"),
         (diffusion.prediction == "v", "p2_gamma", "P2 weighting is for --prediction eps"),
         (diffusion.loss == "mse", "penalty_eps", "it is for --loss charbonnier"),
         (model.flow_range == "none", "spynet train_flow condition_noise", "--flow-range none runs no SPyNet"),

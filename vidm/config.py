@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
-from vidm.diffusion import LOSSES, PREDICTIONS, space_timesteps
+from vidm.diffusion import LOSSES, PREDICTIONS, SCHEDULES, space_timesteps
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
@@ -83,20 +83,23 @@ class ModelConfig(UNetShape):
     use_encoder: bool = setting(
         True, "use no motion encoder; concatenate the first frame to the noisy one instead", "--no-encoder"
     )
+    constant: bool = setting(
+        True, "no constant input of the content generator: the baseline for truncation", "--no-constant"
+    )
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """The diffusion process and its loss. Arguments of GaussianDiffusion."""
 
-    schedule: str = setting("linear", "noise schedule")
+    schedule: str = setting("linear", "noise schedule", "--schedule", tuple(SCHEDULES))
     prediction: str = setting(
         "eps", "output of the network: eps, the published one, or v, for short training", "--prediction", PREDICTIONS
     )
     p2_gamma: float = setting(1.0, "exponent of the P2 weighting of eps (0: no weighting)", "--p2-gamma", least=0)
     p2_k: float = setting(1.0, "offset of the P2 weighting")
     loss: str = setting(
-        "charbonnier", "penalty: charbonnier, the paper's, or mse, the released code's squared error", "--loss", LOSSES
+        "charbonnier", "penalty: charbonnier (robust), or mse, the squared error of the authors' code", "--loss", LOSSES
     )
     penalty_eps: float = setting(
         1e-8, "error below which the robust penalty is quadratic instead of linear", "--penalty-eps", above=0
@@ -139,7 +142,7 @@ class TrainConfig:
         "constant", "learning rate: constant, or decreasing to 0 by a cosine", "--lr-schedule", ("constant", "cosine")
     )
     warmup_iters: int = setting(0, "steps over which the learning rate rises to --lr", "--warmup-iters", least=0)
-    weight_decay: float = setting(0.0, "weight decay of AdamW")
+    weight_decay: float = setting(0.0, "weight decay of AdamW", "--weight-decay", least=0)
     clip_norm: float = setting(1.0, "largest norm of the gradient; larger ones are scaled down")
     ema_decay: float = setting(0.999, "decay of the averaged weights, which are used for sampling", "--ema-decay")
     precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)

@@ -146,9 +146,9 @@ def with_bf16_weights(model: Any) -> Any:
     Coordinates and the sums of norms and attention are float32 for any dtype of the weights. Ours.
     """
     model = deepcopy(model)
-    for trunk in (model.unet, getattr(model, "encoder", None)):
-        if trunk is not None:
-            trunk.to(torch.bfloat16)
+    for part in (model.unet, model.encoder) if isinstance(model, MotionGenerator) else (model,):
+        if part is not None:
+            part.to(torch.bfloat16)
     return model
 
 

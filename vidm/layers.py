@@ -1,7 +1,7 @@
 """Building blocks of the networks that are not the method: embeddings, a group norm, and ways to save time and memory.
 
 t = constant_index(999, x_t)  # int64 (B,), which PosGN recognizes as one step for the whole batch
-h = GroupNorm32(64)(h)
+h = GroupNorm(64)(h)
 h = checkpointed(True, block, h)  # activation checkpointing
 """
 
@@ -165,11 +165,14 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
     return _GroupNormChannelsLast.apply(x, weight, bias, num_groups, eps)
 
 
-class GroupNorm32(nn.GroupNorm):
-    """Group norm of 32 groups with float32 sums under any precision: (B, C, H, W) -> same shape and dtype."""
+class GroupNorm(nn.GroupNorm):
+    """Group norm with float32 sums under any precision: (B, C, H, W) -> same shape and dtype.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(NUM_GROUPS, channels, eps=1e-5)
+    There are 32 groups (published), or groups of `channels_per_group` channels if that is not 0 (ours).
+    """
+
+    def __init__(self, channels: int, channels_per_group: int = 0) -> None:
+        super().__init__(channels // channels_per_group if channels_per_group else NUM_GROUPS, channels, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

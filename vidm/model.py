@@ -6,38 +6,73 @@ content = ContentGenerator(image_size=128)
 out = content(x_t, t)
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidm.layers import constant_index
+from vidm.layers import sinusoidal_embedding, weight_dtype
 from vidm.posgn import Position
 from vidm.spynet import SPyNet
-from vidm.unet import RGB, MotionEncoder, UNet, UNetShape
+from vidm.unet import EMBEDDING_MULT, RGB, MotionEncoder, ScaleShiftResBlock, UNet, UNetShape
 
 FLOW_RANGES = ("unit", "published", "none")
 
 
-class ContentGenerator(nn.Module):
-    """Denoises a first frame, unconditionally: the motion generator's trunk without its conditions.
+class ConstantInput(nn.Module):
+    """A learned image (1, 3, S, S), repeated over a batch (B, ...) -> (B, 3, S, S).
 
-    Shapes: forward(x_t (B, 3, H, W), t (B,)) -> (B, 6, H, W), three channels of noise (or v), then three of the
-    variance's interpolation. `shape` are fields of UNetShape; every frame has frame_index 0. Raises ValueError for
-    frames whose sides are not multiples of 2 ** (levels - 1). This form is ours.
+    Our reading of the paper's sampling space truncation (docs/fidelity.md), after StyleGAN's constant input. Source:
+    the authors' first public commit (9e4924b).
     """
 
-    def __init__(self, image_size: int = 128, **shape: Any) -> None:
+    def __init__(self, image_size: int) -> None:
         super().__init__()
-        self.shape = UNetShape(video_timesteps=1, **shape)
-        self.shape.check_sides(image_size, image_size)
+        self.input = nn.Parameter(torch.randn(1, RGB, image_size, image_size))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.input.expand(batch.shape[0], -1, -1, -1)
+
+
+def resized_constant(state: Mapping[str, Tensor], image_size: int) -> Mapping[str, Tensor]:
+    """A content generator's weights for frames of another size: only the constant depends on it. Ours."""
+    constant = state.get("input.input")
+    if constant is None or constant.shape[-1] == image_size:
+        return state
+    resized = F.interpolate(constant.float(), (image_size, image_size), mode="bilinear", align_corners=False)
+    return {**state, "input.input": resized}
+
+
+class ContentGenerator(UNet):
+    """Denoises a first frame, unconditionally; its trunk sees a learned constant image beside the noisy frame.
+
+    Shapes: forward(x_t (B, 3, S, S), t (B,)) -> (B, 6, S, S), three channels of noise (or v), then three of the
+    variance's interpolation, S = image_size. `shape` are fields of UNetShape; there is no positional norm, so its
+    `video_timesteps` and `norm` have no meaning. Without `constant` the trunk sees the noisy frame alone, the baseline
+    for the truncation. Raises ValueError for frames of another size. Source: the authors' first public commit
+    (9e4924b), with its parameter names; the switch is ours.
+    """
+
+    def __init__(self, image_size: int = 128, constant: bool = True, **shape: Any) -> None:
+        network = UNetShape(**shape)
+        network.check_sides(image_size, image_size)
+        super().__init__(2 * RGB if constant else RGB, network, ScaleShiftResBlock)
+        self.shape = network
         self.image_size = image_size
-        self.unet = UNet(RGB, self.shape)
+        width, embedded = network.model_channels, EMBEDDING_MULT * network.model_channels
+        self.dt_embed = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
+        self.input = ConstantInput(image_size) if constant else None
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        self.shape.check_sides(x_t.shape[2], x_t.shape[3])
-        return self.unet(x_t, Position(t, constant_index(0, x_t)))
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
+        size, (height, width) = self.image_size, x_t.shape[2:]
+        if (height, width) != (size, size):
+            raise ValueError(f"frames of {height}x{width} pixels do not fit this network, made for {size}x{size}")
+        embedding = self.dt_embed(sinusoidal_embedding(t, self.shape.model_channels).type(weight_dtype(self.dt_embed)))
+        x = x_t if self.input is None else torch.cat([x_t, self.input(x_t)], dim=1)
+        return super().forward(x, embedding)
 
 
 class MotionGenerator(nn.Module):

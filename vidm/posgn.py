@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidm.layers import (
-    GroupNorm32,
+    GroupNorm,
     collapsed,
     conv1x1,
     modulated_silu,
@@ -41,11 +41,14 @@ class PositionalGroupNorm(nn.Module):
     """Group norm with per-pixel scale and shift from coordinates, then SiLU and a zero-initialized 3x3 convolution.
 
     Shapes: forward(h (B, C, H, W), Position of (B,)) -> (B, C, H, W), with t in [0, diffusion_timesteps) and
-    frame_index in [0, video_timesteps). Source: the paper's third strategy, in the form of the published code, with the
-    parameter names of the published checkpoints. Coordinates are computed, not stored.
+    frame_index in [0, video_timesteps). `channels_per_group` is layers.GroupNorm's. Source: the paper's third strategy,
+    in the form of the published code, with the parameter names of the published checkpoints. Coordinates are computed,
+    not stored.
     """
 
-    def __init__(self, channels: int, diffusion_timesteps: int, video_timesteps: int) -> None:
+    def __init__(
+        self, channels: int, diffusion_timesteps: int, video_timesteps: int, channels_per_group: int = 0
+    ) -> None:
         super().__init__()
         self.diffusion_timesteps = diffusion_timesteps
         self.video_timesteps = video_timesteps
@@ -53,7 +56,7 @@ class PositionalGroupNorm(nn.Module):
         self.linear_1 = nn.Sequential(
             nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, 2 * channels)
         )
-        self.out_norm = GroupNorm32(channels)
+        self.out_norm = GroupNorm(channels, channels_per_group)
         # out_rest[0] is never called: modulated_silu applies the SiLU together with scale and shift. The module keeps
         # the convolution's published name, out_rest.1.
         self.out_rest = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(channels, channels, 3, padding=1)))
@@ -92,12 +95,14 @@ class TimestepGroupNorm(nn.Module):
     lengths. Source: guided-diffusion's scale-shift norm (Dhariwal and Nichol 2021), extended by the frame index (ours).
     """
 
-    def __init__(self, channels: int, diffusion_timesteps: int, video_timesteps: int) -> None:
+    def __init__(
+        self, channels: int, diffusion_timesteps: int, video_timesteps: int, channels_per_group: int = 0
+    ) -> None:
         super().__init__()
         self.linear = nn.Sequential(
             nn.Linear(2 * EMBEDDING_CHANNELS, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, 2 * channels)
         )
-        self.out_norm = GroupNorm32(channels)
+        self.out_norm = GroupNorm(channels, channels_per_group)
         # As in PositionalGroupNorm, modulated_silu replaces out_rest[0].
         self.out_rest = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(channels, channels, 3, padding=1)))
 

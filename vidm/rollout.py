@@ -52,8 +52,8 @@ def truncated_start(noise: VideoNoise, seed: int, psi: float) -> VideoNoise:
     """The same noise, but chains start at sqrt(1 - psi^2) c + psi z, with c drawn once from N(0, I) by `seed`.
 
     c is shared by all videos and frames, z is the start in `noise`. psi in [0, 1]: 1 is plain sampling, 0 one constant
-    start. For every psi, each element of the start is N(0, 1) over draws of c and z. This is ours and not the paper's
-    sampling space truncation, which is the content generator's constant input.
+    start. For every psi, each element of the start is N(0, 1) over draws of c and z. This is ours. The
+    paper's sampling space truncation is, as we read it, the content generator's constant input.
     """
 
     def truncated(frame: int, step: int, shape: Sequence[int]) -> Tensor:

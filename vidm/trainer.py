@@ -31,7 +31,7 @@ from vidm.checkpoint import (
 from vidm.config import Config, TrainConfig
 from vidm.distributed import any_process, data_parallel, gather_rows, gradients_kept_local, is_main, rank, world_size
 from vidm.ema import EMA
-from vidm.model import ContentGenerator, MotionGenerator
+from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise
 from vidm.resume import trains_flow
 from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
@@ -123,7 +123,7 @@ class Trainer:
         if resume:
             load_weights(model, resume.state_dict, resume.source)
         elif init:
-            load_weights(model, init.ema_state_dict, init.source)
+            load_weights(model, resized_constant(init.ema_state_dict, config.model.image_size), init.source)
         if isinstance(model, MotionGenerator):
             if config.train.spynet and not resume:
                 load_spynet(model.spynet, config.train.spynet)

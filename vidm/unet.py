@@ -1,7 +1,7 @@
 """The conditional U-Net: residual and attention blocks, the motion latent encoder, and the trunk that joins both.
 
-The blocks are guided-diffusion's (Dhariwal and Nichol 2021) with positional group normalization in place of the
-timestep embedding. Module and parameter names are those of the published checkpoints.
+The blocks are guided-diffusion's (Dhariwal and Nichol 2021), in the motion generator with positional group
+normalization in place of the timestep embedding. Module and parameter names are those of the published checkpoints.
 
     shape = UNetShape()
     latents = MotionEncoder(shape)(first, Position(t, frame_index))
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidm.layers import NUM_GROUPS, GroupNorm32, checkpointed, weight_dtype, zero_init
+from vidm.layers import NUM_GROUPS, GroupNorm, checkpointed, modulated_silu, weight_dtype, zero_init
 from vidm.posgn import Position, PositionalGroupNorm, TimestepGroupNorm
 
 RGB = 3
@@ -23,11 +23,16 @@ RGB = 3
 OUT_CHANNELS = 2 * RGB
 # Weight of the U-Net's own features where the encoder's latents are added (published code).
 UNET_WEIGHT = 0.2
+# Channels of the content generator's timestep embedding over model_channels (guided-diffusion).
+EMBEDDING_MULT = 4
 
-# A norm is a module norm(channels, diffusion_timesteps, video_timesteps) with forward(h, position), h (B, C, H, W) and
-# a Position of (B,) -> (B, C, H, W). It is the second half of a residual block: group norm, scale and shift from the
-# position, SiLU, and a zero-initialized 3x3 convolution. It does not modify h and draws no random numbers, so that
-# set_activation_checkpointing can compute it again.
+# What the scale and shift of residual blocks depend on: a Position, or an embedding (B, E).
+Condition = Position | Tensor
+
+# A norm of the motion generator is a module norm(channels, diffusion_timesteps, video_timesteps, channels_per_group)
+# with forward(h, position), h (B, C, H, W) and a Position of (B,) -> (B, C, H, W). It is the second half of a residual
+# block: group norm, scale and shift from the position, SiLU, and a zero-initialized 3x3 convolution. It does not modify
+# h and draws no random numbers, so that set_activation_checkpointing can compute it again.
 NORMS = {"posgn": PositionalGroupNorm, "timestep": TimestepGroupNorm}
 
 
@@ -37,10 +42,10 @@ class UNetShape:
 
     `attention_resolutions` are down-sampling factors, not sizes. Attention has heads of `num_head_channels` channels,
     or `num_heads` heads if that is -1. `resblock_updown` resamples inside residual blocks. t is in
-    [0, diffusion_timesteps) and frame_index in [0, video_timesteps). `norm` is a key of NORMS. The group norm has 32
-    groups: in a level of only 32 channels each channel is a group, which removes its mean, so that the network cannot
-    represent the brightness of a picture. Raises ValueError for a width that the groups do not divide and for an
-    unknown norm.
+    [0, diffusion_timesteps) and frame_index in [0, video_timesteps). `norm` is a key of NORMS. Group norms have 32
+    groups, or groups of `channels_per_group` channels if that is not 0 (ours). In a level of 32 channels, 32 groups
+    remove the mean of every channel, and with it brightness and hue; narrow networks therefore need 4 to 8 channels per
+    group. Raises ValueError for a width that the groups do not divide and for an unknown norm.
     """
 
     model_channels: int = 128
@@ -53,14 +58,18 @@ class UNetShape:
     diffusion_timesteps: int = 1000
     video_timesteps: int = 128
     norm: str = "posgn"
+    channels_per_group: int = 0
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"unknown norm {self.norm!r}: choose from {', '.join(NORMS)}")
-        if self.model_channels % NUM_GROUPS:
-            raise ValueError(
-                f"model_channels {self.model_channels} must be a multiple of {NUM_GROUPS}, the norm's groups"
-            )
+        unit = self.channels_per_group or NUM_GROUPS
+        if self.model_channels % unit:
+            raise ValueError(f"model_channels {self.model_channels} must be a multiple of {unit} for the group norm")
+
+    def group_norm(self, channels: int) -> GroupNorm:
+        """The network's group norm of a feature map with that many channels."""
+        return GroupNorm(channels, self.channels_per_group)
 
     @property
     def side_multiple(self) -> int:
@@ -99,7 +108,7 @@ class Downsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block: group norm, SiLU, 3x3 convolution, then the norm of NORMS, plus the skip connection.
+    """Residual block: group norm, SiLU, 3x3 convolution, then a norm of NORMS, plus the skip connection.
 
     Shapes: forward(x (B, in_channels, H, W), Position of (B,)) -> (B, out_channels, H', W'). `resample="down"` halves
     the size by 2x2 averages, "up" doubles it by nearest neighbour. `checkpointing` is set by
@@ -110,20 +119,29 @@ class ResBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.in_layers = nn.Sequential(
-            GroupNorm32(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            shape.group_norm(in_channels),
+            nn.SiLU(),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
         )
-        self.emb_layers = NORMS[shape.norm](out_channels, shape.diffusion_timesteps, shape.video_timesteps)
+        self._add_norm(out_channels, shape)
         self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         self.checkpointing = "none"
 
-    def forward(self, x: Tensor, position: Position) -> Tensor:
-        return checkpointed(self.checkpointing == "full", self._forward, x, position)
+    def _add_norm(self, channels: int, shape: UNetShape) -> None:
+        lengths = shape.diffusion_timesteps, shape.video_timesteps
+        self.emb_layers = NORMS[shape.norm](channels, *lengths, shape.channels_per_group)
 
-    def _forward(self, x: Tensor, position: Position) -> Tensor:
+    def _norm(self, h: Tensor, condition: Condition) -> Tensor:
+        return self.emb_layers(h, condition)
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        return checkpointed(self.checkpointing == "full", self._forward, x, condition)
+
+    def _forward(self, x: Tensor, condition: Condition) -> Tensor:
         norm, _, conv = self.in_layers
         h = F.silu(norm(x), inplace=not torch.is_grad_enabled())
         h = conv(self._resample(h))
-        h = checkpointed(self.checkpointing == "posgn", self.emb_layers, h, position)
+        h = checkpointed(self.checkpointing == "posgn", self._norm, h, condition)
         return h.add_(self.skip_connection(self._resample(x)))
 
     def _resample(self, x: Tensor) -> Tensor:
@@ -132,6 +150,26 @@ class ResBlock(nn.Module):
         if self.resample == "up":
             return F.interpolate(x, scale_factor=2, mode="nearest")
         return x
+
+
+class ScaleShiftResBlock(ResBlock):
+    """The content generator's block: its norm takes scale and shift, equal for all pixels, from an embedding of t.
+
+    Shapes: forward(x (B, in_channels, H, W), embedding (B, 4 * model_channels)) -> (B, out_channels, H', W'). Source:
+    guided-diffusion's block with scale-shift norm, without dropout; the norm's layers are the block's own under their
+    published names.
+    """
+
+    def _add_norm(self, channels: int, shape: UNetShape) -> None:
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING_MULT * shape.model_channels, 2 * channels))
+        conv = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
+        # out_layers[1], SiLU, is never called, as in PositionalGroupNorm; out_layers[2] keeps the convolution's name.
+        self.out_layers = nn.Sequential(shape.group_norm(channels), nn.SiLU(), nn.Dropout(0.0), conv)
+
+    def _norm(self, h: Tensor, condition: Condition) -> Tensor:
+        scale, shift = self.emb_layers(condition)[:, :, None, None].chunk(2, dim=1)
+        norm, _, _, conv = self.out_layers
+        return conv(modulated_silu(norm(h), scale, shift))
 
 
 def set_activation_checkpointing(model: nn.Module, mode: str) -> None:
@@ -152,7 +190,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         per_head = shape.num_head_channels
         self.num_heads = shape.num_heads if per_head == -1 else channels // per_head
-        self.norm = GroupNorm32(channels)
+        self.norm = shape.group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
 
@@ -166,11 +204,11 @@ class AttentionBlock(nn.Module):
 
 
 class BlockSequence(nn.Sequential):
-    """Blocks in sequence, of which only the residual ones receive the position."""
+    """Blocks in sequence, of which only the residual ones receive the condition."""
 
-    def forward(self, x: Tensor, position: Position) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:  # type: ignore[override]
         for block in self:
-            x = block(x, position) if isinstance(block, ResBlock) else block(x)
+            x = block(x, condition) if isinstance(block, ResBlock) else block(x)
         return x
 
 
@@ -179,7 +217,7 @@ def _attention(channels: int, factor: int, shape: UNetShape) -> list[nn.Module]:
     return [AttentionBlock(channels, shape)] if factor in shape.attention_resolutions else []
 
 
-def down_blocks(in_channels: int, shape: UNetShape) -> tuple[nn.ModuleList, list[int]]:
+def down_blocks(in_channels: int, shape: UNetShape, res_block: type[ResBlock]) -> tuple[nn.ModuleList, list[int]]:
     """The down path over inputs (B, in_channels, H, W): its blocks, and the number of channels each of them outputs.
 
     U-Net and motion latent encoder have one each. Source: the published code.
@@ -189,12 +227,12 @@ def down_blocks(in_channels: int, shape: UNetShape) -> tuple[nn.ModuleList, list
     channels = [width]
     for level, mult in enumerate(shape.channel_mult):
         for _ in range(shape.num_res_blocks):
-            res_block = ResBlock(width, shape.model_channels * mult, shape)
+            residual = res_block(width, shape.model_channels * mult, shape)
             width = shape.model_channels * mult
-            blocks.append(BlockSequence(res_block, *_attention(width, 2**level, shape)))
+            blocks.append(BlockSequence(residual, *_attention(width, 2**level, shape)))
             channels.append(width)
         if level < len(shape.channel_mult) - 1:
-            down = ResBlock(width, width, shape, resample="down") if shape.resblock_updown else Downsample(width)
+            down = res_block(width, width, shape, resample="down") if shape.resblock_updown else Downsample(width)
             blocks.append(BlockSequence(down))
             channels.append(width)
     return nn.ModuleList(blocks), channels
@@ -209,7 +247,7 @@ class MotionEncoder(nn.Module):
 
     def __init__(self, shape: UNetShape) -> None:
         super().__init__()
-        self.input_blocks, _ = down_blocks(RGB, shape)
+        self.input_blocks, _ = down_blocks(RGB, shape, ResBlock)
 
     def forward(self, first: Tensor, position: Position) -> list[Tensor]:
         latents = []
@@ -223,39 +261,44 @@ class MotionEncoder(nn.Module):
 class UNet(nn.Module):
     """The trunk: prediction and variance of a frame from a noisy frame and its conditions.
 
-    Shapes: forward(x (B, in_channels, H, W), Position of (B,), latents) -> (B, 6, H, W). `latents` are MotionEncoder's,
-    one per input block; without them it is guided-diffusion's U-Net. The last convolution is zero-initialized, so a new
-    network outputs zeros. Source: the published code.
+    Shapes: forward(x (B, in_channels, H, W), condition, latents) -> (B, 6, H, W). `condition` is what `res_block`
+    receives: a Position of (B,), or an embedding for ScaleShiftResBlock. `latents` are MotionEncoder's, one per input
+    block; without them it is guided-diffusion's U-Net. The last convolution is zero-initialized, so a new network
+    outputs zeros. Source: the published code.
     """
 
-    def __init__(self, in_channels: int, shape: UNetShape) -> None:
+    def __init__(self, in_channels: int, shape: UNetShape, res_block: type[ResBlock] = ResBlock) -> None:
         super().__init__()
-        self.input_blocks, skip_channels = down_blocks(in_channels, shape)
+        self.input_blocks, skip_channels = down_blocks(in_channels, shape, res_block)
         width = skip_channels[-1]
         self.middle_block = BlockSequence(
-            ResBlock(width, width, shape), AttentionBlock(width, shape), ResBlock(width, width, shape)
+            res_block(width, width, shape), AttentionBlock(width, shape), res_block(width, width, shape)
         )
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(shape.channel_mult))):
             for i in range(shape.num_res_blocks + 1):
-                layers: list[nn.Module] = [ResBlock(width + skip_channels.pop(), shape.model_channels * mult, shape)]
+                layers: list[nn.Module] = [res_block(width + skip_channels.pop(), shape.model_channels * mult, shape)]
                 width = shape.model_channels * mult
                 layers += _attention(width, 2**level, shape)
                 if level and i == shape.num_res_blocks:
-                    up = ResBlock(width, width, shape, resample="up") if shape.resblock_updown else Upsample(width)
+                    up = res_block(width, width, shape, resample="up") if shape.resblock_updown else Upsample(width)
                     layers.append(up)
                 self.output_blocks.append(BlockSequence(*layers))
-        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zero_init(nn.Conv2d(width, OUT_CHANNELS, 3, padding=1)))
+        self.out = nn.Sequential(
+            shape.group_norm(width),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(width, OUT_CHANNELS, 3, padding=1)),
+        )
 
-    def forward(self, x: Tensor, position: Position, latents: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition, latents: Sequence[Tensor] | None = None) -> Tensor:
         h = x.type(weight_dtype(self))
         skips = []
         for i, block in enumerate(self.input_blocks):
-            h = block(h, position)
+            h = block(h, condition)
             if latents is not None:
                 h = torch.add(latents[i], h, alpha=UNET_WEIGHT)
             skips.append(h)
-        h = self.middle_block(h, position)
+        h = self.middle_block(h, condition)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), position)
+            h = block(torch.cat([h, skips.pop()], dim=1), condition)
         return self.out(h)

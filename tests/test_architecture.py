@@ -28,6 +28,9 @@ USES_CONFIG = {
 }
 MAX_LINES = 330
 MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 8
+# The public functions that take an evaluation's settings one by one.
+MANY_PARAMETERS = {"compute_fvd", "compute_vis", "compute_frame_metrics"}
 
 
 @cache
@@ -37,15 +40,17 @@ def imports(file: str) -> frozenset[str]:
     for node in ast.walk(ast.parse((ROOT / "vidm" / f"{file}.py").read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "vidm":
-            found |= {f"vidm.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
+            assert not node.level, f"{file} has a relative import"
+            module = node.module or ""
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Name):
+            assert node.id not in ("import_module", "__import__"), f"{file} imports a module by a computed name"
     return frozenset(found)
 
 
 def own_imports(file: str) -> set[str]:
-    return {name.removeprefix("vidm.") for name in imports(file) if name.startswith("vidm.")} & set(FILES)
+    return {name.split(".")[1] for name in imports(file) if name.startswith("vidm.")} & set(FILES)
 
 
 def test_every_file_belongs_to_one_topic_and_has_a_description():
@@ -81,8 +86,10 @@ def test_files_and_functions_are_short(file):
     source = (ROOT / "vidm" / f"{file}.py").read_text()
     assert len(source.splitlines()) <= MAX_LINES
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef) and node.end_lineno:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+            parameters = [a for a in (*node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+            assert len(parameters) <= MAX_PARAMETERS or node.name in MANY_PARAMETERS, node.name
 
 
 def test_there_is_no_file_for_miscellaneous_helpers():

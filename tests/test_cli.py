@@ -82,7 +82,7 @@ def test_a_sampling_flag_is_refused_in_training(capsys, flag, value):
 @pytest.mark.parametrize("flag", [*TRAINING_FLAGS, "-p"])
 @pytest.mark.parametrize("main", [train_main, sample_main])
 def test_a_training_flag_is_refused_in_sampling(capsys, flag, main):
-    message = f"error: {flag} is a training flag: it cannot be used with --test"
+    message = f"error: {flag} is a training flag: it has no effect on sampling"
     assert error_of(main, ["--test", "--resume", "FILE", f"{flag}=1"], capsys) == message
 
 

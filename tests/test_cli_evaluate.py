@@ -244,3 +244,21 @@ def test_an_unknown_metric_is_named_in_the_error(videos: tuple[Path, Path], caps
     with pytest.raises(SystemExit):
         run(videos, "--metrics", "fvd,lpips")
     assert "'lpips' is not one of fvd, kvd, psnr, ssim" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--suite -n 16", "-n and --frame-stride have no effect with --suite"),
+        ("--metrics psnr --repeats 4", "--repeats has no effect on PSNR and SSIM"),
+        ("--workers 0", "--workers 0: give 1 or more"),
+        ("--seed -1", "--seed -1: give 0 or more"),
+        ("--fram 2", "unrecognized arguments: --fram 2"),
+    ],
+)
+def test_a_flag_without_effect_or_an_invalid_one_is_one_line(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        evaluate_fvd_main(f"-dir1 A -dir2 B {flags}".split())
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

@@ -148,3 +148,23 @@ def test_content_steps_are_checked_against_the_content_generators_process():
 
 def test_steps_may_be_a_number():
     assert SampleConfig(steps=5, content_steps=7) == SampleConfig(steps="5", content_steps="7")
+
+
+def test_channel_counts_of_old_files_are_accepted_only_if_they_are_the_fixed_ones():
+    old = {"model": {"in_channels": 3, "out_channels": 6, "model_channels": 32}}
+    assert Config.from_dict(old).model.model_channels == 32
+    with pytest.raises(ValueError, match="setting in_channels"):
+        Config.from_dict({"model": {"in_channels": 1}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"out": ""}, "--out is empty"),
+        ({"data": ""}, "--data is empty"),
+        ({"ema_decay": 2.0}, r"--ema-decay 2\.0: give a number from 0 to less than 1"),
+    ],
+)
+def test_empty_folders_and_a_decay_outside_its_range_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        Config.from_preset("tiny").replaced(values).check()

@@ -483,3 +483,23 @@ def test_first_frames_are_drawn_in_ancestral_steps_on_the_spacing_of_ddim(genera
     # An ancestral step adds noise: with a prediction of zero noise and clipping, DDIM's would only rescale x_t.
     posterior = build_diffusion(tiny, respacing="ddim100").p_mean_variance(denoiser, noises[0], torch.tensor([99, 99]))
     assert 0.5 < ((noises[1] - posterior.mean) / posterior.variance.sqrt()).std() < 2
+
+
+def test_sampling_without_first_frames_is_an_error_and_writes_nothing(generator, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"give first frames \(--content\)"):
+        sample_folder(generator, SampleConfig(steps="2"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_start_is_shared_by_the_frames_of_a_video_as_well(generator, frame, monkeypatch):
+    noises = []
+    monkeypatch.setattr("vidm.generator.animate", lambda *a, **k: noises.append(a[4]) or torch.zeros(1, 1, 3, 16, 16))
+    generator.animate(frame, psi=0.5)
+    one, two = (noises[0](frame_index, 0, (3, 16, 16)) for frame_index in (1, 2))
+    assert torch.equal(one, two)
+
+
+def test_generating_more_frames_than_trained_is_refused_before_first_frames_are_drawn(generator):
+    with pytest.raises(ValueError, match="--num-frames 17"):
+        generator.generate(1, num_frames=17)

@@ -296,3 +296,8 @@ def test_the_global_random_generators_have_no_effect_once_a_run_has_begun(tiny, 
         fit(trainer)
         states.append(trainer.model.state_dict())
     assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
+def test_a_dry_run_of_a_finished_run_has_nothing_to_do(tiny, capsys):
+    dry_run(Trainer(tiny.replaced({"total_iters": 1}), CPU, start_step=1))
+    assert "nothing left to do: step 1 of 1" in capsys.readouterr().out

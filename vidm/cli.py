@@ -8,10 +8,11 @@ original code's sampling command passes are accepted and reported.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from types import NoneType
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -22,30 +23,18 @@ from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, launch, print0
 from vidm.generator import Generator, load_generator
 from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
-from vidm.runtime import exit_on_user_error, keep_freed_memory
+from vidm.runtime import CommandParser, exit_on_user_error, keep_freed_memory
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
+DIST_URL = "tcp://localhost:10001"
 TRAINING_ONLY = ("--dry-run", "--preset", "--start-iters")
 # Accepted in sampling because the original code's command passes them.
 UNUSED_IN_SAMPLING = ("--workers", "-j", "--resolution")
 # A rule about flags without effect: whether it applies, the names of the settings, and the reason.
 Rule = tuple[bool, str, str]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line, without the usage, and accepts no abbreviations.
-
-    The meaning of an abbreviation would depend on the mode, and could change when a flag is added.
-    """
-
-    def __init__(self, description: str, epilog: str | None = None) -> None:
-        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
 
 
 class _OtherMode(argparse.Action):
@@ -86,7 +75,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rank", type=int, default=0, metavar="R", help="index of this node (0)")
     group.add_argument(
         "--dist-url",
-        default="tcp://localhost:10001",
+        default=DIST_URL,
         metavar="URL",
         help="address at which processes connect (tcp://localhost:10001)",
     )
@@ -114,7 +103,9 @@ def _add_checkpoint(group: argparse._ActionsContainer, resume: str) -> None:
 
 def train_parser() -> argparse.ArgumentParser:
     """All flags of training."""
-    parser = _Parser("Train a VIDM generator.", "With --test the script samples videos: --test --help lists its flags.")
+    parser = CommandParser(
+        "Train a VIDM generator.", "With --test the script samples videos: --test --help lists its flags."
+    )
     mode = parser.add_argument_group("run")
     mode.add_argument("--test", action="store_true", help="sample videos instead of training")
     mode.add_argument(
@@ -134,7 +125,7 @@ def train_parser() -> argparse.ArgumentParser:
 
 def sample_parser() -> argparse.ArgumentParser:
     """All flags of sampling (--test)."""
-    parser = _Parser("Sample videos from a trained VIDM generator.")
+    parser = CommandParser("Sample videos from a trained VIDM generator.")
     mode = parser.add_argument_group("run")
     mode.add_argument("--test", action="store_true", help="sample videos; without it the script trains")
     _add_checkpoint(mode, "checkpoint of the motion generator to sample from")
@@ -144,7 +135,7 @@ def sample_parser() -> argparse.ArgumentParser:
     unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
     unused.add_argument("--resolution", type=int, metavar="INT", help="videos have the size of the network")
     training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
-    _add_other_mode(parser, training_only, "is a training flag: it cannot be used with --test")
+    _add_other_mode(parser, training_only, "is a training flag: it has no effect on sampling")
     return parser
 
 
@@ -270,6 +261,9 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     options = parse_flags(sys.argv[1:] if argv is None else argv)
     if options.multiprocessing_distributed and options.gpu is not None:
         print("--gpu has no effect with --multiprocessing-distributed, which starts one process per GPU")
+    alone = not (options.multiprocessing_distributed or "RANK" in os.environ)
+    if alone and (options.dist_url != DIST_URL or options.dist_backend):
+        print("--dist-url and --dist-backend have no effect on one process")
     with exit_on_user_error():
         launch(
             _sample if options.test else _train,

@@ -30,8 +30,9 @@ from vidm.evaluation import circumstances, record_of, table_of, write_evaluation
 from vidm.features import MeasureSettings
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
 from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
-from vidm.runtime import exit_on_user_error
+from vidm.runtime import CommandParser, exit_on_user_error
 
+NUM_FRAMES = 128
 METRICS = ("fvd", "kvd", "psnr", "ssim")
 # StyleGAN-V's three measurements: 16 frames, 128 frames, and 16 frames at stride 8.
 SUITE = {"FVD16": (16, 1), "FVD128": (128, 1), "FVD128 by 8": (16, 8)}
@@ -101,13 +102,15 @@ def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 def evaluate_parser() -> argparse.ArgumentParser:
     """Return the parser of evaluate_FVD.py, with all its flags."""
-    parser = argparse.ArgumentParser(
-        description="Frechet video distance between the real videos (or frame folders, or packs) of one folder and the "
+    parser = CommandParser(
+        "Frechet video distance between the real videos (or frame folders, or packs) of one folder and the "
         "generated ones of another."
     )
     parser.add_argument("-dir1", "--dir1", required=True, metavar="DIR", help="real videos")
     parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
-    parser.add_argument("-n", "--nframes", type=int, default=128, metavar="N", help="frames per clip (128)")
+    parser.add_argument(
+        "-n", "--nframes", type=int, default=NUM_FRAMES, metavar="N", help=f"frames per clip ({NUM_FRAMES})"
+    )
     parser.add_argument(
         "-ns",
         "--nsamples",
@@ -139,9 +142,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
 
 def evaluate_vis_parser() -> argparse.ArgumentParser:
     """Return the parser of scripts/evaluate_VIS.py, with all its flags."""
-    parser = argparse.ArgumentParser(
-        description="Video inception score of the generated videos of a folder; real videos are not used."
-    )
+    parser = CommandParser("Video inception score of the generated videos of a folder; real videos are not used.")
     parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
     parser.add_argument("-n", "--nframes", type=int, default=16, metavar="N", help="first frames per video (16)")
     parser.add_argument("-ns", "--nsamples", type=int, metavar="N", help="videos (default: all, at most 2048)")
@@ -227,8 +228,26 @@ def _print(
         print(f"warning: {warning}", file=sys.stderr)
 
 
+def _check_common_flags(options: argparse.Namespace) -> None:
+    """Raise ValueError, naming the flag, for invalid values."""
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers {options.workers}: give 1 or more")
+    if options.seed < 0:
+        raise ValueError(f"--seed {options.seed}: give 0 or more")
+
+
+def _check_fvd_flags(options: argparse.Namespace) -> None:
+    """Raise ValueError, naming the flag, for invalid values and for flags without effect."""
+    _check_common_flags(options)
+    if options.suite and (options.nframes != NUM_FRAMES or options.frame_stride != 1):
+        raise ValueError("-n and --frame-stride have no effect with --suite, which has its own")
+    if options.repeats != 1 and not {"fvd", "kvd"} & set(options.metrics):
+        raise ValueError("--repeats has no effect on PSNR and SSIM: add fvd or kvd to --metrics")
+
+
 def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
     with exit_on_user_error():
+        _check_fvd_flags(options)
         _ready_to_write(options.json, options.report)
         detector = load_detector(options.i3d, device)
         protocol = PROTOCOLS[options.protocol]
@@ -257,6 +276,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
 
 def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
     with exit_on_user_error():
+        _check_common_flags(options)
         _ready_to_write(options.json)
         classifier = load_classifier(options.c3d, device)
         result = compute_vis(

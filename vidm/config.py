@@ -228,6 +228,11 @@ class Config:
         for section in self.sections():
             check_values(section)
         train = self.train
+        for flag, path in (("--out", train.out), ("--data", self.data.data)):
+            if not path:
+                raise ValueError(f"{flag} is empty: give a folder")
+        if not 0 <= train.ema_decay < 1:
+            raise ValueError(f"--ema-decay {train.ema_decay}: give a number from 0 to less than 1")
         if self.data.test_split and not self.data.held_out:
             raise ValueError("--held-out 0: --test-split needs 1 or more")
         if train.eval_freq and self.model.generator == "content":
@@ -277,6 +282,8 @@ class SampleConfig:
         for name in ("steps", "content_steps"):  # numbers are accepted from Python
             object.__setattr__(self, name, str(getattr(self, name)))
         check_values(self)
+        if not self.out or not self.steps:
+            raise ValueError("--out and --steps must not be empty")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"--eta {self.eta}: only --sampler ddim uses it, and the sampler is {self.sampler}")
         self.grid_shape()

@@ -6,6 +6,7 @@ with exit_on_user_error(), explain_out_of_memory("micro-batches of 8", "give --a
     scaler.scale(losses["loss"].mean()).backward()
 """
 
+import argparse
 import ctypes
 import os
 import platform
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -138,6 +139,19 @@ def provenance(names: Iterable[str], device: torch.device | str = "cpu") -> dict
         "versions": versions_of(names, missing="not installed"),
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
     }
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line, without the usage, and accepts no abbreviations.
+
+    The meaning of an abbreviation would depend on the command, and change when a flag is added.
+    """
+
+    def __init__(self, description: str, epilog: str | None = None) -> None:
+        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
 
 
 @contextmanager

@@ -105,6 +105,8 @@ def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int,
     if generator.content_model is not None:
         num_videos = settings.num_samples or NUM_GENERATED
         return num_videos, lambda batch: dict(zip(batch, generator.draw_first_frames(batch, settings), strict=True)), []
+    if not settings.content:
+        raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
     paths = list_content(settings.content)
     num_videos = settings.num_samples or len(paths)
     if num_videos > len(paths):

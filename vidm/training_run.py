@@ -55,6 +55,9 @@ def describe(trainer: Trainer) -> None:
 def dry_run(trainer: Trainer) -> None:
     """Take one step and print the memory it needs; nothing is written."""
     describe(trainer)
+    if trainer.step >= trainer.config.train.total_iters:
+        print0(f"nothing left to do: step {trainer.step} of {trainer.config.train.total_iters}")
+        return
     for name, part in trainer.model.named_children():
         print0(f"  {name}: {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M parameters")
     losses = trainer.train_step(trainer.batches())

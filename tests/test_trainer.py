@@ -336,3 +336,19 @@ def test_weight_decay_is_a_setting_and_zero_by_default(tiny):
         trainer = Trainer(tiny.replaced(values), CPU)
         assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [expected]
     assert Config.from_preset("paper128").train.weight_decay == 0.0
+
+
+def test_gradients_are_clipped_to_the_norm_before_a_step(tiny, monkeypatch):
+    trainer = Trainer(tiny.replaced({"clip_norm": 1e-3}), CPU)
+    fill_by_rule(trainer.model)
+    norms, step = [], trainer.optimizer.step
+
+    def recorded(*arguments, **options):
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(torch.stack([g.norm() for g in gradients]).norm().item())
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(trainer.optimizer, "step", recorded)
+    losses = trainer.train_step(trainer.batches())
+    assert losses["grad_norm"].item() > 1e-3
+    assert norms == [pytest.approx(1e-3, rel=1e-2)]

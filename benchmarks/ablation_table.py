@@ -1,4 +1,4 @@
-"""The table of the rows of bench_ablation.py. It uses the newest row of each name and seed."""
+"""Tables of the rows of benchmarks with seeds. They use the newest row of each name and seed."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "ablation.jsonl"
+RESULTS = Path(__file__).parent / "results"
 
 
 def _mean_after_first(column: str) -> Callable[[Mapping[str, Any]], float | None]:
@@ -36,9 +36,10 @@ COLUMNS = {
 }
 
 
-def newest_rows() -> list[dict[str, Any]]:
-    """The newest row of each name and seed, in the order in which they first appear."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+def newest_rows(benchmark: str = "ablation") -> list[dict[str, Any]]:
+    """The newest row of each name and seed in results/BENCHMARK.jsonl, in the order in which they first appear."""
+    path = RESULTS / f"{benchmark}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for row in map(json.loads, lines):
         found[row["row"], row["seed"]] = row

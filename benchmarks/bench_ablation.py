@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_table import RESULTS, newest_rows, table
+from ablation_table import newest_rows, table
 from measuring import append_row
 from tqdm import tqdm
 
@@ -183,6 +183,8 @@ def is_current(name: str, seed: int, i3d: str) -> bool:
     found = [row for row in newest_rows() if (row["row"], row["seed"]) == (name, seed)]
     if not found or {key: found[0][key] for key in settings} != settings or (i3d and "fvd" not in found[0]):
         return False
+    if row.drawn and found[0].get("content_weights") != sha256_of([CONTENT]):
+        return False
     return name in WITHOUT_NETWORK or row.training is not None or found[0]["weights"] == sha256_of([row.checkpoint])
 
 
@@ -200,7 +202,9 @@ def add_row(name: str, seed: int, reference: Path, real_displacements: np.ndarra
     elif name == "still":
         repeat_first_frames(content, videos)
     found = distances(videos, reference, i3d)
-    if not row.drawn:
+    if row.drawn:
+        found["content_weights"] = sha256_of([CONTENT])
+    else:
         found |= ground_truth_scores(videos, content, real_displacements)
     if row.best and seed == 0:
         best, out = make_data(DATA / "best", NUM_BEST, BEST_SEED), folder / "best_0"
@@ -247,7 +251,7 @@ def main() -> None:
         real_displacements = scores_of(reference, reference).displacements
         for name, seed in missing:
             add_row(name, seed, reference, real_displacements, options.i3d)
-        print(f"appended {len(missing)} rows to {RESULTS}")
+        print(f"appended {len(missing)} rows to benchmarks/results/ablation.jsonl")
 
 
 if __name__ == "__main__":

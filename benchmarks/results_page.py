@@ -4,10 +4,10 @@
 
 It shows only the numbers of committed rows. This script writes the tables of docs/results/README.md and of the model
 card pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the rows from
-benchmarks/results/ablation.jsonl, the training curve from docs/results/motion.jsonl (--stats FILE replaces it with the
-stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow FILE replaces it with another output
-of scripts/train_flow.py). With --videos GENERATED REAL, two folders of videos, it also writes docs/results/world.gif,
-which shows twelve generated videos, each above the real one.
+ablation.jsonl and content.jsonl in benchmarks/results, the training curve from docs/results/motion.jsonl (--stats FILE
+replaces it with the stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow FILE replaces
+it with another output of scripts/train_flow.py). With --videos GENERATED REAL, two folders of videos, it also writes
+docs/results/world.gif, which shows twelve generated videos, each above the real one.
 """
 
 import argparse
@@ -68,7 +68,9 @@ def again(rows: Sequence[dict[str, Any]]) -> str:
     return f"The last command prints {values}."
 
 
-def parts_of(rows: Sequence[dict[str, Any]], errors: Sequence[dict[str, Any]]) -> dict[Path, dict[str, str]]:
+def parts_of(
+    rows: Sequence[dict[str, Any]], content: Sequence[dict[str, Any]], errors: Sequence[dict[str, Any]]
+) -> dict[Path, dict[str, str]]:
     """The tables of each page by marker."""
     others = [row for row in rows if row["row"] not in HEADLINE]
     # Rows with one seed use the first frames of seed 0.
@@ -78,6 +80,7 @@ def parts_of(rows: Sequence[dict[str, Any]], errors: Sequence[dict[str, Any]]) -
         "headline": headline,
         "strategies": table([row for row in others if row["training"] is not None]),
         "sampling": table(first + [row for row in others if row["training"] is None]),
+        "content": table(content),
         "frames": frames_table(rows, ("still", "world")),
         "flow": flow_table(errors),
     }
@@ -121,7 +124,8 @@ def parsed(path: Path) -> Any:
 def everything(stats_path: Path = STATS, flow_path: Path = FLOW) -> dict[Path, str]:
     """The text of every generated file, including the copies of the training statistics and flow errors."""
     rows, stats, errors = newest_rows(), parsed(stats_path), parsed(flow_path)["errors"]
-    pages = {path: filled(path, parts) for path, parts in parts_of(rows, errors).items()}
+    parts = parts_of(rows, newest_rows("content"), errors)
+    pages = {path: filled(path, tables) for path, tables in parts.items()}
     curves = {PAGE / name: svg for name, svg in curves_of(rows, stats).items()}
     return {STATS: stats_path.read_text(), FLOW: flow_path.read_text(), **pages, **curves}
 

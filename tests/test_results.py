@@ -23,7 +23,7 @@ def results_page(monkeypatch):
     import results_page
 
     yield results_page
-    for name in ("results_page", "ablation_table", "bench_ablation", "measuring", "reference"):
+    for name in ("results_page", "ablation_table", "bench_ablation", "bench_content", "measuring", "reference"):
         sys.modules.pop(name, None)
 
 
@@ -68,6 +68,18 @@ def test_the_committed_rows_are_complete(results_page):
 
     rows = {(row["row"], row["seed"]) for row in results_page.newest_rows()}
     assert rows == {(name, seed) for name, row in bench_ablation.ROWS.items() for seed in range(row.seeds)}
+
+
+def test_the_content_table_has_every_row_of_its_benchmark(results_page):
+    import bench_content
+
+    rows = {(row["row"], row["seed"]) for row in results_page.newest_rows("content")}
+    assert rows == {("real", 0), *((name, seed) for name in bench_content.ROWS for seed in bench_content.SEEDS)}
+
+
+def test_unconditional_videos_are_of_the_shipped_content_generator(results_page):
+    (row,) = [row for row in results_page.newest_rows() if row["row"] == "drawn"]
+    assert row["content_weights"] == sha256_of([WORLD / "content.safetensors"])
 
 
 @pytest.mark.parametrize(

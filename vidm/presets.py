@@ -16,6 +16,23 @@ _SMALL = {
     "lr": 1e-3,
     "workers": 2,
 }
+# The embedded world's generators, whose weights are in pretrained_models/world.
+_WORLD = {
+    **_SMALL,
+    "attention_resolutions": (4,),
+    "num_res_blocks": 1,
+    "lr": 8e-4,
+    "lr_schedule": "cosine",
+    "warmup_iters": 200,
+    "precision": "bf16",
+    # Shadows in this world always fall to one side, so mirrored frames would not belong to it.
+    "flip": False,
+    "loss": "mse",
+    "held_out": 64,
+    "test_freq": 0,
+    "save_freq": 500,
+    "keep": 0,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper128": {},
     "tiny": {
@@ -46,25 +63,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "save_freq": 150,
     },
     "world": {
-        **_SMALL,
+        **_WORLD,
         "model_channels": 32,
         # At least two channels in each of the 32 groups: a group of one channel loses its mean, and with it the hue.
         "channel_mult": (2, 2, 3),
-        "attention_resolutions": (4,),
-        "num_res_blocks": 1,
         "batch_size": 8,
         "total_iters": 6000,
-        "lr": 8e-4,
-        "lr_schedule": "cosine",
-        "warmup_iters": 200,
-        "precision": "bf16",
-        # Shadows in this world always fall to one side, so mirrored frames would not belong to it.
-        "flip": False,
-        "loss": "mse",
         "condition_noise": 0.1,
-        "held_out": 64,
-        "test_freq": 0,
-        "save_freq": 500,
-        "keep": 0,
+    },
+    "world-content": {
+        **_WORLD,
+        "generator": "content",
+        "content_frames": "all",
+        "model_channels": 32,
+        "channel_mult": (1, 2, 3),
+        "channels_per_group": 8,
+        "batch_size": 16,
+        "total_iters": 3000,
     },
 }

@@ -58,8 +58,13 @@ def test_rows_have_distances_scores_against_ground_truth_and_the_best_of_several
     # All videos of a repeated frame are equal.
     assert rows["still"]["one_of_8_error"] == rows["still"]["best_of_8_error"]
     assert sum(rows["world"]["best_of_8_error"]) < sum(rows["world"]["one_of_8_error"])
-    assert rows["drawn"].keys() == {"row", "seed", "weights", "training", "sampling", "distance", "kernel", "detector"}
+    assert rows["drawn"].keys() == {
+        *("row", "seed", "weights", "content_weights", "training", "sampling", "distance", "kernel", "detector")
+    }
     assert rows["world"]["weights"] == rows["drawn"]["weights"] == bench.sha256_of([bench.WORLD])
+    assert rows["drawn"]["content_weights"] == bench.sha256_of([bench.CONTENT])
+    rows["drawn"]["content_weights"] = "others"
+    assert not bench.is_current("drawn", 0, i3d="")
 
 
 @pytest.mark.slow

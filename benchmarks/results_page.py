@@ -4,7 +4,7 @@
 
 It shows only the numbers of committed rows. This script writes the tables of docs/results/README.md and of the model
 card pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the rows from
-ablation.jsonl and content.jsonl in benchmarks/results, the training curve from docs/results/motion.jsonl (--stats FILE
+benchmarks/results/ablation.jsonl and content.jsonl, the training curve from docs/results/motion.jsonl (--stats FILE
 replaces it with the stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow FILE replaces
 it with another output of scripts/train_flow.py). With --videos GENERATED REAL, two folders of videos, it also writes
 docs/results/world.gif, which shows twelve generated videos, each above the real one.

@@ -94,7 +94,7 @@ def test_random_bytes_are_named(tmp_path, seed):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": None}, "another version: its settings are not sections"),
+        ({"config": None}, "another version: the settings are not a dictionary of sections"),
         ({"config": {"model": {"image_size": "32"}}}, "setting image_size is '32', not of type int"),
         ({"config": {"model": {"channel_mult": [1, "2"]}}}, "setting channel_mult is .*not whole numbers"),
         ({"progress": {"magic": 3}}, "another version: .*magic"),

@@ -274,7 +274,7 @@ def test_with_bfloat16_the_weights_stay_float32(tiny):
         ({"video_timesteps": 17}, "17 frames"),
         ({"data": "nowhere"}, "no such folder: nowhere"),
         ({"spynet": "nowhere.pth"}, "no such file: nowhere.pth"),
-        ({"ema_decay": 1.5}, "EMA decay 1.5"),
+        ({"ema_decay": 1.5}, "--ema-decay 1.5"),
         ({"image_size": -4}, "--resolution -4"),
         ({"workers": -1}, "--workers -1"),
         ({"lr": 0.0}, "--lr 0.0: give a number above 0"),

@@ -189,11 +189,6 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} is not a VIDM checkpoint: its weights are not named tensors")
     if not isinstance(content["iters"], int):
         raise ValueError(f"{path} is not a VIDM checkpoint: its step is {content['iters']!r}, not a number")
-    if any(name.startswith("unet.") for name in states[0]) and "spynet.mean" not in states[0]:
-        raise ValueError(
-            f"{path} has the content generator of an earlier version, a network without constant input and timestep "
-            "embedding: train it again"
-        )
     try:
         config = Config.from_dict(content["config"])
         if content.get("format", 1) == 1:
@@ -201,6 +196,11 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
         progress = Progress(**content["progress"]) if content.get("progress") else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
+    if config.model.generator == "content" and any(name.startswith("unet.") for name in states[0]):
+        raise ValueError(
+            f"{path} has the content generator of an earlier version, a network without constant input and timestep "
+            "embedding: train it again"
+        )
     return Checkpoint(
         content["iters"],
         config,

@@ -2,8 +2,8 @@
 
 It works like the released code: it computes the flow in every denoising step, the MLP of the positional group norm for
 every pixel of every sample from a stacked tensor of coordinates, and attention by einsum, in float32 and NCHW, without
-fused operations or reuse. Modules have the names of the published checkpoints, so `load_state_dict` accepts the
-package's weights; tests/test_reference.py checks that the outputs are then equal.
+fused operations or reuse. Modules have the names of the published code, so `load_state_dict` accepts the package's
+weights; tests/test_reference.py checks that the outputs are then equal.
 
     reference = ReferenceMotionGenerator(UNetShape())
     reference.load_state_dict(MotionGenerator().state_dict())

@@ -2,7 +2,7 @@
 
 A checkpoint is one file with the whole state of a run: the weights, their moving average, the optimizer, the loss
 scale, the step and the progress so far, the configuration, and the versions of Python and PyTorch. Random numbers
-follow from seed and step, so no generator's state is stored. Tensors are named as in the published files. Every part of
+follow from seed and step, so no generator's state is stored. Tensors are named as in the published code. Every part of
 the file has a checksum, which is verified on reading.
 
     save_checkpoint(checkpoint_path("checkpoints", 1000), checkpoint)

@@ -84,7 +84,7 @@ class MotionGenerator(nn.Module):
 
     `shape` are fields of UNetShape. `image_size` is the size of training; the network takes any size whose sides are
     multiples of 2 ** (levels - 1). `flow_range` is what SPyNet sees: "unit", frames in [0, 1], as its normalization
-    expects; "published", frames in [-1, 1], as the released checkpoints were trained; "none", no flow (zeros). Without
+    expects; "published", frames in [-1, 1], as in the authors' training; "none", no flow (zeros). Without
     `use_encoder` the first frame is concatenated to the noisy one, the baseline for the encoder. Raises ValueError for
     other sizes and, on the CPU, for a frame_index outside 0 .. video_timesteps - 1. Source: the published code.
     """

@@ -42,8 +42,7 @@ class PositionalGroupNorm(nn.Module):
 
     Shapes: forward(h (B, C, H, W), Position of (B,)) -> (B, C, H, W), with t in [0, diffusion_timesteps) and
     frame_index in [0, video_timesteps). `channels_per_group` is layers.GroupNorm's. Source: the paper's third strategy,
-    in the form of the published code, with the parameter names of the published checkpoints. Coordinates are computed,
-    not stored.
+    in the form and with the parameter names of the published code. Coordinates are computed, not stored.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The conditional U-Net: residual and attention blocks, the motion latent encoder, and the trunk that joins both.
 
 The blocks are guided-diffusion's (Dhariwal and Nichol 2021), in the motion generator with positional group
-normalization in place of the timestep embedding. Module and parameter names are those of the published checkpoints.
+normalization in place of the timestep embedding. Module and parameter names are those of the published code.
 
     shape = UNetShape()
     latents = MotionEncoder(shape)(first, Position(t, frame_index))

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_content.py [--table]
 
-Trains the preset `world-content` with and without the constant, two seeds each, and generates 512 first frames with
+Trains the preset `world-content` for 3,000 steps with and without the constant, two seeds each, and generates 512 first frames with
 each of the four generators. The distances compare them with the first frames of 1,024 real videos, in the features of
 the random network for clips that repeat one frame. The row `real` compares 512 other real first frames.
 
@@ -23,7 +23,7 @@ from measuring import CPU, append_row
 from tqdm import tqdm
 
 from vidm.checkpoint import checkpoint_path
-from vidm.config import Config, SampleConfig
+from vidm.config import SampleConfig
 from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.frechet import FeatureStats, frechet_of, kernel_distance
 from vidm.generator import load_generator
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 DATA, OUT, PACK = ROOT / "data" / "world", ROOT / "checkpoints", ROOT / "packs" / "world"
 # Content generators are loaded together with a motion generator, which has no effect on first frames.
 MOTION = ROOT / "pretrained_models" / "world" / "motion.safetensors"
-PRESET = "world-content"
+PRESET, STEPS = "world-content", 3000
 RESOLUTION, NUM_REFERENCE, NUM_GENERATED = 32, 1024, 512
 # Seeds of worlds that no other part of the results uses.
 REFERENCE_SEED, REAL_SEED = 6, 7
@@ -53,10 +53,11 @@ def real_first_frames(name: str, num_videos: int, seed: int) -> np.ndarray:
 def train(name: str, seed: int) -> Path:
     """The last checkpoint of a row's training, which is run or resumed if necessary."""
     out = OUT / f"{PRESET}-{name.replace(' ', '-')}-{seed}"
-    last = checkpoint_path(out, Config.from_preset(PRESET).train.total_iters)
+    last = checkpoint_path(out, STEPS)
     if not last.exists():
         script = [sys.executable, str(ROOT / "diffusion_ddp_accum_constant_cu.py"), "--preset", PRESET, *ROWS[name]]
         where = ["--data", str(PACK), "--out", str(out), "--seed", str(seed), "--resume", "auto"]
+        where += ["--total-iters", str(STEPS)]
         if subprocess.run([*script, *where]).returncode:
             raise ValueError(f"the training of the row {name!r} failed; its output is above")
     return last

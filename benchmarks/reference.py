@@ -25,8 +25,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-5)
+def group_norm(channels: int, shape: UNetShape) -> nn.GroupNorm:
+    per_group = shape.channels_per_group
+    return nn.GroupNorm(channels // per_group if per_group else 32, channels, eps=1e-5)
 
 
 class ReferencePosGN(nn.Module):
@@ -37,7 +38,7 @@ class ReferencePosGN(nn.Module):
         self.linear_1 = nn.Sequential(
             nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, 2 * channels)
         )
-        self.out_norm = group_norm(channels)
+        self.out_norm = group_norm(channels, shape)
         self.out_rest = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, h: Tensor, t: Tensor, frame_index: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class ReferenceResBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.in_layers = nn.Sequential(
-            group_norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            group_norm(in_channels, shape), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
         self.emb_layers = ReferencePosGN(out_channels, shape)
         self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -83,7 +84,7 @@ class ReferenceAttention(nn.Module):
     def __init__(self, channels: int, shape: UNetShape) -> None:
         super().__init__()
         self.num_heads = channels // shape.num_head_channels if shape.num_head_channels > 0 else shape.num_heads
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, shape)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
@@ -144,7 +145,7 @@ class ReferenceTrunk(nn.Module):
                 if level and i == shape.num_res_blocks:
                     layers.append(ReferenceResBlock(width, width, shape, "up"))
                 self.output_blocks.append(ReferenceBlocks(*layers))
-        self.out = nn.Sequential(group_norm(width), nn.SiLU(), nn.Conv2d(width, 6, 3, padding=1))
+        self.out = nn.Sequential(group_norm(width, shape), nn.SiLU(), nn.Conv2d(width, 6, 3, padding=1))
 
 
 class ReferenceEncoder(nn.Module):

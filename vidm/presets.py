@@ -19,8 +19,12 @@ _SMALL = {
 # The embedded world's generators, whose weights are in pretrained_models/world.
 _WORLD = {
     **_SMALL,
+    "model_channels": 32,
+    "channel_mult": (1, 2, 3),
+    "channels_per_group": 8,
     "attention_resolutions": (4,),
     "num_res_blocks": 1,
+    "batch_size": 16,
     "lr": 8e-4,
     "lr_schedule": "cosine",
     "warmup_iters": 200,
@@ -62,23 +66,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_freq": 0,
         "save_freq": 150,
     },
-    "world": {
-        **_WORLD,
-        "model_channels": 32,
-        # At least two channels in each of the 32 groups: a group of one channel loses its mean, and with it the hue.
-        "channel_mult": (2, 2, 3),
-        "batch_size": 8,
-        "total_iters": 6000,
-        "condition_noise": 0.1,
-    },
-    "world-content": {
-        **_WORLD,
-        "generator": "content",
-        "content_frames": "all",
-        "model_channels": 32,
-        "channel_mult": (1, 2, 3),
-        "channels_per_group": 8,
-        "batch_size": 16,
-        "total_iters": 3000,
-    },
+    "world": {**_WORLD, "total_iters": 10_000, "condition_noise": 0.1},
+    "world-content": {**_WORLD, "generator": "content", "content_frames": "all", "total_iters": 20_000},
 }

@@ -2,9 +2,9 @@
 
     python benchmarks/bench_content.py [--table]
 
-Trains the preset `world-content` for 3,000 steps with and without the constant, two seeds each, and generates 512 first frames with
-each of the four generators. The distances compare them with the first frames of 1,024 real videos, in the features of
-the random network for clips that repeat one frame. The row `real` compares 512 other real first frames.
+Trains the preset `world-content` for 3,000 steps with and without the constant, two seeds each, and generates 512 first
+frames with each of the four generators. The distances compare them with the first frames of 1,024 real videos, in the
+features of the random network for clips that repeat one frame. The row `real` compares 512 other real first frames.
 
 Rows are appended to benchmarks/results/content.jsonl, and --table prints them. Existing rows are not computed again;
 to compute one again, delete its line. Interrupted trainings resume. The training data packs/world must exist:

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from vidm import video_containers
 from vidm.datasets import fit_square
 from vidm.files import atomic_write
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
@@ -47,8 +47,7 @@ def codec_of(path: Path) -> str:
         return f"{frame_files(path)[0].suffix.lower()[1:]} frames"
     if path.suffix.lower() not in CONTAINER_SUFFIXES:
         return path.suffix.lower()[1:]
-    with av.open(f"file:{path}") as container:
-        return container.streams.video[0].codec_context.name
+    return video_containers.codec_of(path)
 
 
 def kind_of(path: Path) -> Kind:

@@ -18,6 +18,13 @@ def test_pre_commit_uses_a_version_of_ruff_that_pyproject_allows():
     assert used.startswith(f"{allowed}.")
 
 
+def test_ci_tests_the_lowest_versions_that_pyproject_allows():
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    for package in ("torch", "av"):
+        (lowest,) = re.findall(rf'"{package}>=([\d.]+)', (ROOT / "pyproject.toml").read_text())
+        assert f"'{package}=={lowest}.*'" in workflow
+
+
 @pytest.mark.slow
 def test_the_wheel_contains_every_module_the_type_marker_and_the_page_template(tmp_path):
     source = tmp_path / "source"  # a copy, because a build writes into its folder

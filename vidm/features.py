@@ -40,7 +40,7 @@ FILE_NAME = "features.sqlite"
 BLOCK = 256
 WAIT_S = 60.0
 # Increase the number when the pixels read from the same video change, so that older rows of a cache are not used.
-PIXELS = "vidm pixels 1"
+PIXELS = "vidm pixels 2"
 
 Size = tuple[int, int]
 Row = tuple[str, Size, np.ndarray]

@@ -1,4 +1,4 @@
-"""Read mp4, mov, mkv, webm and avi with PyAV, in order or by frame number, and detect truncated files. Ours.
+"""Read mp4, mov, mkv, webm, avi and older containers with PyAV, in order or by number; detect truncated files. Ours.
 
     frames = [to_rgb() for to_rgb in frames_in_order(Path("clip.mp4"))]
     frames = frames_by_seeking(Path("clip.mp4"), {90, 91})     # decodes from the keyframe before frame 90
@@ -12,17 +12,23 @@ file is decoded from its start. Decoders raise errors of many types here; video_
 """
 
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-CONTAINER_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+from vidm.video_rgb import ToRGB, upright_size
 
+CONTAINER_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi"),
+    *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"),
+)
+
+# Containers, by FFmpeg's names, whose packets are whole frames; in an mpeg stream a packet can be one field of a frame.
+SEEKABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 # Decoders whose packets are one frame each and which report damage. MPEG-4 part 2 and VP8 have packets without a
 # frame or with two; the HEVC decoder does not report damage.
 SEEKABLE_CODECS = ("h264", "vp9", "libdav1d")
@@ -104,8 +110,8 @@ def _end_of_riff(file: BinaryIO, size_on_disk: int) -> int:
 def missing_bytes(path: Path) -> int:
     """Return how many bytes are missing at the end of a container file; 0 if its headers do not say.
 
-    Detects mp4 and mov truncated in the index or media, mkv and webm not written as a stream, and avi truncated by
-    more than 8 bytes. Raises OSError. Ours.
+    Detects mp4, mov and 3gp truncated in the index or media, mkv and webm not written as a stream, and avi truncated by
+    more than 8 bytes. The headers of the other containers do not contain a size. Raises OSError. Ours.
     """
     size_on_disk = path.stat().st_size
     with path.open("rb") as file:
@@ -137,17 +143,25 @@ def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, a
     # Without "file:", FFmpeg takes a name with a colon for a protocol. Without "replace", PyAV fails on a title that is
     # not UTF-8, and leaves the file open.
     with av.open(f"file:{path}", metadata_errors="replace") as container:
-        if not container.streams.video:
+        stream = container.streams.best("video")  # the one marked as default, else the best
+        if stream is None:
             raise VideoError(f"{path}: has no video stream")
-        stream = container.streams.video[0]
         stream.thread_type = "NONE"  # the data loader's workers already use all cores
         stream.codec_context.thread_count = 1  # the AV1 decoder has its own threads
         yield container, stream
 
 
-def _info(stream: av.VideoStream, num_frames: int) -> VideoInfo:
+def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    for packet in container.demux(stream):
+        # An empty packet says that the frame before it is shown for longer, in Theora for example; decoders refuse it.
+        if packet.size or packet.pts is None:
+            yield from packet.decode()
+
+
+def _info(stream: av.VideoStream, num_frames: int, first: av.VideoFrame) -> VideoInfo:
     fps = float(stream.average_rate) if stream.average_rate else None
-    return VideoInfo(num_frames, stream.height, stream.width, fps)
+    height, width, _ = ToRGB(upright_size(first))(first).shape  # a header has the stored size
+    return VideoInfo(num_frames, height, width, fps)
 
 
 def _table(info: VideoInfo, times: np.ndarray, is_key: np.ndarray, is_shown: np.ndarray) -> FrameTable | None:
@@ -170,10 +184,14 @@ def _table(info: VideoInfo, times: np.ndarray, is_key: np.ndarray, is_shown: np.
 @lru_cache(maxsize=4096)
 def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | None:
     with _open_container(path) as (container, stream):
-        if stream.codec_context.name not in SEEKABLE_CODECS:
+        if container.format.name not in SEEKABLE_CONTAINERS or stream.codec_context.name not in SEEKABLE_CODECS:
             return None
         times, is_key, is_shown = [], [], []
+        first = None
         for packet in container.demux(stream):
+            if first is None:
+                with suppress(av.FFmpegError):  # frames after a damaged one can be read
+                    first = next(iter(packet.decode()), None)
             if packet.size == 0:
                 continue
             if packet.pts is None or packet.is_corrupt:
@@ -181,9 +199,9 @@ def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | No
             times.append(packet.pts)
             is_key.append(packet.is_keyframe)
             is_shown.append(not packet.is_discard)  # an edit list may hide some
-        info = _info(stream, sum(is_shown))
-    if len(set(times)) < len(times) or info.num_frames == 0:
-        return None
+        if first is None or len(set(times)) < len(times) or not any(is_shown):
+            return None
+        info = _info(stream, sum(is_shown), first)
     return _table(info, np.array(times, np.int64), np.array(is_key), np.array(is_shown))
 
 
@@ -193,47 +211,41 @@ def _table_of(path: Path) -> FrameTable | None:
     return _read_table(path, status.st_mtime_ns, status.st_size)
 
 
+def codec_of(path: Path) -> str:
+    """Return the name of the decoder of a file's video stream. Raises PyAV's errors, VideoError. Ours."""
+    with _open_container(path) as (_, stream):
+        return stream.codec_context.name
+
+
 def probe_container(path: Path) -> VideoInfo:
-    """Return a file's VideoInfo, without decoding h264, vp9 and av1. Raises PyAV's errors, VideoError. Ours."""
+    """Return a file's VideoInfo; of h264, vp9 and av1 one frame is decoded. Raises PyAV's errors, VideoError. Ours."""
     table = _table_of(path)
     if table is not None:
         return table.info
     with _open_container(path) as (container, stream):
-        num_frames = sum(1 for _ in container.decode(stream))
-        if num_frames == 0:
+        frames = _decode(container, stream)
+        first = next(frames, None)
+        if first is None:
             raise VideoError(f"{path}: contains no frames")
-        return _info(stream, num_frames)
+        return _info(stream, 1 + sum(1 for _ in frames), first)
 
 
 # Frames
 
 
-def _rgb_from_yuv(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    # The conversion uses the file's matrix and range or, without tags, BT.601 in narrow range, as FFmpeg does. Every
-    # argument is given because the defaults differ between versions of PyAV.
-    known = {int(colorspace) for colorspace in Colorspace}
-    rgb = reformatter.reformat(
-        frame,
-        format="rgb24",
-        src_colorspace=frame.colorspace if frame.colorspace in known else Colorspace.ITU601,
-        src_color_range=ColorRange.JPEG if frame.color_range == ColorRange.JPEG else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG,
-    )
-    return rgb.to_ndarray()
-
-
 def frames_in_order(path: Path) -> FrameStream:
     """Decode a file from its start. Raises PyAV's errors, and VideoError if a frame is lost. Ours."""
     table = _table_of(path)
-    reformatter = VideoReformatter()  # shared by all frames: creating one costs more than a conversion
+    to_rgb: ToRGB | None = None
     num_frames = 0
     with _open_container(path) as (container, stream):
-        for frame in container.decode(stream):
+        for frame in _decode(container, stream):
             # A lost frame would shift the numbers of all frames after it.
             if table is not None and (num_frames == len(table.times) or frame.pts != table.times[num_frames]):
                 break
             num_frames += 1
-            yield partial(_rgb_from_yuv, frame, reformatter)
+            to_rgb = to_rgb or ToRGB(upright_size(frame))
+            yield partial(to_rgb, frame)
         else:
             if table is None or num_frames == len(table.times):
                 return
@@ -259,7 +271,7 @@ def _decode_from(
     if start > 0:
         container.seek(int(table.times[start]), stream=stream)
     number = None
-    for frame in container.decode(stream):
+    for frame in _decode(container, stream):
         if frame.pts is None or frame.is_corrupt:
             return
         if number is None:  # FFmpeg may seek to an earlier frame than the requested one
@@ -282,7 +294,7 @@ def frames_by_seeking(path: Path, wanted: Collection[int]) -> dict[int, np.ndarr
     table = _table_of(path)
     if table is None or not wanted or min(wanted) < 0 or max(wanted) >= len(table.times):
         return frames
-    reformatter = VideoReformatter()
+    to_rgb = ToRGB((table.info.height, table.info.width))
     with _open_container(path) as (container, stream):
         # By default a decoder conceals damage with pixels that depend on what was decoded before.
         stream.codec_context.options = {"err_detect": "explode"}
@@ -293,7 +305,7 @@ def frames_by_seeking(path: Path, wanted: Collection[int]) -> dict[int, np.ndarr
                 last = table.last_before[targets].max()
                 for number, frame in _decode_from(container, stream, table, start):
                     if number in targets:
-                        found[number] = _rgb_from_yuv(frame, reformatter)
+                        found[number] = to_rgb(frame)
                     if number == last:
                         frames |= found
                         break

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vidm import video_containers as containers
 from vidm import video_io
+from vidm.layouts import index_clips, survey_clips
 from vidm.video_containers import frames_by_seeking
 from vidm.video_io import VideoError, VideoInfo, natural_key, probe, read_frames, read_image, read_video, write_video
 
@@ -278,6 +279,61 @@ def test_a_name_with_a_colon_is_a_file_and_not_a_protocol(tmp_path: Path, monkey
     assert read_video("http:clip.mp4").shape == (3, 32, 48, 3)
 
 
+OLDER_CONTAINERS = {
+    "a.3gp": ("libx264", "3gp"),
+    "a.mpg": ("mpeg1video", "mpeg"),
+    "a.mpeg": ("mpeg2video", "mpeg"),
+    "a.ts": ("libx264", "mpegts"),
+    "a.m2ts": ("libx264", "mpegts"),
+    "a.mts": ("mpeg2video", "mpegts"),
+    "a.wmv": ("wmv2", "asf"),
+    "a.flv": ("flv", "flv"),
+}
+
+
+@pytest.mark.parametrize("name", OLDER_CONTAINERS)
+def test_older_containers_are_read(tmp_path: Path, name: str) -> None:
+    codec, container = OLDER_CONTAINERS[name]
+    encode(tmp_path / name, moving_pattern(12), codec, gop_size=6)
+    with av.open(str(tmp_path / name)) as opened:
+        assert container in opened.format.name.split(",")
+    video = read_video(tmp_path / name)
+    assert np.abs(video.astype(int) - moving_pattern(12)).mean() < 8
+    assert probe(tmp_path / name) == (12, 32, 48, 25.0)
+    for index in range(12):
+        np.testing.assert_array_equal(read_frames(tmp_path / name, [index])[0], video[index])
+    assert survey_clips(tmp_path).paths == [tmp_path / name]
+
+
+def test_an_mpeg_stream_is_decoded_from_its_start_because_a_packet_can_be_a_field(tmp_path: Path) -> None:
+    encode(tmp_path / "a.ts", moving_pattern(5), "libx264")
+    assert frames_by_seeking(tmp_path / "a.ts", {0}) == {}
+
+
+def test_an_animated_png_is_a_video(tmp_path: Path) -> None:
+    first, *rest = [Image.fromarray(frame) for frame in moving_pattern(5)]
+    first.save(tmp_path / "a.apng", save_all=True, append_images=rest)
+    np.testing.assert_array_equal(read_video(tmp_path / "a.apng"), moving_pattern(5))
+    assert index_clips(tmp_path).num_frames == [5]
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "webp"])
+def test_a_folder_of_images_is_a_clip(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "clip").mkdir()
+    for index, frame in enumerate(moving_pattern(5)):
+        Image.fromarray(frame).save(tmp_path / "clip" / f"{index}.{suffix}", lossless=True)
+    np.testing.assert_array_equal(read_video(tmp_path / "clip"), moving_pattern(5))
+    index = index_clips(tmp_path, min_frames=5)
+    assert (index.paths, index.num_frames, index.skipped) == ([tmp_path / "clip"], [5], [])
+
+
+def test_animated_webp_files_are_videos_and_not_frames(tmp_path: Path) -> None:
+    for name in ("a.webp", "b.webp"):
+        write_video(tmp_path / name, moving_pattern(4))
+    write_video(tmp_path / "still.webp", moving_pattern(1))
+    assert index_clips(tmp_path).num_frames == [4, 4, 1]
+
+
 # Errors
 
 
@@ -379,6 +435,33 @@ def test_a_frame_of_another_size_is_named_in_the_error(tmp_path: Path) -> None:
     Image.new("RGB", (10, 20)).save(tmp_path / "clip" / "00003.png")
     with pytest.raises(VideoError, match=r"00003\.png: is 10x20 but 00000\.png is 48x32"):
         read_video(tmp_path / "clip")
+
+
+@pytest.mark.parametrize("turned", [[2], range(5)])
+def test_frames_turned_by_exif_have_one_upright_size_or_are_named(tmp_path: Path, turned: list[int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    for suffix in ("jpg", "png", "tif"):
+        folder = tmp_path / suffix
+        folder.mkdir()
+        for index, frame in enumerate(moving_pattern(5)):
+            Image.fromarray(frame).save(folder / f"{index}.{suffix}", exif=exif if index in turned else Image.Exif())
+        if len(turned) == 5:
+            assert probe(folder)[:3] == read_video(folder).shape[:3] == (5, 48, 32)
+        else:
+            for read in (read_video, lambda path: read_frames(path, [2])):
+                with pytest.raises(VideoError, match=rf"2\.{suffix}: is 32x48 but 0\.{suffix} is 48x32; all frames"):
+                    read(folder)
+
+
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.webp", "pipe.npy", "clip/0.png"])
+def test_a_pipe_is_named_and_not_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "clip").mkdir()
+    os.mkfifo(tmp_path / name)
+    # In another process, since opening a pipe that nobody writes to takes forever.
+    code = "import sys; from vidm.layouts import survey_clips; print(survey_clips(sys.argv[1]).skipped_message())"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"skipped: {tmp_path / name}: is a pipe or a device and not a file\n"
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files where the system lists them")
@@ -523,6 +606,29 @@ def test_images_of_every_mode_are_converted_to_rgb(tmp_path: Path) -> None:
         assert image.dtype == np.uint8, name
         assert tuple(image[1, 3]) == colour, name
     assert tuple(read_image(tmp_path / "alpha.png")[0, 0]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["grey.tif", "grey.png"])
+def test_grey_of_more_than_8_bits_is_scaled(tmp_path: Path, name: str) -> None:
+    levels = np.array([[0, 1, 128, 255]], np.uint8)
+    deep = levels.astype(np.float32) / 255 if name == "grey.tif" else levels.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / name)
+    np.testing.assert_array_equal(read_image(tmp_path / name), levels[:, :, None].repeat(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "why"),
+    [
+        (np.array([[0, 255]], np.float32), "float32 pixels are from 0 to 255; 0 to 1 can be converted"),
+        (np.array([[-1, 1]], np.float32), "float32 pixels are from -1 to 1; 0 to 1 can be converted"),
+        (np.array([[0, np.nan]], np.float32), "float32 pixels are from nan to nan; 0 to 1 can be converted"),
+        (np.array([[0, 65536]], np.int32), "int32 pixels are from 0 to 65536; 0 to 65535 can be converted"),
+    ],
+)
+def test_grey_of_an_unknown_range_is_refused(tmp_path: Path, pixels: np.ndarray, why: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / "deep.tif")
+    with pytest.raises(VideoError, match=f"deep.tif: .*its {why}"):
+        read_image(tmp_path / "deep.tif")
 
 
 def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from vidm.distributed import on_main
 from vidm.files import atomic_write
 from vidm.packs import is_pack, list_pack, probe
 from vidm.probe_cache import probe_all
-from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key
+from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key, videos_among
 
 LAYOUTS = ("auto", "videos", "frames", "ucf101")
 SKIPPED_SHOWN = 10
@@ -125,7 +125,7 @@ def _walk(root: Path, layout: str) -> _Listing:
             continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         visible = [name for name in names if not name.startswith(".")]
-        inside = [Path(folder, name) for name in visible if name.lower().endswith(VIDEO_SUFFIXES)]
+        inside = videos_among(Path(folder), visible)
         if layout != "frames":
             videos += inside
         # Images next to videos are probably thumbnails, so they count as a clip only with layout="frames".

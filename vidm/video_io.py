@@ -8,10 +8,10 @@ PyAV reads containers, Pillow animations and images. A file that cannot be read 
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import av
@@ -31,9 +31,12 @@ from vidm.video_containers import (
     probe_container,
 )
 
-ANIMATION_SUFFIXES = (".gif", ".webp")
+ANIMATION_SUFFIXES = (".gif", ".webp", ".apng")
 VIDEO_SUFFIXES = (*CONTAINER_SUFFIXES, *ANIMATION_SUFFIXES, ".npy")
-FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+EXIF_ORIENTATION = 0x0112
+# White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
+LARGEST_GREY = {"I": 65535, "F": 1}
 
 # The same frames must give the same bytes. The output of x264 depends on the number of threads, and its macroblock
 # tree reads uninitialized memory when frames are small.
@@ -47,6 +50,8 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
     try:
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
+        if not path.is_file() and not path.is_dir():
+            raise VideoError(f"{path}: is a pipe or a device and not a file")  # opening one could wait forever
         yield
     except (VideoError, FileNotFoundError):
         raise
@@ -59,15 +64,31 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
 
 
 def rgb_from_image(image: Image.Image) -> np.ndarray:
-    """Convert any image to RGB: uint8 (H, W, 3). See read_image. Ours."""
+    """Convert any image to RGB: uint8 (H, W, 3). Raises ValueError. See read_image. Ours."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
-        grey = (np.asarray(image).astype(np.int64) / 257).round().clip(0, 255).astype(np.uint8)
+    if image.mode[0] in LARGEST_GREY:  # Pillow's own conversion clips at 255
+        values, largest = np.asarray(image), LARGEST_GREY[image.mode[0]]
+        low, high = values.min(), values.max()
+        if not 0 <= low <= high <= largest:
+            raise ValueError(f"its {values.dtype} pixels are from {low:g} to {high:g}; 0 to {largest} can be converted")
+        grey = (values * (255 / largest)).round().astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return np.array(image.convert("RGB"))
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a still image (png, jpg, webp, bmp, tiff, ...): uint8 (H, W, 3).
+
+    16-bit grey and float grey in [0, 1] are scaled to 8 bits, and other ranges are refused. Palettes and CMYK are
+    converted to RGB, transparency is blended with white, and the EXIF orientation is applied. Raises VideoError,
+    FileNotFoundError. Ours.
+    """
+    path = Path(path)
+    with _decoder_errors_named(path), Image.open(path) as image:
+        return rgb_from_image(image)
 
 
 def _animation_frames(path: Path) -> FrameStream:
@@ -89,22 +110,48 @@ def frame_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names, key=natural_key)]
 
 
-def _read_frame_file(path: Path, size: tuple[int, int], first: Path) -> np.ndarray:
+# Finding the orientation in a png means decoding it. The time in the key changes when a file is replaced.
+@lru_cache(maxsize=65536)
+def _upright_size(path: Path, modified_ns: int) -> tuple[int, int]:
+    """Return the height and width of an image as read_image returns it."""
     with _decoder_errors_named(path), Image.open(path) as image:
-        if image.size != size:
-            sizes = "{}x{} but {} is {}x{}".format(*image.size, first.name, *size)
-            raise VideoError(f"{path}: is {sizes}; all frames of a folder must have the same size")
-        return rgb_from_image(image)
+        if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+            return image.height, image.width
+    return read_image(path).shape[:2]
+
+
+def _read_frame_file(path: Path, size: tuple[int, int], first: Path) -> np.ndarray:
+    frame = read_image(path)
+    if frame.shape[:2] != size:
+        (height, width), (first_height, first_width) = frame.shape[:2], size
+        sizes = f"{width}x{height} but {first.name} is {first_width}x{first_height}"
+        raise VideoError(f"{path}: is {sizes}; all frames of a folder must have the same size")
+    return frame
 
 
 def _folder_frames(folder: Path) -> FrameStream:
     files = frame_files(folder)
     if not files:
-        raise VideoError(f"{folder}: contains no png or jpg frames")
-    with _decoder_errors_named(files[0]), Image.open(files[0]) as image:
-        size = image.size
+        raise VideoError(f"{folder}: contains no frames ({' '.join(FRAME_SUFFIXES)})")
+    size = _upright_size(files[0], files[0].stat().st_mtime_ns)
     for file in files:
         yield partial(_read_frame_file, file, size, files[0])
+
+
+def _is_animated_webp(path: Path) -> bool:
+    """Return whether the header of a webp file says that it is an animation (RFC 9649, 2.7)."""
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return True  # reading it as a video names the reason
+    with path.open("rb") as file:
+        header = file.read(21)
+    return header[12:16] == b"VP8X" and len(header) == 21 and bool(header[20] & 2)
+
+
+def videos_among(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the video files among the names in a folder; webp files are frames if none of them is animated. Ours."""
+    videos = [folder / name for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
+    webp = [path for path in videos if path.suffix.lower() == ".webp"]
+    return videos if any(map(_is_animated_webp, webp)) else [path for path in videos if path not in set(webp)]
 
 
 def _is_clip(frames: np.ndarray) -> bool:
@@ -147,7 +194,7 @@ def _frames_of(path: Path) -> FrameStream:
 def probe(path: str | Path) -> VideoInfo:
     """Return a video's number of frames (as many as read_video returns), height and width in px, and frame rate.
 
-    Usually no frame of an mp4, mkv or webm is decoded, and only the first of a folder or npy; other containers and
+    Of an mp4, mkv or webm usually only the first frame is decoded, and of a folder or npy as well; other containers and
     animations are decoded once. Raises VideoError, FileNotFoundError. Ours.
     """
     path = Path(path)
@@ -198,17 +245,6 @@ def read_video(path: str | Path) -> np.ndarray:
         if not frames:
             raise VideoError(f"{path}: contains no frames")
         return np.stack(frames)
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read a still image (png, jpg, webp, bmp, ...): uint8 (H, W, 3).
-
-    16-bit grey is scaled to 8 bits, palettes and CMYK are converted to RGB, transparency is blended with white, and
-    the EXIF orientation is applied. Raises VideoError, FileNotFoundError. Ours.
-    """
-    path = Path(path)
-    with _decoder_errors_named(path), Image.open(path) as image:
-        return rgb_from_image(image)
 
 
 # Writing

@@ -10,6 +10,7 @@ import pytest
 
 from vidm.cli import parse_flags
 from vidm.cli_evaluate import evaluate_parser, evaluate_vis_parser
+from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -65,8 +66,15 @@ def test_every_link_to_a_file_exists():
                 assert any(path.exists() for path in nearby), f"{document.name}: {target}"
 
 
-def test_every_test_that_the_fidelity_table_names_exists():
-    named = set(re.findall(r"\b(test_\w+) \|", (ROOT / "docs" / "fidelity.md").read_text()))
+def rows_that_name_a_test(page: str) -> list[str]:
+    """The rows of the tables whose last column is `test`, without their headings."""
+    tables = re.findall(r"^\|.* test \|\n\|[-:| ]+\|\n((?:\|.*\n)+)", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    return [row for table in tables for row in table.splitlines()]
+
+
+@pytest.mark.parametrize("page", ["fidelity.md", "datasets.md"])
+def test_every_test_that_a_table_names_exists(page):
+    named = {name for row in rows_that_name_a_test(page) for name in re.findall(r"\btest_\w+", row)}
     defined = {
         name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
     }
@@ -81,11 +89,15 @@ def test_the_fidelity_table_names_a_test_of_each_of_the_three_strategies():
         assert re.search(r"test_\w+", row)
 
 
-def test_every_row_of_the_fidelity_table_names_a_test_or_is_not_verifiable():
-    rows = [row for row in (ROOT / "docs" / "fidelity.md").read_text().splitlines() if row.startswith("| ")]
-    for row in rows:
-        if not row.startswith(("| library", "| piece")):
-            assert re.search(r"test_\w+ \|$|not verifiable from public material \|$", row), row
+@pytest.mark.parametrize("page", ["fidelity.md", "datasets.md"])
+def test_every_row_of_a_table_names_a_test_or_is_not_verifiable(page):
+    for row in rows_that_name_a_test(page):
+        assert re.search(r"test_\w+ \|$|not verifiable from public material \|$", row), row
+
+
+def test_the_table_of_formats_lists_every_suffix_that_is_read():
+    words = {word for row in rows_that_name_a_test("datasets.md") for word in re.findall(r"\w+", row.split("|")[1])}
+    assert {suffix[1:] for suffix in (*VIDEO_SUFFIXES, *FRAME_SUFFIXES)} <= words
 
 
 @pytest.mark.slow

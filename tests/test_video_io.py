@@ -43,7 +43,7 @@ def encode(
     pixels: str = "yuv420p",
     options: dict[str, str] | None = None,
     times_ms: np.ndarray | None = None,
-    **tags: int,
+    **tags: object,
 ) -> None:
     """Write with PyAV directly, so that reading is not only tested on files of write_video."""
     matrix = Colorspace.ITU709 if tags.get("colorspace") == 1 else Colorspace.ITU601
@@ -629,6 +629,12 @@ def test_grey_of_an_unknown_range_is_refused(tmp_path: Path, pixels: np.ndarray,
     Image.fromarray(pixels).save(tmp_path / "deep.tif")
     with pytest.raises(VideoError, match=f"deep.tif: .*its {why}"):
         read_image(tmp_path / "deep.tif")
+
+
+def test_the_first_page_of_a_tiff_is_read(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (4, 2), (level, 0, 0)) for level in (10, 20)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    assert read_image(tmp_path / "pages.tif")[0, 0, 0] == 10
 
 
 def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:

@@ -71,6 +71,13 @@ def test_a_colour_matrix_without_a_conversion_is_named(tmp_path: Path) -> None:
             read(tmp_path / "ycgco.mp4")
 
 
+def test_pixels_that_are_not_square_are_not_stretched(tmp_path: Path) -> None:
+    encode(tmp_path / "wide.mp4", moving_pattern(3), "libx264", sample_aspect_ratio=Fraction(4, 3))
+    with av.open(str(tmp_path / "wide.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+    assert read_video(tmp_path / "wide.mp4").shape == (3, 32, 48, 3)
+
+
 # Display matrices
 
 

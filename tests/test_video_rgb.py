@@ -1,5 +1,6 @@
 """Tests of the conversion of decoded frames: the pixels are those that ffmpeg's command line shows."""
 
+import gc
 import runpy
 from collections.abc import Callable
 from fractions import Fraction
@@ -105,6 +106,17 @@ def test_a_rotated_video_is_upright_in_packs_as_a_first_frame_and_extracted(leve
     np.testing.assert_array_equal(read_first_frame(path), expected[0])
     assert EXTRACT((path, 12, tmp_path / "frames")) == ""
     np.testing.assert_array_equal(read_video(tmp_path / "frames"), expected)
+
+
+def test_decoded_frames_are_not_kept(level: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        read_video(level)
+        kept = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert kept <= 2  # those whose display matrix was read: one when the file was opened, one when it was decoded
 
 
 def test_an_angle_that_is_not_right_is_named(level: Path, tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
     side_data: Any  # PyAV's type lacks the buffer interface
     try:
         side_data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know all kinds of side data, for example EXIF in Motion JPEG
+    except ValueError:
+        # PyAV does not know all kinds of side data, for example EXIF in Motion JPEG. The rotation is still known, but
+        # not a flip.
         angle = -math.radians(frame.rotation)
         return math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
     if side_data is None:
@@ -41,7 +43,7 @@ def _turn(frame: av.VideoFrame) -> tuple[str, ...]:
     if abs(angle - 90 * round(angle / 90)) >= ANGLE_TOLERANCE:
         raise ValueError(f"its display matrix turns it by {angle:.0f} degrees; only right angles can be read")
     transposed = abs(b) > abs(a)
-    # Without a rotation, "transpose" only exchanges rows and columns.
+    # "transpose=0" exchanges rows and columns.
     steps = {"transpose=0": transposed, "vflip=": (b if transposed else d) < 0, "hflip=": (c if transposed else a) < 0}
     return tuple(name for name, needed in steps.items() if needed)
 
@@ -54,9 +56,13 @@ def _color_matrix(frame: av.VideoFrame) -> int:
     return matrix
 
 
+def _upright(frame: av.VideoFrame, turn: tuple[str, ...]) -> tuple[int, int]:
+    return (frame.width, frame.height) if "transpose=0" in turn else (frame.height, frame.width)
+
+
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
     """Return the height and width in px of a frame as it is displayed. Raises ValueError. Ours."""
-    return (frame.width, frame.height) if "transpose=0" in _turn(frame) else (frame.height, frame.width)
+    return _upright(frame, _turn(frame))
 
 
 class _Stored(NamedTuple):
@@ -89,12 +95,16 @@ class ToRGB:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._size = size
+        self._turns: dict[int, tuple[str, ...]] = {}
         self._graphs: dict[tuple[_Stored, tuple[str, ...]], Graph] = {}
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        # PyAV keeps a frame whose side data was read until the next garbage collection, so few frames are looked at.
+        if frame.rotation not in self._turns:
+            self._turns[frame.rotation] = _turn(frame)
+        filters = self._turns[frame.rotation]
         stored = _Stored(frame.width, frame.height, frame.format.name, _color_matrix(frame), int(frame.color_range))
-        filters = _turn(frame)
-        if upright_size(frame) != self._size:
+        if _upright(frame, filters) != self._size:
             height, width = self._size
             filters += (f"scale={width}:{height}",)
         if (stored, filters) not in self._graphs:

@@ -94,9 +94,9 @@ ROWS = {
 }
 
 
-def make_data(folder: Path, num_videos: int, seed: int) -> Path:
+def make_data(folder: Path, num_videos: int, seed: int, num_frames: int = NUM_FRAMES) -> Path:
     """Write videos of the embedded world; existing ones are kept."""
-    write_dataset(folder, num_videos, NUM_FRAMES, RESOLUTION, seed, progress=False)
+    write_dataset(folder, num_videos, num_frames, RESOLUTION, seed, progress=False)
     return folder
 
 

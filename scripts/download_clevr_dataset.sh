@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # scripts/download_clevr_dataset.sh [--dry-run] [DIR]   download CLEVRER's videos to DIR/train, DIR/val, DIR/test (data/CLEVRER)
 #
-# An interrupted download continues where it stopped. A split appears only when it is complete, and an existing one is not
-# downloaded again. Free disk space is checked first. Each archive's sha256 is printed; no official checksums are known.
+# An interrupted download continues if the server still has the same file. A split appears only when it is complete, and an
+# existing one is not downloaded again. Free disk space is checked before downloading and before unpacking. Each archive's
+# sha256 is printed; no official checksums are known.
 # If VIDM_SOURCES is set, the base addresses in it, separated by spaces, are tried in turn instead of the public one.
 set -u
+# shellcheck source=scripts/fetch.sh
+. "$(dirname "$0")/fetch.sh"
 sources=${VIDM_SOURCES:-https://data.csail.mit.edu/clevrer/videos}
 parts="train/video_train validation/video_validation test/video_test"
 
@@ -24,7 +27,6 @@ for tool in curl python3; do
 done
 
 split_of() { case $1 in train/*) echo train ;; validation/*) echo val ;; *) echo test ;; esac; }
-bytes_of() { stat -c %s "$1" 2>/dev/null || echo 0; }
 gigabytes() { awk -v b="$1" 'BEGIN { printf "%.1f GB", b / 1e9 }'; }
 
 # free_bytes: print the free space on the disk of the folder, which may not exist yet.
@@ -34,17 +36,17 @@ free_bytes() {
     df -Pk "$existing" | awk 'NR == 2 { printf "%.0f", $4 * 1024 }'
 }
 
-# size_of ADDRESS: print the archive's size as reported by the server; fail if the server does not report it.
+# size_of ADDRESS: print the archive's size as reported by the server; fail if the server does not report one.
 size_of() {
     local headers
-    headers=$(curl --fail --location --head --silent --connect-timeout 20 "$1") || return
-    tr -d '\r' <<<"$headers" | awk 'tolower($1) == "content-length:" { n = $2 } END { if (n > 0) print n; else exit 1 }'
+    headers=$(curl --proto =http,https --fail --location --head --silent --connect-timeout 20 "$1") || return
+    length_of <<<"$headers"
 }
 
 wanted=
 for part in $parts; do
-    if [ -d "$folder/$(split_of $part)" ]; then
-        echo "$folder/$(split_of $part) exists already"
+    if [ -d "$folder/$(split_of "$part")" ]; then
+        echo "$folder/$(split_of "$part") exists already"
     else
         wanted="$wanted $part"
     fi
@@ -53,7 +55,7 @@ done
 
 if [ -n "$dry" ]; then
     for part in $wanted; do
-        for source in $sources; do echo "would download $source/$part.zip and unpack it into $folder/$(split_of $part)"; done
+        for source in $sources; do echo "would download $source/$part.zip and unpack it into $folder/$(split_of "$part")"; done
     done
     echo "$(gigabytes "$(free_bytes)") are free; whether that is enough is checked before the download starts"
     exit 0
@@ -72,7 +74,7 @@ for part in $wanted; do
     [ -n "$size" ] || fail "cannot reach $source/$part.zip: without a network, unpack copies of the archives into" \
         "$folder/train, $folder/val and $folder/test, or generate data with scripts/make_synthetic_dataset.py"
     plan="$plan $source/$part.zip $size $part"
-    need=$((need + size - $(bytes_of "$folder/.$(split_of $part).zip.part")))
+    need=$((need + size - $(bytes_of "$folder/.$(split_of "$part").zip.part")))
     [ "$size" -gt "$largest" ] && largest=$size
 done
 need=$((need + largest))
@@ -81,18 +83,16 @@ free=$(free_bytes)
 
 mkdir -p "$folder" || fail "cannot create the folder $folder"
 
-# fetch ADDRESS FILE SIZE: continue a partial download; start over if the server cannot continue it or it is too long.
-fetch() {
-    [ "$(bytes_of "$2")" -gt "$3" ] && rm -f "$2"
-    [ "$(bytes_of "$2")" = "$3" ] && return
-    curl --fail --location --retry 2 --connect-timeout 20 --progress-bar --continue-at - --output "$2" "$1" && return
-    [ $? = 33 ] && rm -f "$2" && curl --fail --location --progress-bar --output "$2" "$1"
+# unpacked_bytes ARCHIVE: print the size of what an archive contains; zipfile unpacks no more than that.
+unpacked_bytes() {
+    python3 -I -c 'import sys, zipfile; print(sum(member.file_size for member in zipfile.ZipFile(sys.argv[1]).infolist()))' \
+        "$1" 2>/dev/null
 }
 
 # unpack ARCHIVE SPLIT: unpack, and check every file against its checksum in the archive.
 unpack() {
     rm -rf "$folder/.$2.unpacking" && mkdir "$folder/.$2.unpacking" &&
-        python3 -m zipfile -e "$1" "$folder/.$2.unpacking" 2>/dev/null && mv "$folder/.$2.unpacking" "$folder/$2"
+        python3 -I -m zipfile -e "$1" "$folder/.$2.unpacking" 2>/dev/null && mv "$folder/.$2.unpacking" "$folder/$2"
 }
 
 # shellcheck disable=SC2086 # three words per part
@@ -104,10 +104,14 @@ while [ $# -gt 0 ]; do
     echo "downloading $address, $(gigabytes "$size")"
     fetch "$address" "$archive" "$size" || fail "the download of $address is incomplete: run this again to continue it"
     echo "$address  sha256 $(sha256sum "$archive" | cut -d ' ' -f 1)"
+    need=$(unpacked_bytes "$archive")
+    free=$(free_bytes)
+    [ "${need:-0}" -le "$free" ] ||
+        fail "$address unpacks to $(gigabytes "$need"), but only $(gigabytes "$free") are free: make room and run this again"
     if ! unpack "$archive" "$split"; then
-        rm -rf "$archive" "$folder/.$split.unpacking"
+        rm -rf "$archive" "$archive.from" "$folder/.$split.unpacking"
         fail "$address is not a valid zip archive, or the disk is full: the file was deleted; run this again"
     fi
-    rm -f "$archive"
+    rm -f "$archive" "$archive.from"
     echo "$folder/$split: $(find "$folder/$split" -name '*.mp4' | wc -l) videos"
 done

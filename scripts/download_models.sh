@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # scripts/download_models.sh [NAME...]   download spynet, i3d, c3d, motion (default: all) to pretrained_models/
 #
-# An interrupted download resumes, and a file gets its name only when it is complete. The script prints the sha256 of
-# each file and checks its first digits if they are known. Optional environment variables:
+# An interrupted download continues if the server still has the same file, and a file gets its name only when it is
+# complete. The script prints the sha256 of each file and checks its first digits if they are known. Optional
+# environment variables:
 # VIDM_SOURCES   base addresses to try in order, instead of the public addresses
 # VIDM_MODELS    the folder to download to
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
+. scripts/fetch.sh
 folder=${VIDM_MODELS:-pretrained_models}
 
 # name  file  first digits of the sha256, or - if unknown  address
@@ -25,12 +27,6 @@ for name in "$@"; do
 done
 mkdir -p "$folder" || fail "cannot create the folder $folder"
 
-# fetch ADDRESS PART: resumes a partial file, or starts over if the server cannot resume (curl exits with 33).
-fetch() {
-    curl --fail --location --retry 2 --connect-timeout 20 --progress-bar --continue-at - --output "$2" "$1" && return
-    [ $? = 33 ] && rm -f "$2" && curl --fail --location --progress-bar --output "$2" "$1"
-}
-
 # download FILE SHA ADDRESS...: succeeds if the file exists or was downloaded and has the expected digits.
 download() {
     local file=$1 sha=$2 part=$folder/.$1.part found address
@@ -42,10 +38,10 @@ download() {
         found=$(sha256sum "$part" | cut -d ' ' -f 1)
         if [ "$sha" != - ] && [ "${found#"$sha"}" = "$found" ]; then
             echo "deleted the file from $address: its sha256 is $found, but should begin with $sha" >&2
-            rm -f "$part"
+            rm -f "$part" "$part.from"
             continue
         fi
-        mv "$part" "$folder/$file" && echo "$folder/$file  sha256 $found" && return
+        mv "$part" "$folder/$file" && rm -f "$part.from" && echo "$folder/$file  sha256 $found" && return
     done
     return 1
 }

@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from file_server import FileServer, file_server
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "download_clevr_dataset.sh"
 PARTS = {"train": "train/video_train.zip", "val": "validation/video_validation.zip", "test": "test/video_test.zip"}
@@ -29,53 +28,17 @@ def archive(split: str) -> bytes:
     return buffer.getvalue()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serve the archives below /good, completely or from the start of a range, and 404 elsewhere."""
-
-    def answer(self, body: bool) -> None:
-        content = self.server.archives.get(self.path.removeprefix("/good/"))
-        if content is None:
-            self.send_error(404)
-            return
-        start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(self.server.claimed or len(content) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if body:
-            self.server.asked.append((self.path, start))
-            self.wfile.write(content[start:])
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.archives = {name: archive(split) for split, name in PARTS.items()}
-    server.asked = []
-    server.claimed = 0
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def server() -> Iterator[FileServer]:
+    with file_server() as server:
+        server.files = {f"/good/{name}": archive(split) for split, name in PARTS.items()}
+        yield server
 
 
-def download(server: ThreadingHTTPServer, *words: object, sources: str = "good") -> subprocess.CompletedProcess[str]:
-    base = f"http://127.0.0.1:{server.server_address[1]}"
+def download(server: FileServer, *words: object, sources: str = "good") -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
-        "VIDM_SOURCES": " ".join(f"{base}/{source}" for source in sources.split()),
+        "VIDM_SOURCES": " ".join(f"{server.base}/{source}" for source in sources.split()),
         "no_proxy": "127.0.0.1",
     }
     return subprocess.run([str(SCRIPT), *map(str, words)], env=environment, capture_output=True, text=True)
@@ -95,18 +58,19 @@ def test_three_splits_are_downloaded_and_unpacked_and_their_sha256_is_printed(se
     for split, name in PARTS.items():
         videos = sorted((folder / split).rglob("*.mp4"))
         assert [video.read_text() for video in videos] == [f"{split} {number} " * 500 for number in range(3)]
-        assert hashlib.sha256(server.archives[name]).hexdigest() in done.stdout
+        assert hashlib.sha256(server.files[f"/good/{name}"]).hexdigest() in done.stdout
         assert f"{folder}/{split}: 3 videos" in done.stdout
     assert sorted(path.name for path in folder.iterdir()) == ["test", "train", "val"]
 
 
 def test_an_interrupted_download_continues_and_an_existing_split_is_not_downloaded(server, tmp_path):
     (tmp_path / "train").mkdir()
-    (tmp_path / ".val.zip.part").write_bytes(server.archives[PARTS["val"]][:1000])
-    (tmp_path / ".test.zip.part").write_bytes(server.archives[PARTS["test"]])
+    server.breaks_after = 1000
+    assert "is incomplete: run this again" in error_of(download(server, tmp_path))
+    server.asked.clear()
     done = download(server, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert server.asked == [(f"/good/{PARTS['val']}", 1000)]  # the third was complete and not yet unpacked
+    assert server.asked == [(f"/good/{PARTS['val']}", "bytes=1000-"), (f"/good/{PARTS['test']}", "")]
     assert "train exists already" in done.stdout
     assert len(list(tmp_path.rglob("*.mp4"))) == 6
 
@@ -135,17 +99,38 @@ def test_without_a_network_there_is_a_one_line_error_and_no_folder(server, tmp_p
 
 
 def test_a_disk_that_is_too_small_is_reported_before_the_download(server, tmp_path):
-    server.claimed = 10**15
+    server.headers["Content-Length"] = str(10**15)
     assert re.search(r"4000000\.0 GB are needed in .* GB are free", error_of(download(server, tmp_path)))
     assert server.asked == []
 
 
 def test_an_archive_with_a_wrong_byte_is_deleted(server, tmp_path):
-    content = bytearray(server.archives[PARTS["train"]])
+    path = f"/good/{PARTS['train']}"
+    content = bytearray(server.files[path])
     content[200] ^= 1  # inside the first video
-    server.archives[PARTS["train"]] = bytes(content)
+    server.files[path] = bytes(content)
     done = download(server, tmp_path)
     assert "video_train.zip is not a valid zip archive" in error_of(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_unpacks_to_more_than_the_disk_has_is_reported_before_unpacking(server, tmp_path):
+    """The archive's directory says that its first video has a petabyte less one."""
+    path = f"/good/{PARTS['train']}"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", allowZip64=True) as file:
+        file.writestr("video_00000.mp4", "small")
+        file.filelist[0].file_size = 10**15 - 1
+    server.files[path] = buffer.getvalue()
+    assert re.search(r"unpacks to 1000000\.0 GB, but only .* GB are free", error_of(download(server, tmp_path)))
+    assert not (tmp_path / "train").exists()
+
+
+@pytest.mark.parametrize("attack", ["a[$(touch broken-in)]", "$(touch broken-in)", "1e3", "0x10", "-5", "9" * 30])
+def test_a_length_that_is_no_number_is_refused_and_not_executed(server, tmp_path, monkeypatch, attack):
+    monkeypatch.chdir(tmp_path)
+    server.headers["Content-Length"] = attack
+    assert "cannot reach" in error_of(download(server, tmp_path / "new"))
     assert list(tmp_path.iterdir()) == []
 
 

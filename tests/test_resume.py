@@ -1,6 +1,7 @@
 """Tests of runs that begin or continue from a checkpoint: the settings they keep, and whether they train SPyNet."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,39 @@ def as_format_1(path: Path, **train: object) -> Path:
     content["config"]["train"] |= {"train_flow": False, **train}
     torch.save(content, path)
     return path
+
+
+# Files from elsewhere
+
+
+@pytest.fixture
+def foreign(tiny, tmp_path) -> Path:
+    """A checkpoint that has left the folder of its run."""
+    fit(Trainer(tiny, CPU))
+    return Path(shutil.copy(newest(tiny).source, tmp_path / "foreign.pt"))
+
+
+@pytest.mark.parametrize(("given", "missing"), [((), "--data"), (("data",), "--out"), (("out",), "--data")])
+def test_a_checkpoint_from_elsewhere_decides_no_path(tiny, foreign, tmp_path, given, missing):
+    values = {name: str(tmp_path / name) for name in given}
+    with pytest.raises(ValueError, match=rf"foreign\.pt is not in the folder of its run, .*: give {missing}$"):
+        resumed_config(load_checkpoint(foreign), values)
+
+
+def test_a_checkpoint_from_elsewhere_neither_overwrites_nor_deletes_those_of_a_run(tiny, foreign):
+    before = {path: path.read_bytes() for path in Path(tiny.train.out).iterdir() if path.is_file()}
+    values = {"out": tiny.train.out, "data": tiny.data.data, "total_iters": 9}
+    checkpoint = load_checkpoint(foreign)
+    with pytest.raises(ValueError, match="has checkpoints of another run"):
+        Trainer(resumed_config(checkpoint, values), CPU, checkpoint)
+    assert {path: path.read_bytes() for path in Path(tiny.train.out).iterdir() if path.is_file()} == before
+
+
+def test_a_checkpoint_from_elsewhere_continues_in_a_new_folder(tiny, foreign, tmp_path):
+    values = {"out": str(tmp_path / "new"), "data": tiny.data.data, "total_iters": tiny.train.total_iters + 1}
+    checkpoint = load_checkpoint(foreign)
+    fit(Trainer(resumed_config(checkpoint, values), CPU, checkpoint))
+    assert [path.name for path in list_checkpoints(tmp_path / "new")] == ["checkpoint_00000005.pt"]
 
 
 # Settings that a run keeps

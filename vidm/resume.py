@@ -18,6 +18,8 @@ from vidm.presets import PRESETS
 STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip")
 # Settings that name a file which is read only when a run begins: checkpoints have the weights trained from it.
 BEGINNING = ("spynet", "init")
+# Settings that name what a run reads and writes. A file from elsewhere must not decide them.
+PLACES = ("data", "out")
 
 
 def trains_flow(config: Config, resume: Checkpoint | None = None, init: Checkpoint | None = None) -> bool:
@@ -62,6 +64,26 @@ def newest_that_verifies(folder: str | Path) -> Checkpoint | None:
     return None
 
 
+def in_own_folder(checkpoint: Checkpoint, config: Config) -> bool:
+    """Whether a checkpoint's file is in the folder of the run that `config` describes."""
+    return Path(checkpoint.source).resolve().parent == Path(config.train.out).resolve()
+
+
+def _check_places(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
+    """Raise ValueError if a file outside its run's folder would decide what is read or written."""
+    trained = checkpoint.config
+    if in_own_folder(checkpoint, trained):
+        return
+    for section, default in zip(trained.sections(), Config().sections(), strict=True):
+        for name in PLACES:
+            stored = getattr(section, name, None)
+            if name not in values and stored != getattr(default, name, None):
+                raise ValueError(
+                    f"{checkpoint.source} is not in the folder of its run, so its --{name} {stored!r} is not used: "
+                    f"give --{name}"
+                )
+
+
 def _differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
     """The settings in which two configurations differ: name -> (theirs, ours)."""
     return {
@@ -76,10 +98,12 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
     """The checkpoint's settings, updated by `values`; changes are printed.
 
     A preset changes nothing, but must describe the same network. Raises ValueError for another network or diffusion
-    process than the checkpoint's, for other files that are read when a run begins, and, if the checkpoint has an
-    optimizer, for settings that would change the samples of the rest of the run.
+    process than the checkpoint's, for other files that are read when a run begins, for a checkpoint from elsewhere
+    without --out and --data, and, if the checkpoint has an optimizer, for settings that would change the samples of the
+    rest of the run.
     """
     path, trained = checkpoint.source, checkpoint.config
+    _check_places(checkpoint, values)
     for name in BEGINNING:
         begun_with = getattr(trained.train, name)
         if values.get(name, begun_with) != begun_with:

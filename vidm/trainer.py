@@ -33,7 +33,7 @@ from vidm.distributed import any_process, data_parallel, gather_rows, gradients_
 from vidm.ema import EMA
 from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise
-from vidm.resume import trains_flow
+from vidm.resume import in_own_folder, trains_flow
 from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
@@ -93,7 +93,7 @@ class Trainer:
         self.config, self.device = config, device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
-        if not resume and list_checkpoints(train.out):
+        if list_checkpoints(train.out) and not (resume and in_own_folder(resume, config)):
             raise ValueError(
                 f"{train.out} has checkpoints of another run: resume it with --resume auto, or give another --out"
             )

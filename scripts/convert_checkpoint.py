@@ -8,7 +8,7 @@ settings.
 import argparse
 from pathlib import Path
 
-from vidm.checkpoint import build_model, load_weights, save_checkpoint
+from vidm.checkpoint import load_model, save_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
 from vidm.runtime import exit_on_user_error
 
@@ -28,9 +28,8 @@ def main() -> None:
         if options.half and options.target.suffix == ".pt":
             raise ValueError("--half is for .safetensors; .pt files are for training and keep float32")
         checkpoint = load_any(options.source, options.video_timesteps)
-        model = build_model(checkpoint.config)
         for state in (checkpoint.state_dict, checkpoint.ema_state_dict):
-            load_weights(model, state, options.source)
+            load_model(checkpoint.config, state, options.source)
         if options.target.suffix == ".pt":
             save_checkpoint(options.target, checkpoint)
         else:

@@ -7,14 +7,13 @@ the file has a checksum, which is verified on reading.
 
     save_checkpoint(checkpoint_path("checkpoints", 1000), checkpoint)
     checkpoint = load_checkpoint(latest_checkpoint("checkpoints"))
-    model = build_model(checkpoint.config)
-    load_weights(model, checkpoint.ema_state_dict, "checkpoint")
+    model = load_model(checkpoint.config, checkpoint.ema_state_dict, "checkpoint")
 """
 
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidm.config import Config
+from vidm.config import LARGEST, Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.files import atomic_write
 from vidm.model import ContentGenerator, MotionGenerator
@@ -135,10 +134,23 @@ def remove_unfinished(folder: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _damaged_part(path: Path) -> str | None:
-    """The first part of a torch.save file whose bytes do not match its checksum (CRC-32), if any."""
+def _check_parts(path: Path) -> None:
+    """Raise ValueError if a part of a torch.save file does not match its checksum (CRC-32), or is compressed.
+
+    PyTorch compresses nothing, and a small compressed file could fill the memory.
+    """
     with zipfile.ZipFile(path) as parts:
-        return parts.testzip()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()) or parts.testzip():
+            raise ValueError("a part is compressed or does not match its checksum")
+
+
+def _tensors_in(content: Any) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (Mapping, list, tuple)):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors_in(part)
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -155,9 +167,13 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what is wrong
-            if zipfile.is_zipfile(path) and _damaged_part(path):
-                raise ValueError("a checksum does not match")
+            if zipfile.is_zipfile(path):
+                _check_parts(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+        # A tensor may repeat few stored values without end, and use that much memory once it is copied. Weights and
+        # averaged weights may be the same.
+        if sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(content)) > 2 * path.stat().st_size:
+            raise ValueError("its tensors are larger than the file")
     except Exception as error:  # damaged files raise errors of many types
         raise ValueError(
             f"{path} is truncated, damaged, not a PyTorch file, or contains code (which was not run): "
@@ -169,8 +185,11 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 
 
 def is_state(value: Any) -> bool:
-    """Whether a value is a dictionary of tensors by name."""
-    return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
+    """Whether a value is a dictionary of dense tensors by name."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+        for name, tensor in value.items()
+    )
 
 
 def _from_format_1(config: Config) -> Config:
@@ -187,15 +206,19 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
     states = content["state_dict"], content["ema_state_dict"]
     if not (all(is_state(s) for s in states) and isinstance(content["optimizer"], dict)):
         raise ValueError(f"{path} is not a VIDM checkpoint: its weights are not named tensors")
-    if not isinstance(content["iters"], int):
-        raise ValueError(f"{path} is not a VIDM checkpoint: its step is {content['iters']!r}, not a number")
+    if not (isinstance(content["iters"], int) and 0 <= content["iters"] <= LARGEST):
+        raise ValueError(f"{path} is not a VIDM checkpoint: its step is {content['iters']!r}")
+    if not all(isinstance(content.get(name, {}), Mapping) for name in ("scaler", "versions")):
+        raise ValueError(f"{path} is not a VIDM checkpoint: its scaler or versions are no dictionary")
     try:
         config = Config.from_dict(content["config"])
         if content.get("format", 1) == 1:
             config = _from_format_1(config)
         progress = Progress(**content["progress"]) if content.get("progress") else None
+        if progress and not all(isinstance(count, int) for count in asdict(progress).values()):
+            raise ValueError("its progress is not in whole numbers")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} was written by another version: {error}") from error
+        raise ValueError(f"{path} is damaged or was written by another version: {error}") from error
     if config.model.generator == "content" and any(name.startswith("unet.") for name in states[0]):
         raise ValueError(
             f"{path} has the content generator of an earlier version, a network without constant input and timestep "
@@ -256,6 +279,19 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
     """Copy weights into a module, strictly; raises ValueError as check_weights does."""
     check_weights(module.state_dict(), state, source)
     module.load_state_dict(state)
+
+
+def load_model(config: Config, state: Mapping[str, Tensor], source: str | Path) -> MotionGenerator | ContentGenerator:
+    """The generator that a configuration describes, with the given weights.
+
+    Names and shapes are compared before the network takes memory. Raises ValueError as check_weights does, and for a
+    configuration that describes no network.
+    """
+    with torch.device("meta"):
+        check_weights(build_model(config).state_dict(), state, source)
+    model = build_model(config)
+    model.load_state_dict(state)
+    return model
 
 
 def load_spynet(module: nn.Module, path: str | Path) -> None:

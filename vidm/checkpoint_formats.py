@@ -93,11 +93,11 @@ def _load_safetensors(path: Path) -> Checkpoint:
     try:
         described = json.loads(settings.read_text())
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} or its {settings.name} is truncated or damaged: {error}") from error
     if not isinstance(described, dict):
         raise ValueError(f"{settings} does not describe a checkpoint")
-    weights_and_settings = {"state_dict": weights, "ema_state_dict": weights, "optimizer": {}, **described}
+    weights_and_settings = {**described, "state_dict": weights, "ema_state_dict": weights, "optimizer": {}}
     return checkpoint_from(weights_and_settings, path)
 
 

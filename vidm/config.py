@@ -7,7 +7,6 @@ from one. A field without a flag is set by presets only.
     settings = SampleConfig(content="frames", out="results/samples", sampler="ddim", steps="50")
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
@@ -23,6 +22,8 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 # Settings in files of earlier versions that are now constants.
 FIXED = {"in_channels": 3, "out_channels": 6}
+# Numbers without a smaller bound of their own are at most this.
+LARGEST, LARGEST_SEED = 10**9, 2**63 - 1
 # The file suffix of a video by format; "frames" is a folder of images.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 
@@ -48,9 +49,9 @@ def flagged(section: Any) -> Iterator[Field[Any]]:
 
 def check_values(section: Any) -> None:
     """Raise ValueError, naming the flag, for a value that is not among the choices or not in the range of its field."""
-    for each in flagged(section):
+    for each in (each for each in fields(section) if each.metadata):
         value, valid = getattr(section, each.name), each.metadata
-        flag = valid["flags"][0]
+        flag = valid["flags"][0] if valid["flags"] else each.name
         if valid["choices"] and value not in valid["choices"]:
             raise ValueError(f"{flag} {value!r}: choose from {', '.join(valid['choices'])}")
         least, above, most = valid["least"], valid["above"], valid["most"]
@@ -58,9 +59,10 @@ def check_values(section: Any) -> None:
             continue
         # Comparisons with NaN are false, so it is refused as well.
         large_enough = value > above if least is None else value >= least
-        if not (large_enough and value <= (math.inf if most is None else most) and math.isfinite(value)):
+        if not (large_enough and value <= (most or LARGEST)):
             wanted = f"{least} or more" if above is None else f"a number above {above}"
-            if most is not None:
+            if most or large_enough:
+                most = most or LARGEST
                 wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
             raise ValueError(f"{flag} {value}: give {wanted}")
 
@@ -72,8 +74,10 @@ class ModelConfig(UNetShape):
     generator: str = setting(
         "motion", "network to train: motion, or content for first frames", "--generator", ("motion", "content")
     )
-    image_size: int = setting(128, "side of the square frames in pixels", "--resolution", least=1)
-    video_timesteps: int = setting(128, "frames per video, including the given first one", "--num-frames", least=2)
+    image_size: int = setting(128, "side of the square frames in pixels", "--resolution", least=1, most=16384)
+    video_timesteps: int = setting(
+        128, "frames per video, including the given first one", "--num-frames", least=2, most=10**6
+    )
     flow_range: str = setting(
         "unit", "range of SPyNet's input: unit is [0, 1], published [-1, 1], none no flow", "--flow-range", FLOW_RANGES
     )
@@ -150,7 +154,7 @@ class TrainConfig:
     checkpoint_activations: str = setting(
         "none", "activations to recompute in the backward pass", "--checkpoint-activations", ("none", "posgn", "full")
     )
-    seed: int = setting(0, "seed of all random numbers", "--seed", least=0)
+    seed: int = setting(0, "seed of all random numbers", "--seed", least=0, most=LARGEST_SEED)
     spynet: str = setting("", "file of SPyNet weights (default: SPyNet is trained, from zero flow)", "--spynet")
     init: str = setting("", "start from the weights of this checkpoint, with a new optimizer", "--init")
     # In a checkpoint, this says whether SPyNet is trained, as vidm.resume.trains_flow decided when the run began.
@@ -163,7 +167,9 @@ class TrainConfig:
     max_bad_steps: int = setting(
         10, "end a run after so many steps in a row whose loss or gradient is not finite", "--max-bad-steps", least=1
     )
-    start_seed: int = setting(0, "seed of the constant latent of truncated sampling (--psi)")
+    start_seed: int = setting(
+        0, "seed of the constant latent of truncated sampling (--psi)", least=0, most=LARGEST_SEED
+    )
     print_freq: int = setting(100, "steps between log lines", "--print-freq -p", least=1)
     test_freq: int = setting(1000, "steps between previews and held-out losses (0: none)", "--test-freq", least=0)
     eval_freq: int = setting(0, "steps between distances to held-out videos (0: none)", "--eval-freq", least=0)
@@ -188,7 +194,7 @@ class Config:
 
     @staticmethod
     def from_dict(sections: Mapping[str, Mapping[str, Any]]) -> "Config":
-        """The inverse of to_dict, also after JSON. Raises ValueError for a setting of unknown name or wrong type."""
+        """The inverse of to_dict, also after JSON. Raises ValueError for an unknown name, a wrong type or value."""
         if not isinstance(sections, Mapping) or not all(isinstance(part, Mapping) for part in sections.values()):
             raise ValueError("the settings are not a dictionary of sections")
         values = {name: value for section in sections.values() for name, value in section.items()}
@@ -198,11 +204,16 @@ class Config:
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for each in (f for section in Config().sections() for f in fields(section)):
             value = values.get(each.name, each.default)
-            if not isinstance(value, (type(each.default), int) if each.type is float else type(each.default)):
+            if isinstance(value, bool) is not isinstance(each.default, bool) or not isinstance(
+                value, (type(each.default), int) if each.type is float else type(each.default)
+            ):
                 raise ValueError(f"setting {each.name} is {value!r}, not of type {type(each.default).__name__}")
             if isinstance(value, tuple) and not all(isinstance(number, int) for number in value):
                 raise ValueError(f"setting {each.name} is {value!r}, not whole numbers")
-        return Config().replaced(values)
+        config = Config().replaced(values)
+        for section in config.sections():
+            check_values(section)
+        return config
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dictionaries: section -> name -> value."""
@@ -276,7 +287,7 @@ class SampleConfig:
     format: str = setting("mp4", "file format of the videos", "--format", tuple(SUFFIXES))
     grid: str = setting("", "RxC: also write the first R x C videos as one, OUT_grid.mp4", "--grid")
     report: bool = setting(False, "also write OUT/report.html: videos side by side, distances, drift", "--report")
-    seed: int = setting(0, "seed; with the same seed, video i is always the same", "--seed", least=0)
+    seed: int = setting(0, "seed; with the same seed, video i is always the same", "--seed", least=0, most=LARGEST_SEED)
 
     def __post_init__(self) -> None:
         for name in ("steps", "content_steps"):  # numbers are accepted from Python

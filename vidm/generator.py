@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vidm.checkpoint import Checkpoint, build_diffusion, build_model, check_generator, load_weights
+from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
@@ -178,8 +178,10 @@ def _as_uint8(frame: FirstFrame) -> np.ndarray:
 
 def _load_averaged(checkpoint: Checkpoint, device: torch.device) -> Any:
     """The generator of a checkpoint with its averaged weights, for inference."""
-    model = build_model(checkpoint.config)
-    load_weights(model, checkpoint.ema_state_dict, checkpoint.source)
+    for name, tensor in checkpoint.ema_state_dict.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{checkpoint.source} has infinite weights, in {name}: use an earlier checkpoint")
+    model = load_model(checkpoint.config, checkpoint.ema_state_dict, checkpoint.source)
     return model.to(device).eval().requires_grad_(False)
 
 

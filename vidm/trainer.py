@@ -23,8 +23,8 @@ from vidm.checkpoint import (
     check_weights,
     checkpoint_path,
     list_checkpoints,
+    load_model,
     load_spynet,
-    load_weights,
     present_versions,
     save_checkpoint,
 )
@@ -119,11 +119,13 @@ class Trainer:
 
     def _build_model(self, resume: Checkpoint | None, init: Checkpoint | None) -> MotionGenerator | ContentGenerator:
         config = self.config
-        model = build_model(config)
         if resume:
-            load_weights(model, resume.state_dict, resume.source)
+            model = load_model(config, resume.state_dict, resume.source)
         elif init:
-            load_weights(model, resized_constant(init.ema_state_dict, config.model.image_size), init.source)
+            averaged = resized_constant(init.ema_state_dict, config.model.image_size)
+            model = load_model(config, averaged, init.source)
+        else:
+            model = build_model(config)
         if isinstance(model, MotionGenerator):
             if config.train.spynet and not resume:
                 load_spynet(model.spynet, config.train.spynet)
@@ -135,11 +137,14 @@ class Trainer:
         """Load the averaged weights and, if the checkpoint has them, the optimizer's moments and the loss scale."""
         check_weights(self.ema.state_dict(), resume.ema_state_dict, resume.source)
         self.ema.load_state_dict(resume.ema_state_dict)
-        if resume.optimizer:
-            self.optimizer.load_state_dict(dict(resume.optimizer))
-            _match_strides(self.optimizer)
-        if resume.scaler and self.scaler.is_enabled():
-            self.scaler.load_state_dict(dict(resume.scaler))
+        try:
+            if resume.optimizer:
+                self.optimizer.load_state_dict(dict(resume.optimizer))
+                _match_strides(self.optimizer)
+            if resume.scaler and self.scaler.is_enabled():
+                self.scaler.load_state_dict(dict(resume.scaler))
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{resume.source} has an optimizer's state of another network ({error})") from error
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches, from the current step to the last."""

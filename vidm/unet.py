@@ -26,6 +26,16 @@ UNET_WEIGHT = 0.2
 # Channels of the content generator's timestep embedding over model_channels (guided-diffusion).
 EMBEDDING_MULT = 4
 
+# Largest values of a shape's settings, far above any network that fits into memory; a file may contain others.
+LARGEST = {
+    "model_channels": 4096,
+    "num_res_blocks": 16,
+    "num_heads": 4096,
+    "diffusion_timesteps": 1_000_000,
+    "video_timesteps": 1_000_000,
+}
+MOST_LEVELS, LARGEST_MULT = 10, 256
+
 # What the scale and shift of residual blocks depend on: a Position, or an embedding (B, E).
 Condition = Position | Tensor
 
@@ -45,7 +55,7 @@ class UNetShape:
     [0, diffusion_timesteps) and frame_index in [0, video_timesteps). `norm` is a key of NORMS. Group norms have 32
     groups, or groups of `channels_per_group` channels if that is not 0 (ours). In a level of 32 channels, 32 groups
     remove the mean of every channel, and with it brightness and hue; narrow networks therefore need 4 to 8 channels per
-    group. Raises ValueError for a width that the groups do not divide and for an unknown norm.
+    group. Raises ValueError for a width that the groups do not divide, an unknown norm, and values out of range.
     """
 
     model_channels: int = 128
@@ -63,6 +73,15 @@ class UNetShape:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"unknown norm {self.norm!r}: choose from {', '.join(NORMS)}")
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} is {getattr(self, name)}: give 1 to {largest}")
+        if not (0 < len(self.channel_mult) <= MOST_LEVELS and all(0 < m <= LARGEST_MULT for m in self.channel_mult)):
+            raise ValueError(
+                f"channel_mult is {self.channel_mult}: give 1 to {MOST_LEVELS} levels, each from 1 to {LARGEST_MULT}"
+            )
+        if self.channels_per_group < 0 or (self.num_head_channels < 1 and self.num_head_channels != -1):
+            raise ValueError("channels_per_group must be 0 or more, and num_head_channels 1 or more, or -1")
         unit = self.channels_per_group or NUM_GROUPS
         if self.model_channels % unit:
             raise ValueError(f"model_channels {self.model_channels} must be a multiple of {unit} for the group norm")
@@ -190,6 +209,8 @@ class AttentionBlock(nn.Module):
         super().__init__()
         per_head = shape.num_head_channels
         self.num_heads = shape.num_heads if per_head == -1 else channels // per_head
+        if not self.num_heads or channels % self.num_heads or per_head not in (-1, channels // self.num_heads):
+            raise ValueError(f"attention over {channels} channels does not divide into the heads of this network")
         self.norm = shape.group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))

@@ -1,0 +1,185 @@
+"""Tests with checkpoints made to harm: each is refused in one line, or loads, in the memory that its size explains."""
+
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_checkpoint_formats import SMALL
+from torch import Tensor
+
+from vidm.checkpoint import Checkpoint as Saved
+from vidm.checkpoint import build_model, check_weights, checkpoint_from, load_model, read_tensors, save_checkpoint
+from vidm.checkpoint_formats import load_any, save_safetensors
+from vidm.config import Config
+from vidm.generator import load_generator
+from vidm.trainer import Trainer
+
+CPU = torch.device("cpu")
+# Replacements for a setting: wrong types, bounds, and numbers that would take all memory or never end.
+VALUES: list[Any] = [
+    *(None, True, "", "motion", "x" * 10_000, "\x1b[31m", -1, 0, 1, 3, 10**6, 10**9, 10**20, 10**400),
+    *(-0.5, 1e308, float("nan"), float("inf"), [], [0], [1], [10**9], [1] * 1000, [[1]], {}, {"a": 1}),
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint of the motion generator."""
+    path = tmp_path_factory.mktemp("hostile") / "motion.pt"
+    model = build_model(SMALL)
+    save_checkpoint(path, Saved(3, SMALL, model.state_dict(), model.state_dict(), {}))
+    return path
+
+
+def mutated(settings: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Nested settings with one to three values, names or sections replaced, removed or added."""
+    settings = json.loads(json.dumps(settings))
+    for _ in range(rng.randint(1, 3)):
+        place: Any = settings
+        while True:
+            name = rng.choice([*place, "new"])
+            if isinstance(place.get(name), dict) and place[name] and rng.random() < 0.9:
+                place = place[name]
+                continue
+            break
+        if rng.random() < 0.1:
+            place.pop(name, None)
+        else:
+            place[name] = rng.choice(VALUES)
+    return settings
+
+
+def check_mutations(saved: Path, number: int, seed: int) -> None:
+    """Load a checkpoint with `number` mutations of its settings; anything but a ValueError in one line fails."""
+    rng, content = random.Random(seed), read_tensors(saved)
+    described = {name: content[name] for name in ("format", "iters", "config", "progress", "versions")}
+    messages = []
+    for _ in range(number):
+        settings = mutated(described, rng)
+        try:
+            checkpoint = checkpoint_from({**content, **settings}, "file.pt")
+            with torch.device("meta"):
+                check_weights(build_model(checkpoint.config).state_dict(), checkpoint.ema_state_dict, "file.pt")
+        except ValueError as error:
+            messages.append(str(error))
+    assert not [message for message in messages if "\n" in message]
+    assert number // 4 < len(messages) < number
+
+
+def test_mutated_settings_are_refused_in_one_line_or_load(saved):
+    check_mutations(saved, 2_000, seed=0)
+
+
+@pytest.mark.slow
+def test_many_mutated_settings_are_refused_in_one_line_or_load(saved):
+    check_mutations(saved, 20_000, seed=1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_channels": 4096, "channel_mult": [256] * 10, "image_size": 512},
+        {"image_size": 16384, "generator": "content"},
+        {"num_res_blocks": 16, "channel_mult": [1] * 10, "image_size": 512, "diffusion_timesteps": 10**6},
+    ],
+)
+def test_settings_of_a_network_that_no_memory_holds_are_refused_before_memory_is_taken(values):
+    code = (
+        "import resource, sys, json; from vidm.checkpoint import load_model; from vidm.config import Config\n"
+        "config = Config.from_dict({'model': json.loads(sys.argv[1])})\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: load_model(config, {}, 'file.pt')\n"
+        "except ValueError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(values)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    message, kib = done.stdout.splitlines()
+    assert message.startswith("file.pt does not fit this network")
+    assert int(kib) < 2**20
+
+
+def rewritten(saved: Path, path: Path, **changes: Any) -> Path:
+    torch.save(torch.load(saved, weights_only=True) | changes, path)
+    return path
+
+
+def test_a_compressed_file_is_not_unpacked(saved, tmp_path):
+    """Zeros deflate by a factor of a thousand."""
+    path = tmp_path / "deflated.pt"
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for part in source.infolist():
+            target.writestr(part.filename, source.read(part))
+    with pytest.raises(ValueError, match=r"deflated\.pt is truncated, damaged"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(1).expand(10**12), torch.zeros(4096).as_strided((4096, 4096), (0, 1))])
+def test_a_tensor_that_is_larger_than_its_file_is_refused(saved, tmp_path, tensor):
+    path = rewritten(saved, tmp_path / "views.pt", versions={"torch": tensor})
+    with pytest.raises(ValueError, match=r"views\.pt is truncated, damaged"):
+        read_tensors(path)
+
+
+def test_sparse_weights_are_refused(saved, tmp_path):
+    state: dict[str, Tensor] = dict(read_tensors(saved)["state_dict"])
+    name = next(iter(state))
+    state[name] = state[name].to_sparse()
+    path = rewritten(saved, tmp_path / "sparse.pt", state_dict=state)
+    with pytest.raises(ValueError, match="its weights are not named tensors"):
+        load_any(path)
+
+
+@pytest.mark.parametrize("optimizer", [{"state": 3}, {"state": {}, "param_groups": []}, {"param_groups": [{"lr": 1}]}])
+def test_an_optimizer_of_another_shape_is_named(tiny, optimizer):
+    config = tiny.replaced({"out": f"{tiny.train.out}/new"})
+    model = build_model(config)
+    resume = Saved(1, config, model.state_dict(), model.state_dict(), optimizer, source="file.pt")
+    with pytest.raises(ValueError, match=r"file\.pt has an optimizer's state of another network"):
+        Trainer(config, CPU, resume)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_sampling(saved, tmp_path, value):
+    state: dict[str, Tensor] = dict(read_tensors(saved)["state_dict"])
+    name = list(state)[5]
+    state[name] = torch.full_like(state[name], value)
+    path = rewritten(saved, tmp_path / "nan.pt", ema_state_dict=state)
+    with pytest.raises(ValueError, match=rf"nan\.pt has infinite weights, in {name}"):
+        load_generator(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[" * 100_000, '{"config": ' * 50_000, "null", "3", '{"iters": 1}', '{"state_dict": {}}', "\udce4"],
+)
+def test_a_settings_file_of_any_content_is_refused_in_one_line(saved, tmp_path, text):
+    path = tmp_path / "motion.safetensors"
+    save_safetensors(path, load_any(saved))
+    path.with_suffix(".json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"motion\.(safetensors|json)") as refused:
+        load_any(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_settings_beside_safetensors_do_not_replace_its_weights(saved, tmp_path):
+    path = tmp_path / "motion.safetensors"
+    checkpoint = load_any(saved)
+    save_safetensors(path, checkpoint)
+    settings = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(settings | {"ema_state_dict": {}, "optimizer": {"state": 1}}))
+    loaded = load_any(path)
+    assert loaded.ema_state_dict.keys() == checkpoint.ema_state_dict.keys()
+    assert loaded.optimizer == {}
+
+
+def test_a_model_is_loaded_with_the_weights_of_its_file(saved):
+    checkpoint = load_any(saved)
+    model = load_model(Config.from_dict(checkpoint.config.to_dict()), checkpoint.state_dict, "file.pt")
+    assert all(torch.equal(tensor, checkpoint.state_dict[name]) for name, tensor in model.state_dict().items())

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vidm.files import atomic_write
 
 # Increase this when the format of the cache changes, or when probing finds other numbers for the same files.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 def _cache_file(key: str) -> Path | None:

@@ -119,10 +119,10 @@ def test_single_images_beside_a_sequence_are_left_out(tmp_path: Path) -> None:
 
 def test_gaps_in_the_numbers_are_allowed_and_noted() -> None:
     assert choose_frames(Path("f"), ["1.png", "2.png", "5.png", "6.png", "9.png"]).note == (
-        "2 gaps in the frame numbers, 5 follows 2"
+        "2 gaps in the numbers, 5 follows 2"
     )
     assert choose_frames(Path("f"), ["0.0.png", "0.04.png", "0.12.png"]).note == (
-        "1 gap in the frame numbers, 0.12 follows 0.04"
+        "1 gap in the numbers, 0.12 follows 0.04"
     )
     for even in (["0.png", "10.png", "20.png"], ["0.png", "0.033.png", "0.067.png", "0.1.png"], ["7.png"], ["a.png"]):
         assert choose_frames(Path("f"), even).note == ""

@@ -164,9 +164,7 @@ def _gaps(sequence: _Sequence) -> str:
     shortest = min(b - a for a, b in pairs)
     gaps = [(a, b) for a, b in pairs if b - a > GAP * shortest]
     return (
-        f"{len(gaps)} gaps in the frame numbers, {gaps[0][1]} follows {gaps[0][0]}".replace("1 gaps", "1 gap")
-        if gaps
-        else ""
+        f"{len(gaps)} gaps in the numbers, {gaps[0][1]} follows {gaps[0][0]}".replace("1 gaps", "1 gap") if gaps else ""
     )
 
 
@@ -201,6 +199,12 @@ def choose_images(folder: Path, names: Sequence[str]) -> Frames:
     found, left_out = _without_companions(folder, names)
     note = f"{_listed(left_out)} not used" if left_out else ""
     return Frames(sort_names([name for one in found for name in one.names]), note)
+
+
+def describe_gaps(names: Sequence[str]) -> str:
+    """Return a description of gaps in the numbers of names that differ in nothing else, or ''. Ours."""
+    found = _sequences(names)
+    return _gaps(found[0]) if len(found) == 1 else ""
 
 
 def is_numbered_through(names: Sequence[str]) -> bool:

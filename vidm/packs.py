@@ -300,3 +300,8 @@ def content_sha256(path: str | Path) -> str:
     if pack:
         return pack.content_sha256(path)
     return sha256_of(frame_files(path) if path.is_dir() else [path])
+
+
+def frame_sha256(frame: np.ndarray) -> str:
+    """Return a digest of the size and pixels of a frame, uint8 (H, W, 3), in hexadecimal. Ours."""
+    return hashlib.sha256(f"{frame.shape} ".encode() + frame.tobytes()).hexdigest()

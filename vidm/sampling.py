@@ -24,7 +24,7 @@ from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, sha256_of
 from vidm.generator import Generator
 from vidm.layouts import index_clips
-from vidm.packs import read_frames
+from vidm.packs import frame_sha256, read_frames
 from vidm.runtime import versions_of
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_image, read_video, write_video
 
@@ -173,9 +173,13 @@ def _unfinished(settings: SampleConfig, records: list[dict[str, Any]]) -> tuple[
     return [batch for batch in batches if not finished.issuperset(batch)], finished
 
 
-def _write(settings: SampleConfig, record: dict[str, Any], frames: np.ndarray) -> None:
-    """Write the settings, then the video: a video without settings is refused when the run resumes."""
+def _write(settings: SampleConfig, record: dict[str, Any], first_frame: np.ndarray, frames: np.ndarray) -> None:
+    """Write the settings, then the video: a video without settings is refused when the run resumes.
+
+    The digest of the first frame, as it was read, allows an evaluation to find the real video in another folder.
+    """
     video = video_path(settings, record["index"])
+    record = record | {"first_frame_number": 0, "first_frame_sha256": frame_sha256(first_frame)}
     with atomic_write(_record_path(video)) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_video(video, frames, fps=settings.fps)
@@ -218,7 +222,7 @@ def _make(
                 videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
                 for i, video in zip(frames, videos, strict=True):
                     if i not in finished:
-                        _write(settings, records[i], video)
+                        _write(settings, records[i], frames[i], video)
                 num_made += len(videos)
                 frames_per_s = num_made * videos.shape[1] * world_size() / (time.monotonic() - began)
                 bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")

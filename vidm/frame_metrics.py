@@ -20,13 +20,12 @@ from statistics import mean
 import numpy as np
 import torch
 
-from vidm.clip_choice import ClipSelection
+from vidm.clip_choice import ClipSelection, index_of, warn_of_kinds
 from vidm.datasets import Clips
 from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.features import Features, FeatureTable, MeasureSettings, measure
 from vidm.frechet import frechet_of
-from vidm.layouts import index_clips
 from vidm.pairing import pair_videos
 from vidm.video_io import VideoError
 
@@ -40,7 +39,7 @@ class FrameMetrics:
     """PSNR in dB and SSIM in [-1, 1], averaged over all pairs: by frame, and over all frames after the given first.
 
     `pairing` says how videos were paired ("by first frame", "by name" or "by order"), `pairs` has (generated, real) of
-    those compared, and `skipped` (path, reason) of videos left out.
+    those compared, `skipped` (path, reason) of videos left out, and `warnings` say why the numbers may be misleading.
     """
 
     psnr: float
@@ -51,6 +50,7 @@ class FrameMetrics:
     pairing: str
     pairs: tuple[tuple[Path, Path], ...]
     skipped: tuple[tuple[Path, str], ...]
+    warnings: tuple[str, ...]
 
 
 def _compared(real_u8: np.ndarray, made_u8: np.ndarray, device: torch.device | str) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +101,7 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
         import torchmetrics  # noqa: F401
     except ImportError as error:
         raise ValueError("PSNR and SSIM need torchmetrics: pip install 'vidm[metrics]', or leave them out") from error
-    real_index, made_index = (index_clips(s.folder, min_frames=s.length, split=s.split) for s in (real, made))
+    real_index, made_index = (index_of(selection) for selection in (real, made))
     paired = on_main(partial(pair_videos, real_index, made_index))
     real_clips = Clips(paired.real, real.num_frames, real.resolution, stride=real.stride)
     made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride)
@@ -120,6 +120,8 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     compared = [pair for pair in zip(paired.made.paths, paired.real.paths, strict=True) if pair[0] not in bad][:count]
     if is_main() and skipped:
         print(replace(made_index, skipped=skipped).skipped_message(), file=sys.stderr)
+    by_order = "videos are paired by order: no first frames are recorded, and names differ"
+    warnings = [by_order] if paired.how == "by order" else []
     return FrameMetrics(
         psnr=mean(psnr[1:] or psnr),
         ssim=mean(ssim[1:] or ssim),
@@ -129,6 +131,7 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
         pairing=paired.how,
         pairs=tuple(compared),
         skipped=tuple(skipped),
+        warnings=(*warnings, *warn_of_kinds(paired.real, paired.made)),
     )
 
 

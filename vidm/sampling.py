@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from tqdm import tqdm
 from vidm.config import SUFFIXES, SampleConfig
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, sha256_of
+from vidm.folder_walk import find_images
 from vidm.generator import Generator
-from vidm.layouts import index_clips
+from vidm.layouts import index_clips, refuse_archive
 from vidm.packs import frame_sha256, read_frames
 from vidm.runtime import versions_of
-from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_image, read_video, write_video
+from vidm.video_io import VIDEO_SUFFIXES, VideoError, read_image, read_video, write_video
 
 # The default number of videos with generated first frames.
 NUM_GENERATED = 16
@@ -43,19 +45,24 @@ def is_image(path: Path) -> bool:
 
 
 def list_content(content: str | Path) -> list[Path]:
-    """Return the files of first frames: one image or video, or a folder's images, else its videos at any depth.
+    """Return the files of first frames: one image or video, or a folder's clips or images, at any depth.
 
-    Unreadable videos are reported and left out. Raises FileNotFoundError or ValueError if nothing is left.
+    A folder without videos, packs and frames of videos contains images, and each is a first frame. What is found and
+    what is passed over is printed. Unreadable videos are reported and left out. Raises FileNotFoundError or ValueError
+    if nothing is left.
     """
     content = Path(content)
     if not content.exists():
         raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
     if content.is_file():
+        refuse_archive(content)
         return [content]
-    images = frame_files(content)
+    images = on_main(partial(find_images, content))
     if images:
-        return images
-    index = index_clips(content, min_frames=1)
+        print0(f"{content}: {images.found}; each image is a first frame")
+        return images.clips
+    index = index_clips(content)
+    print0(f"{content}: {index.found}; videos begin with the first frame of each")
     if index.skipped:
         print0(index.skipped_message())
     return index.paths

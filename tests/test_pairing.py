@@ -166,6 +166,13 @@ def test_no_suffix_is_cut_from_the_names_of_folders(tmp_path: Path) -> None:
     assert (result.num_pairs, result.pairing, result.psnr) == (3, "by name", 100.0)
 
 
+def test_names_are_those_in_the_split(real: Path, tmp_path: Path) -> None:
+    shutil.copytree(real / "test", tmp_path / "made")
+    (tmp_path / "made" / "clip_2.npy").unlink()
+    result = compute_frame_metrics(real, tmp_path / "made", 1, split="test")
+    assert (result.num_pairs, result.pairing, result.psnr) == (2, "by name", 100.0)
+
+
 def test_a_name_with_its_suffix_comes_before_one_without(tmp_path: Path) -> None:
     for name, number in (("a.npy", 1), ("a.webp", 2)):
         for side in ("real", "made"):

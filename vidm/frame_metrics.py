@@ -102,7 +102,7 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     except ImportError as error:
         raise ValueError("PSNR and SSIM need torchmetrics: pip install 'vidm[metrics]', or leave them out") from error
     real_index, made_index = (index_of(selection) for selection in (real, made))
-    paired = on_main(partial(pair_videos, real_index, made_index))
+    paired = on_main(partial(pair_videos, real_index, made_index, real.split))
     real_clips = Clips(paired.real, real.num_frames, real.resolution, stride=real.stride)
     made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride)
     total = len(made_clips) if made.num_samples is None else made.num_samples

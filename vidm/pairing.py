@@ -98,15 +98,17 @@ def _by_first_frame(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
     return matches
 
 
-def _by_name(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
-    """Match by relative path, with any suffix of a video. Return None unless every name is that of a real video."""
+def _by_name(real: ClipIndex, made: ClipIndex, split: str) -> list[_Match] | None:
+    """Match by the path in the folder or its split, with any suffix of a video. Return None unless all names match."""
     known: dict[Path, _Match] = {}
     skipped: list[tuple[Path, _Match]] = [(path, reason) for path, reason in real.skipped]
     rows = [*skipped, *((path, place) for place, path in enumerate(real.paths))]
+    is_split = all(path.is_relative_to(real.root / split) for path, _ in rows)  # UCF-101's are lists, not folders
+    root = real.root / split if is_split else real.root
     for path, match in rows:
-        known[_without_suffix(path).relative_to(real.root)] = match
+        known[_without_suffix(path).relative_to(root)] = match
     for path, match in rows:  # a name with its suffix comes first
-        known[path.relative_to(real.root)] = match
+        known[path.relative_to(root)] = match
     matches: list[_Match] = []
     for path in made.paths:
         found = known.get(path.relative_to(made.root), known.get(_without_suffix(path).relative_to(made.root)))
@@ -133,15 +135,19 @@ def _taken(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
     return replace(index, paths=[index.paths[i] for i in places], num_frames=[index.num_frames[i] for i in places])
 
 
-def pair_videos(real: ClipIndex, made: ClipIndex) -> Pairs:
+def pair_videos(real: ClipIndex, made: ClipIndex, split: str = "") -> Pairs:
     """Pair each generated video with the real one that it continues.
 
     Videos are paired by the recorded first frame if sampling recorded any; else by their paths in the folders, without
-    the suffix of a video file, if every generated one has a real one's; else by order, if both folders are complete.
-    Raises ValueError, naming the folders, if no video can be paired. Ours.
+    the suffix of a video file, if every generated one has a real one's; else by order, if both folders are complete. Of
+    the real videos' folder, `split` is the subfolder that was indexed. Raises ValueError, naming the folders, if no
+    video can be paired. Ours.
     """
-    ways = {"by first frame": _by_first_frame, "by name": _by_name, "by order": _by_order}
-    how, matches = next((how, found) for how, way in ways.items() if (found := way(real, made)) is not None)
+    how, matches = "by first frame", _by_first_frame(real, made)
+    if matches is None:
+        how, matches = "by name", _by_name(real, made, split)
+    if matches is None:
+        how, matches = "by order", _by_order(real, made)
     unpaired = [(path, match) for path, match in zip(made.paths, matches, strict=True) if isinstance(match, str)]
     places = [place for place, match in enumerate(matches) if isinstance(match, int)]
     if not places:

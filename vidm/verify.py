@@ -56,11 +56,11 @@ def damaged_clip(path: Path, num_frames: int, every_frame: bool = False) -> str:
     The first, the middle and the last frame are decoded, or every frame. Of a folder, the size of every frame is
     compared. Ours.
     """
-    starts = range(0, num_frames, CHUNK)
-    all_frames = [range(start, min(start + CHUNK, num_frames)) for start in starts]
-    some_frames = [[number] for number in sorted({0, num_frames // 2, num_frames - 1})]
+    groups: list[Sequence[int]] = [[number] for number in sorted({0, num_frames // 2, num_frames - 1})]
+    if every_frame:
+        groups += [range(start, min(start + CHUNK, num_frames)) for start in range(0, num_frames, CHUNK)]
     mixed = _mixed_sizes(path) if path.is_dir() and not pack_of(path) else ""
-    return mixed or _read(path, all_frames if every_frame else some_frames)
+    return mixed or _read(path, groups)
 
 
 def _crc32_of(path: Path) -> int:

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -265,6 +266,22 @@ def test_images_anywhere_beside_videos_are_thumbnails_and_are_counted(tmp_path: 
     assert len(index_clips(tmp_path, layout="both").paths) == 5
     assert "passed over: 3 videos (--layout frames)" in index_clips(tmp_path, layout="frames").found
     assert "passed over: 4 images in posters/large" in index_clips(tmp_path, layout="videos").found
+
+
+def test_an_animation_of_one_frame_beside_videos_or_frames_is_an_image(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a" / "0.webp", 0)
+    write_numbered(tmp_path / "a" / "1.mp4", 1)
+    write_images(tmp_path / "covers", "0.webp", "1.gif")
+    index = index_clips(tmp_path)
+    assert numbers(index) == [0, 1]
+    assert index.passed_over.startswith("2 images in covers, beside videos")
+    shutil.rmtree(tmp_path / "a")
+    write_numbered(tmp_path / "frames", 2)
+    index = index_clips(tmp_path)
+    assert numbers(index) == [2]
+    assert (index.skipped, index.passed_over) == ([], "2 images in covers (single gif or webp)")
+    shutil.rmtree(tmp_path / "frames")
+    assert len(index_clips(tmp_path).paths) == 2  # without anything else, videos of one frame
 
 
 def test_a_pack_beside_frames_does_not_make_them_thumbnails(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_every_image_of_class_folders_is_a_first_frame(frame, tmp_path, capsys):
     assert "5 images in 3 folders; in cat, 2_mask.png not used; passed over: 1 .bmp (not read)" in found
 
 
-@pytest.mark.parametrize("poster", ["poster.jpg", "posters/1.jpg"])
+@pytest.mark.parametrize("poster", ["poster.jpg", "posters/1.jpg", "poster.webp", "posters/1.gif"])
 def test_videos_are_first_frames_and_images_beside_them_are_not(frame, tmp_path, capsys, poster):
     for name in "ab":
         write_video(tmp_path / f"{name}.mp4", np.stack([frame, frame]))
@@ -199,6 +199,20 @@ def test_videos_are_first_frames_and_images_beside_them_are_not(frame, tmp_path,
     Image.fromarray(frame).save(tmp_path / poster)
     assert list_content(tmp_path) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     assert "passed over: 1 image in" in capsys.readouterr().out
+
+
+def test_single_images_in_any_format_are_first_frames(frame, tmp_path):
+    for name in ("a.png", "b.webp", "c.gif"):
+        Image.fromarray(frame).save(tmp_path / name)
+    assert list_content(tmp_path) == [tmp_path / name for name in ("a.png", "b.webp", "c.gif")]
+    assert read_first_frame(tmp_path / "b.webp").shape == frame.shape
+
+
+def test_frames_beside_masks_are_still_frames_of_videos(frame, tmp_path):
+    for name in ("one", "two"):
+        write_video(tmp_path / name, np.stack([frame, frame]))
+        Image.fromarray(frame).save(tmp_path / name / "00001_mask.png")
+    assert list_content(tmp_path) == [tmp_path / "one", tmp_path / "two"]
 
 
 def test_an_archive_as_content_is_told_what_it_is(tmp_path):

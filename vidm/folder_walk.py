@@ -9,20 +9,38 @@ Images anywhere beside videos are taken for thumbnails, so that a data set of vi
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from vidm.frame_names import choose_frames, choose_images, is_numbered_through
+from PIL import Image
+
+from vidm.frame_names import Frames, choose_frames, choose_images, is_numbered_through
 from vidm.packs import is_pack, list_pack
-from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key
+from vidm.video_io import ANIMATION_SUFFIXES, FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key
 
 # Formats of videos, images, arrays and archives that may be somebody's data. Those that are read are not counted.
 MEDIA_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".wmv"),
     *(".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".ogg", ".vob", ".rm", ".rmvb", ".divx", ".mxf", ".y4m", ".yuv"),
     *(".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".dv", ".gif", ".apng", ".png", ".jpg", ".jpeg", ".webp"),
-    *(".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".jp2", ".jxl", ".heic", ".heif", ".avif", ".exr"),
+    *(
+        ".jfif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pnm",
+        ".tga",
+        ".jp2",
+        ".jxl",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".exr",
+    ),
     *(".dng", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".tfrecord", ".tfrecords", ".lmdb", ".mdb", ".parquet"),
     *(".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z"),
 )
@@ -42,11 +60,15 @@ class Listing(NamedTuple):
 
 @dataclass
 class _Tree:
-    """Everything below a folder: videos, clips of packs, folders of images with their names, formats not read."""
+    """Everything below a folder: videos, clips of packs, folders of images with their names, formats not read.
+
+    `stills` has gif and webp files of one frame, beside other files, by folder.
+    """
 
     videos: list[Path] = field(default_factory=list)
     packed: list[Path] = field(default_factory=list)
     images: dict[Path, list[str]] = field(default_factory=dict)
+    stills: dict[Path, list[str]] = field(default_factory=dict)
     unread: Counter[str] = field(default_factory=Counter)
     bad: Skipped = field(default_factory=list)
 
@@ -80,7 +102,28 @@ def _scan(root: Path) -> _Tree:
             tree.images[Path(folder)] = images
         others = (name.lower() for name in visible if not name.lower().endswith((*VIDEO_SUFFIXES, *FRAME_SUFFIXES)))
         tree.unread.update(Path(name).suffix for name in others if name.endswith(MEDIA_SUFFIXES))
+    _separate_stills(tree)
     return tree
+
+
+def _is_still(path: Path) -> bool:
+    with suppress(Exception), Image.open(path) as image:  # a damaged animation is reported when it is read
+        return not getattr(image, "is_animated", False)
+    return False
+
+
+def _separate_stills(tree: _Tree) -> None:
+    """Take animations of one frame out of the videos, unless the folder contains nothing but animations."""
+    animations = [path for path in tree.videos if path.suffix.lower() in ANIMATION_SUFFIXES]
+    if len(animations) < len(tree.videos) or tree.images:
+        for path in filter(_is_still, animations):
+            tree.videos.remove(path)
+            tree.stills.setdefault(path.parent, []).append(path.name)
+
+
+def _joined_names(*parts: dict[Path, list[str]]) -> dict[Path, list[str]]:
+    folders = {folder for part in parts for folder in part}
+    return {folder: [name for part in parts for name in part.get(folder, [])] for folder in folders}
 
 
 # Descriptions
@@ -117,12 +160,14 @@ def _images_in(root: Path, images: dict[Path, list[str]]) -> str:
     return f"{count_of(sum(map(len, images.values())), 'image')} in {_where(root, images)}"
 
 
-def _passed_over(root: Path, tree: _Tree, layout: str) -> str:
+def _passed_over(root: Path, tree: _Tree, layout: str, folders: dict[Path, list[str]]) -> str:
+    """Describe what is not used: images other than those in `folders`, videos, and formats that are not read."""
+    images = tree.stills if folders else _joined_names(tree.images, tree.stills)
     parts = []
-    if tree.images and layout == "videos":
-        parts.append(f"{_images_in(root, tree.images)} (--layout videos)")
-    elif tree.images and tree.videos and layout == "auto":
-        parts.append(f"{_images_in(root, tree.images)}, beside videos (thumbnails unless --layout is both or frames)")
+    if images and tree.videos and layout == "auto":
+        parts.append(f"{_images_in(root, images)}, beside videos (thumbnails unless --layout is both or frames)")
+    elif images:
+        parts.append(f"{_images_in(root, images)} ({'single gif or webp' if folders else f'--layout {layout}'})")
     if tree.videos and layout == "frames":
         parts.append(f"{count_of(len(tree.videos), 'video')} (--layout frames)")
     if tree.unread:
@@ -130,11 +175,11 @@ def _passed_over(root: Path, tree: _Tree, layout: str) -> str:
     return ", ".join(parts)
 
 
-def _note(folder: Path, names: list[str]) -> str:
+def _frames(folder: Path, names: list[str]) -> Frames:
     try:
-        return choose_frames(folder, names).note
+        return choose_frames(folder, names)
     except VideoError:
-        return ""  # the folder is reported as a clip that cannot be read
+        return Frames([], "")  # the folder is reported as a clip that cannot be read
 
 
 def _joined(root: Path, main: str, notes: dict[Path, str], passed_over: str) -> str:
@@ -162,8 +207,8 @@ def find_clips(root: Path, layout: str, hint: str = "") -> Listing:
     videos = tree.packed + (tree.videos if layout != "frames" else [])
     with_images = layout in ("frames", "both") or (layout == "auto" and not tree.videos)
     folders = tree.images if with_images else {}
-    passed_over = _passed_over(root, tree, layout)
-    notes = {folder: note for folder, names in folders.items() if (note := _note(folder, names))}
+    passed_over = _passed_over(root, tree, layout, folders)
+    notes = {folder: note for folder, names in folders.items() if (note := _frames(folder, names).note)}
     main = _describe(root, videos, folders, tree.bad) + hint
     return Listing(
         sorted([*videos, *folders], key=natural_key), tree.bad, _joined(root, main, notes, passed_over), passed_over
@@ -173,17 +218,18 @@ def find_clips(root: Path, layout: str, hint: str = "") -> Listing:
 def find_images(root: Path) -> Listing | None:
     """List the single images below a folder, in natural order; None if it contains videos, packs or frames of videos.
 
-    Subfolders contain frames if each has the images 00000, 00001, ... (or from 00001 on) and nothing else. Images that
-    belong to another one, such as masks, are passed over. Ours.
+    Subfolders contain frames if each has the frames 00000, 00001, ... (or from 00001 on). Images that belong to another
+    one, such as masks, are passed over. Ours.
     """
     tree = _scan(root)
-    if not tree.images or tree.videos or tree.packed:
+    images = _joined_names(tree.images, tree.stills)
+    if not images or tree.videos or tree.packed:
         return None
-    if root not in tree.images and all(map(is_numbered_through, tree.images.values())):
+    if root not in images and all(is_numbered_through(_frames(*item).names) for item in images.items()):
         return None
-    chosen = {folder: choose_images(folder, names) for folder, names in tree.images.items()}
-    images = [folder / name for folder in sorted(chosen, key=natural_key) for name in chosen[folder].names]
+    chosen = {folder: choose_images(folder, names) for folder, names in images.items()}
+    paths = [folder / name for folder in sorted(chosen, key=natural_key) for name in chosen[folder].names]
     notes = {folder: frames.note for folder, frames in chosen.items() if frames.note}
-    main = f"{count_of(len(images), 'image')} in {count_of(len(chosen), 'folder')}"
+    main = f"{count_of(len(paths), 'image')} in {count_of(len(chosen), 'folder')}"
     passed_over = _unread(tree) if tree.unread else ""
-    return Listing(images, tree.bad, _joined(root, main, notes, passed_over), passed_over)
+    return Listing(paths, tree.bad, _joined(root, main, notes, passed_over), passed_over)

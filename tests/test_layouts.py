@@ -186,6 +186,16 @@ def test_if_all_videos_are_bad_the_error_names_the_folder_and_the_first(tmp_path
         index_clips(tmp_path)
 
 
+def test_if_no_video_is_usable_the_error_names_the_frames_that_were_passed_over(tmp_path: Path) -> None:
+    write_clip(tmp_path / "frames", num_frames=9)
+    write_clip(tmp_path / "preview.npy", num_frames=2)
+    with pytest.raises(ValueError, match=r"the longest has 2: .*; passed over: 9 images in frames, beside videos"):
+        index_clips(tmp_path, min_frames=9)
+    (tmp_path / "preview.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 1 videos .*; passed over: 9 images in frames, beside videos"):
+        index_clips(tmp_path, min_frames=9)
+
+
 # A small example of each layout
 
 
@@ -319,6 +329,9 @@ def test_formats_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None
         index_clips(tmp_path)
     assert "convert" in str(caught.value)
     assert "make_synthetic" not in str(caught.value)
+    write_images(tmp_path / "images", "0.png")
+    with pytest.raises(ValueError, match=r"\(--layout videos\); give another --layout"):
+        index_clips(tmp_path / "images", layout="videos")
 
 
 def test_a_file_in_place_of_a_folder_is_told_what_it_is(tmp_path: Path) -> None:

@@ -256,12 +256,12 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             detector, protocol, options.batch, _workers(options), device, progress=True, cache=options.cache
         )
         pairs = {name: (real, real.generated(options.dir2)) for name, real in _selections(options).items()}
+        contents = _found(*min(pairs.values(), key=lambda pair: pair[0].length))
         distances = bool({"fvd", "kvd"} & set(options.metrics))
         if distances:
             for pair in pairs.values():  # report videos that are too short for any measurement before the first one
                 for selection in pair:
                     choose_clips(selection)
-        contents = _found(*min(pairs.values(), key=lambda pair: pair[0].length))
         frames = None
         if {"psnr", "ssim"} & set(options.metrics):
             longest = max(pairs.values(), key=lambda pair: (pair[1].num_frames, pair[1].frame_stride))

@@ -116,8 +116,9 @@ def _separate_stills(tree: _Tree) -> None:
     """Take animations of one frame out of the videos, unless the folder contains nothing but animations."""
     animations = [path for path in tree.videos if path.suffix.lower() in ANIMATION_SUFFIXES]
     if len(animations) < len(tree.videos) or tree.images:
-        for path in filter(_is_still, animations):
-            tree.videos.remove(path)
+        stills = set(filter(_is_still, animations))
+        tree.videos = [path for path in tree.videos if path not in stills]
+        for path in stills:
             tree.stills.setdefault(path.parent, []).append(path.name)
 
 

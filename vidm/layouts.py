@@ -217,7 +217,8 @@ def _nothing_found(folder: Path, passed_over: str) -> str:
     nothing = f"no videos and no folders of frames in {folder}"
     if not passed_over:
         return f"{nothing}; {_where_data_comes_from(folder)}"
-    return f"{nothing}, passed over: {passed_over}; convert videos to mp4 and images to png, or give another --layout"
+    advice = "give another --layout" if "--layout" in passed_over else "convert videos to mp4 and images to png"
+    return f"{nothing}, passed over: {passed_over}; {advice}"
 
 
 def _refuse_bad_fraction(index: ClipIndex, max_bad_fraction: float, bad_list: Path) -> None:
@@ -254,12 +255,15 @@ def index_clips(
         if not index.paths and not index.skipped:
             raise ValueError(_nothing_found(root / split, index.passed_over))
         _refuse_bad_fraction(index, max_bad_fraction, Path(bad_list))
+        others = f"; passed over: {index.passed_over}" if index.passed_over else ""
         if not index.paths and index.longest == 0:
-            raise ValueError(f"none of the {len(index.bad)} videos in {root} can be read; the first: {index.bad[0][1]}")
+            raise ValueError(
+                f"none of the {len(index.bad)} videos in {root} can be read; the first: {index.bad[0][1]}{others}"
+            )
         if not index.paths:
             raise ValueError(
                 f"no video in {root} has the {min_frames} frames asked for, the longest has {index.longest}: "
-                f"ask for at most {index.longest}, including those that --frame-stride skips"
+                f"ask for at most {index.longest}, including those that --frame-stride skips{others}"
             )
         return index
 

@@ -174,7 +174,7 @@ def test_names_are_those_in_the_split(real: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_with_its_suffix_comes_before_one_without(tmp_path: Path) -> None:
-    for name, number in (("a.npy", 1), ("a.webp", 2)):
+    for name, number in (("a.mp4", 1), ("a.npy", 2)):
         for side in ("real", "made"):
             write_video(tmp_path / side / name, frames_of(number))
     assert numbers(tmp_path / "real", tmp_path / "made") == [(1, 1), (2, 2)]

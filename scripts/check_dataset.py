@@ -1,8 +1,10 @@
 """python scripts/check_dataset.py data/CLEVRER --min-frames 128
 
-Prints what training finds in a folder: layout, counts, lengths, sizes, codecs, and which clips are skipped and why.
-Writes a contact sheet with one row of frames per clip, cropped as in training. Every clip is opened; only those of the
-contact sheet are decoded. The exit code is 0 if any clip is usable, 1 if none is, and 2 for an invalid command.
+Prints what training finds in a folder: layout, counts, lengths, sizes, codecs, which clips are skipped and why, and
+which are damaged. Writes a contact sheet with one row of frames per clip, cropped as in training. The first, the middle
+and the last frame of every clip are decoded; with --verify, every byte is read: every frame of videos and images, and
+the checksums of packs. The exit code is 0 if any clip is usable, 1 if none is or --verify finds damage, and 2 for an
+invalid command.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +21,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from vidm import video_containers
+from vidm.config import DataConfig
 from vidm.datasets import fit_square
 from vidm.files import atomic_write
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
 from vidm.packs import probe, read_frames
 from vidm.runtime import exit_on_user_error
+from vidm.verify import damaged_clip, verify
 from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files
 
 SHEET_CLIPS = 12
@@ -62,29 +67,46 @@ def tally(title: str, values: Iterable[str]) -> str:
     return f"{title}: {shown}" + (f" and {len(counts) - KINDS_SHOWN} more" if len(counts) > KINDS_SHOWN else "")
 
 
-def contact_sheet(index: ClipIndex) -> tuple[np.ndarray | None, list[str]]:
-    """Return rows of frames of clips spread over the index, uint8 (H, W, 3), and the errors of other clips."""
+def contact_sheet(index: ClipIndex) -> np.ndarray | None:
+    """Return rows of frames of readable clips spread over the index, uint8 (H, W, 3); None without any."""
     chosen = np.unique(np.linspace(0, len(index.paths) - 1, SHEET_CLIPS).round().astype(int))
-    rows, reasons = [], []
+    rows = []
     for i in chosen:
         moments = np.linspace(0, index.num_frames[i] - 1, SHEET_FRAMES).round().astype(int)
-        try:
+        with suppress(VideoError):
             frames = fit_square(read_frames(index.paths[i], moments), SHEET_SIDE)
             rows.append(np.concatenate(list(frames), axis=1))
-        except VideoError as error:
-            reasons.append(str(error))
-    return (np.concatenate(rows) if rows else None), reasons
+    return np.concatenate(rows) if rows else None
 
 
-def report(index: ClipIndex, out: Path) -> None:
-    """Print the statistics of an index and write the contact sheet."""
+def find_damage(index: ClipIndex, every_byte: bool) -> list[tuple[Path, str]]:
+    """Return (path, reason) of clips of the index with frames that cannot be used."""
+    if every_byte:
+        known = {path for path, _ in index.bad}
+        return [(path, reason) for path, reason in verify(index.paths, index.num_frames) if path not in known]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(damaged_clip, index.paths, index.num_frames)
+        reasons = list(tqdm(found, desc="decoding frames", total=len(index.paths), unit="video", delay=3))
+    return [(path, reason) for path, reason in zip(index.paths, reasons, strict=True) if reason]
+
+
+def say(text: str) -> None:
+    """Print a line that may contain bytes of a file name that are not UTF-8."""
+    print(text.encode(errors="backslashreplace").decode())
+
+
+def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
+    """Print the statistics of an index and write the contact sheet; return whether no clip is damaged."""
     for _, reason in index.skipped:
-        print(f"skipped: {reason}".encode(errors="backslashreplace").decode())
+        say(f"skipped: {reason}")
     total = len(index.paths) + len(index.skipped)
     short = len(index.skipped) - len(index.bad)
     print(f"usable: {len(index.paths)} of {total} clips; {len(index.bad)} unreadable or missing, {short} too short")
+    limit = DataConfig().max_bad_fraction
+    if len(index.bad) > limit * total:
+        print(f"training refuses more than {limit:g} of unreadable clips, unless --max-bad-fraction allows them")
     if not index.paths:
-        return
+        return not index.bad
     lengths = np.array(index.num_frames)
     print(f"frames: {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, {lengths.sum()} in total")
     with ThreadPoolExecutor() as pool:
@@ -93,13 +115,18 @@ def report(index: ClipIndex, out: Path) -> None:
     print(tally("sizes", (kind.size for kind in kinds)))
     print(tally("codecs", (kind.codec for kind in kinds)))
     print(tally("frames per second", (kind.rate for kind in kinds)))
-    sheet, reasons = contact_sheet(index)
-    for reason in reasons:
-        print(f"cannot be decoded: {reason}".encode(errors="backslashreplace").decode())
+    damaged = find_damage(index, every_byte)
+    for _, reason in damaged:
+        say(f"cannot be decoded: {reason}")
+    read = "every byte" if every_byte else "the first, middle and last frames"
+    others = ", which training replaces by the next ones" if damaged else ""
+    print(f"damage: {len(damaged)} found in {read}{others}")
+    sheet = contact_sheet(index)
     if sheet is not None:
         with atomic_write(out) as temporary:
             Image.fromarray(sheet).save(temporary, format="png")
         print(f"contact sheet: {out}")
+    return not damaged and not index.bad
 
 
 def main() -> int:
@@ -111,12 +138,13 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="png file of the contact sheet"
     )
+    parser.add_argument("--verify", action="store_true", help="read every byte of every clip once")
     options = parser.parse_args()
     with exit_on_user_error():
         index = survey_clips(options.data, options.min_frames, options.layout, options.split, progress=True)
-        print(f"{options.data}: {index.found or 'no videos and no folders of frames'}")
-        report(index, options.out)
-    return 0 if index.paths else 1
+        say(f"{options.data}: {index.found}")
+        is_whole = report(index, options.out, options.verify)
+    return 0 if index.paths and (is_whole or not options.verify) else 1
 
 
 if __name__ == "__main__":

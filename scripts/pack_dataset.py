@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vidm.datasets import fit_square
-from vidm.layouts import ClipIndex, index_clips
+from vidm.layouts import LAYOUTS, ClipIndex, index_clips
 from vidm.packs import PackWriter, probe, read_frames, write_pack
 from vidm.runtime import exit_on_user_error
 
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of videos or of frame folders")
     parser.add_argument("--out", required=True, metavar="PACK", help="folder to create")
     parser.add_argument("--raw", type=int, metavar="R", help="store decoded R x R frames instead of encoded files")
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the folder, as in training (auto)")
     parser.add_argument(
         "--shard-size", type=int, default=1024, metavar="MB", help="maximum size of a tar file in MiB (1024)"
     )
@@ -77,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if value is not None and value < 1:
                 raise ValueError(f"{flag} {value}: give 1 or more")
         with write_pack(options.out, options.shard_size << 20) as pack:
-            index = index_clips(options.data)
+            index = index_clips(options.data, layout=options.layout)
+            print(f"{options.data}: {index.found}")
             if index.skipped:
                 print(index.skipped_message(), file=sys.stderr)
             num_bad = len(index.skipped) + add(pack, index, options.raw)

@@ -2,12 +2,16 @@
 
 Converts every video below DATA, in all splits, to a folder of png frames at the same place below OUT: train/a/7.mp4
 becomes train/a/7/00000.png and so on. Training reads both. A clip's folder appears completely or not at all, so running
-an interrupted command again continues it. Unreadable videos are reported, counted and skipped.
+an interrupted command again continues it. Each folder records the sha256 of its video, and a video that was replaced is
+extracted anew. Unreadable videos are reported, counted and skipped.
 """
 
 import argparse
+import errno
+import json
 import multiprocessing
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,10 +22,11 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from vidm.files import atomic_dir
+from vidm.files import atomic_dir, sha256_of
 from vidm.video_io import VideoError, read_frames
 
 CHUNK = 128  # frames in memory at a time
+RECORD = ".source.json"  # hidden, so that it is no part of the clip
 
 
 def choose_folders(data: Path, out: Path, paths: Sequence[Path]) -> list[Path]:
@@ -33,18 +38,49 @@ def choose_folders(data: Path, out: Path, paths: Sequence[Path]) -> list[Path]:
     ]
 
 
+def recorded_sha256(folder: Path) -> str:
+    """Return the sha256 of the video whose frames a folder contains; empty if it contains none or was not recorded."""
+    try:
+        return str(json.loads((folder / RECORD).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def extract(job: tuple[Path, int, Path]) -> str:
-    """Write a video's frames; return the reason if that fails, else an empty string."""
+    """Write a video's frames; return the reason if that fails, else an empty string. Earlier frames are replaced."""
     path, num_frames, folder = job
     try:
+        sha256 = sha256_of([path])
+        if recorded_sha256(folder):
+            for frame in folder.glob("*.png"):  # the record last: if this is interrupted, it still differs
+                frame.unlink()
+            shutil.rmtree(folder)
         with atomic_dir(folder) as temporary:
             for start in range(0, num_frames, CHUNK):
                 chunk = range(start, min(start + CHUNK, num_frames))
                 for index, frame in zip(chunk, read_frames(path, chunk), strict=True):
                     Image.fromarray(frame).save(temporary / f"{index:05d}.png")
+            (temporary / RECORD).write_text(json.dumps({"file": path.name, "sha256": sha256}))
     except (VideoError, FileNotFoundError) as error:
         return str(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a full disk stops the run
+            raise
+        return f"{path}: its name is too long for a folder of frames; rename it"
     return ""
+
+
+def update(job: tuple[Path, int, Path]) -> str | None:
+    """Extract a video unless its frames exist already; return None if they do, else what extract returns.
+
+    Frames without a record, which were not written by this script, are kept.
+    """
+    path, _, folder = job
+    names = os.listdir(folder) if folder.is_dir() else []
+    recorded = recorded_sha256(folder)
+    if any(name != RECORD for name in names) and (not recorded or recorded == sha256_of([path])):
+        return None
+    return extract(job)
 
 
 def extract_all(data: Path, out: Path, workers: int) -> None:
@@ -55,28 +91,19 @@ def extract_all(data: Path, out: Path, workers: int) -> None:
         raise ValueError(f"--out {out} is the folder of the videos: choose another")
     index = index_clips(data, layout="videos", progress=True)
     print(f"{data}: {index.found}")
-    folders = choose_folders(data, out, index.paths)
-    jobs = [
-        (path, num_frames, folder)
-        for path, num_frames, folder in zip(index.paths, index.num_frames, folders, strict=True)
-        if not (folder.is_dir() and any(folder.iterdir()))
-    ]
-    failed = [reason for _, reason in index.skipped]
+    jobs = zip(index.paths, index.num_frames, choose_folders(data, out, index.paths), strict=True)
     warn = partial(tqdm.write, file=sys.stderr)
-    for reason in failed:
+    for _, reason in index.skipped:
         warn(f"skipped: {reason}")
-    with (
-        tqdm(total=len(index.paths), initial=len(index.paths) - len(jobs), unit="video") as bar,
-        ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool,
-    ):
-        for reason in pool.map(extract, jobs):
-            if reason:
-                warn(f"skipped: {reason}")
-                failed.append(reason)
-            bar.update()
-    existing = len(index.paths) - len(jobs)
-    written = len(index.paths) + len(index.skipped) - existing - len(failed)
-    print(f"{out}: {written} videos extracted, {existing} existed already, {len(failed)} skipped")
+    results = []
+    with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
+        for result in tqdm(pool.map(update, jobs), total=len(index.paths), unit="video"):
+            results.append(result)
+            if result:
+                warn(f"skipped: {result}")
+    written, existing = results.count(""), results.count(None)
+    skipped = len(index.skipped) + len(results) - written - existing
+    print(f"{out}: {written} videos extracted, {existing} existed already, {skipped} skipped")
 
 
 def main() -> int:

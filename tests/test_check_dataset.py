@@ -30,16 +30,22 @@ def test_lengths_sizes_codecs_and_skipped_clips_are_printed(
         write_video(data / name, frames)
     write_video(data / "short.npy", np.zeros((3, 16, 16, 3), np.uint8))
     (data / "text.mp4").write_text("not a video")
-    assert check(monkeypatch, data, "--min-frames", 8, "--out", sheet) == 0
+    assert check(monkeypatch, data, "--min-frames", 8, "--layout", "both", "--out", sheet) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{data}: 4 videos in one flat folder and 1 folder of frames up to 1 level down",
         f"skipped: {data}/short.npy: has 3 frames, 8 are needed",
-        *[line for line in [SCRIPT["survey_clips"](data, 8).skipped_message().splitlines()[1]] if "text.mp4" in line],
+        *[
+            line
+            for line in [SCRIPT["survey_clips"](data, 8, "both").skipped_message().splitlines()[1]]
+            if "text.mp4" in line
+        ],
         "usable: 3 of 5 clips; 1 unreadable or missing, 1 too short",
+        "training refuses more than 0.05 of unreadable clips, unless --max-bad-fraction allows them",
         "frames: 8 to 12, median 9, 29 in total",
         "sizes: 16x16 (2), 32x16 (1)",
         "codecs: h264 (1), gif (1), png frames (1)",
         "frames per second: none stored (2), 25 (1)",
+        "damage: 0 found in the first, middle and last frames",
         f"contact sheet: {sheet}",
     ]
     rows = read_image(sheet).reshape(3, SCRIPT["SHEET_SIDE"], -1)
@@ -51,8 +57,7 @@ def test_lengths_sizes_codecs_and_skipped_clips_are_printed(
 def test_the_contact_sheet_spans_each_clip(tmp_path: Path) -> None:
     frames = np.repeat(np.arange(40, dtype=np.uint8) * 5, 16 * 16 * 3).reshape(40, 16, 16, 3)
     write_video(tmp_path / "a.npy", frames)
-    sheet, reasons = SCRIPT["contact_sheet"](SCRIPT["survey_clips"](tmp_path))
-    assert reasons == []
+    sheet = SCRIPT["contact_sheet"](SCRIPT["survey_clips"](tmp_path))
     shown = sheet[0, :: SCRIPT["SHEET_SIDE"], 0] // 5
     assert shown.tolist() == [0, 6, 11, 17, 22, 28, 33, 39]
 
@@ -123,3 +128,37 @@ def test_a_pack_is_described_like_a_folder(
     said = capsys.readouterr().out
     assert "usable: 1 of 1 clips" in said
     assert "codecs: in a pack (1)" in said
+
+
+def test_damage_in_the_last_of_many_clips_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(30):
+        write_video(tmp_path / "data" / f"{number:02d}", np.zeros((3, 8, 8, 3), np.uint8))
+    (tmp_path / "data" / "17" / "00002.png").write_bytes(b"damaged")
+    assert check(monkeypatch, tmp_path / "data", "--out", tmp_path / "sheet.png") == 0
+    printed = capsys.readouterr().out
+    assert f"cannot be decoded: {tmp_path}/data/17/00002.png" in printed
+    assert "damage: 1 found in the first, middle and last frames, which training replaces by the next ones" in printed
+
+
+def test_verify_reads_every_frame_and_the_exit_code_is_1_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        write_video(tmp_path / "data" / name, np.zeros((9, 8, 8, 3), np.uint8))
+    words = (tmp_path / "data", "--out", tmp_path / "sheet.png", "--verify")
+    assert check(monkeypatch, *words) == 0
+    assert "damage: 0 found in every byte" in capsys.readouterr().out
+    (tmp_path / "data" / "b" / "00003.png").write_bytes(b"damaged")
+    assert check(monkeypatch, *words) == 1
+    assert f"cannot be decoded: {tmp_path}/data/b/00003.png" in capsys.readouterr().out
+
+
+def test_a_folder_with_only_unread_formats_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.wmv").write_bytes(b"")
+    assert check(monkeypatch, tmp_path, "--out", tmp_path / "sheet.png") == 1
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: no videos and no folders of frames; passed over: 1 .wmv (not read)" in said

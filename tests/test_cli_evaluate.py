@@ -1,12 +1,14 @@
 """Tests of the evaluation commands: printed text, records, pages and errors."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vidm.cli_evaluate import (
     METRICS,
@@ -17,8 +19,9 @@ from vidm.cli_evaluate import (
     evaluate_vis_parser,
 )
 from vidm.detectors import PROTOCOLS, load_detector
+from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
-from vidm.video_io import write_video
+from vidm.video_io import read_video, write_video
 from vidm.world import write_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +43,8 @@ def test_the_commands_have_exactly_these_flags() -> None:
     flags = {flag for action in evaluate_parser()._actions for flag in action.option_strings}
     assert flags == set(
         "-h --help -dir1 --dir1 -dir2 --dir2 -b --batch -r --resolution -n --nframes -ns --nsamples -i3d --i3d "
-        "--protocol --frame-stride --real-stride --suite --metrics --split --real --first-frames --seed --repeats "
-        "--workers --cache --json --report".split()
+        "--protocol --frame-stride --real-stride --suite --metrics --split --layout --real --first-frames --seed "
+        "--repeats --workers --cache --json --report".split()
     )
     flags = {flag for action in evaluate_vis_parser()._actions for flag in action.option_strings}
     assert flags == set(
@@ -106,6 +109,60 @@ def test_the_record_has_the_number_and_all_settings_behind_it(
     assert len(result["values"]) == len(result["kernel_values"]) == 2
     assert result["deviation"] is not None
     assert result["floor"] > 0
+
+
+def test_what_each_folder_contains_is_printed_and_recorded(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Path(shutil.copytree(videos[0], tmp_path / "real"))
+    write_video(real / "train" / "short.mp4", np.zeros((2, 32, 32, 3), np.uint8))
+    (real / "thumbnails").mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(real / "thumbnails" / f"{number}.jpg")
+    (real / "more.wmv").write_bytes(b"")
+    run((real, videos[1]), "-n", 6, "--json", tmp_path / "a.json", "--report", tmp_path / "a.html")
+    contents = json.loads((tmp_path / "a.json").read_text())["contents"]
+    assert contents[str(real)]["frames"] == [6, 6]
+    assert contents[str(real)]["sizes"] == {"32x32": 8}
+    assert contents[str(real)]["kinds"] == contents[str(videos[1])]["kinds"] == {"mp4": 8}
+    found = contents[str(real)]["found"]
+    assert "passed over: 3 images in thumbnails, beside videos" in found
+    assert "1 .wmv (not read)" in found
+    assert [Path(path).name for path, _ in contents[str(real)]["skipped"]] == ["short.mp4"]
+    assert f"{real}: {found}; 6 to 6 frames; 32x32 (8); mp4 (8)" in capsys.readouterr().out
+    assert "passed over: 3 images in thumbnails" in (tmp_path / "a.html").read_text()
+
+
+def test_folders_of_different_kinds_of_files_are_warned_of(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in index_clips(videos[0]).paths:
+        write_video(tmp_path / "gif" / path.relative_to(videos[0]).with_suffix(".gif"), read_video(path))
+    for metrics in ("fvd", "psnr", "fvd,psnr"):
+        run((videos[0], tmp_path / "gif"), "-n", 2, "--metrics", metrics, "--report", tmp_path / "a.html")
+        assert capsys.readouterr().err.count(f"mp4 in {videos[0]}, gif in {tmp_path / 'gif'}: numbers include") == 1
+        assert "convert both folders to one format" in (tmp_path / "a.html").read_text()
+    run(videos, "-n", 2)
+    assert "convert both folders" not in capsys.readouterr().err
+
+
+def test_pairing_by_order_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("real/a.npy", "real/b.npy", "made/0.npy", "made/1.npy"):
+        write_video(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8))
+    run((tmp_path / "real", tmp_path / "made"), "-n", 2, "--metrics", "psnr")
+    printed = capsys.readouterr()
+    assert "2 pairs by order" in printed.out
+    assert "warning: videos are paired by order" in printed.err
+
+
+def test_the_layout_of_the_real_videos_can_be_chosen(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, path in enumerate(index_clips(videos[0]).paths[:3]):
+        write_video(tmp_path / "real" / f"{number}", read_video(path))
+    shutil.copy(index_clips(videos[0]).paths[0], tmp_path / "real" / "preview.mp4")
+    run((tmp_path / "real", videos[1]), "-n", 6, "--layout", "frames")
+    assert "3 folders of frames up to 1 level down; passed over: 1 video (--layout frames)" in capsys.readouterr().out
 
 
 def test_the_floor_and_unspecified_choices_are_always_printed(

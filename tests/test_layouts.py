@@ -3,6 +3,9 @@
 import errno
 import multiprocessing
 import os
+import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import av
@@ -16,6 +19,7 @@ from vidm.cli import parse_flags
 from vidm.config import Config, DataConfig
 from vidm.distributed import Rendezvous, launch, on_main, rank
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips, survey_clips
+from vidm.packs import write_pack
 from vidm.trainer import Trainer
 from vidm.video_io import read_video, write_video
 
@@ -73,7 +77,7 @@ def names(index: ClipIndex) -> list[str]:
 def test_every_layout_is_found_in_natural_order(tmp_path: Path, layout: list[str]) -> None:
     for name in reversed(layout):
         write_clip(tmp_path / name)
-    index = index_clips(tmp_path)
+    index = index_clips(tmp_path, layout="both")
     assert names(index) == layout
     assert index.num_frames == [4] * len(layout)
     assert index.skipped == []
@@ -182,6 +186,16 @@ def test_if_all_videos_are_bad_the_error_names_the_folder_and_the_first(tmp_path
         index_clips(tmp_path)
 
 
+def test_if_no_video_is_usable_the_error_names_the_frames_that_were_passed_over(tmp_path: Path) -> None:
+    write_clip(tmp_path / "frames", num_frames=9)
+    write_clip(tmp_path / "preview.npy", num_frames=2)
+    with pytest.raises(ValueError, match=r"the longest has 2: .*; passed over: 9 images in frames, beside videos"):
+        index_clips(tmp_path, min_frames=9)
+    (tmp_path / "preview.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 1 videos .*; passed over: 9 images in frames, beside videos"):
+        index_clips(tmp_path, min_frames=9)
+
+
 # A small example of each layout
 
 
@@ -217,7 +231,7 @@ def test_a_small_example_of_each_layout_is_read_and_described(tmp_path: Path, cl
         write_numbered(tmp_path / "data" / name.replace(".mp4/", ""), video)
         if folder:  # TaiChi-HD's frame folders have names of video files
             (tmp_path / "data" / name.replace(".mp4/", "")).rename(tmp_path / "data" / name)
-    index = index_clips(tmp_path / "data")
+    index = index_clips(tmp_path / "data", layout="both")
     assert index.found == found
     assert sorted(numbers(index)) == list(range(len(clips)))
     assert index.skipped == []
@@ -226,18 +240,115 @@ def test_a_small_example_of_each_layout_is_read_and_described(tmp_path: Path, cl
 def test_a_layout_can_select_only_videos_or_only_frames(tmp_path: Path) -> None:
     write_numbered(tmp_path / "0.mp4", 0)
     write_numbered(tmp_path / "1", 1)
-    assert numbers(index_clips(tmp_path)) == [0, 1]
+    assert numbers(index_clips(tmp_path)) == [0]  # images beside videos, anywhere, are thumbnails
+    assert numbers(index_clips(tmp_path, layout="both")) == [0, 1]
     assert numbers(index_clips(tmp_path, layout="videos")) == [0]
     assert numbers(index_clips(tmp_path, layout="frames")) == [1]
     (tmp_path / "0.mp4").rename(tmp_path / "1" / "beside.mp4")
     assert numbers(index_clips(tmp_path)) == [0]  # the images are thumbnails
     assert numbers(index_clips(tmp_path, layout="frames")) == [1]
-    with pytest.raises(ValueError, match="--layout folders: choose from auto, videos, frames, ucf101"):
+    with pytest.raises(ValueError, match="--layout folders: choose from auto, videos, frames, both, ucf101"):
         index_clips(tmp_path, layout="folders")
 
 
 def test_every_choice_of_the_layout_flag_is_a_layout() -> None:
     assert DataConfig.__dataclass_fields__["layout"].metadata["choices"] == LAYOUTS
+
+
+def write_images(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (16, 16)).save(folder / name)
+
+
+def test_images_anywhere_beside_videos_are_thumbnails_and_are_counted(tmp_path: Path) -> None:
+    for video in range(3):
+        write_numbered(tmp_path / "videos" / f"video_{video:05d}.mp4", video)
+    write_images(tmp_path / "thumbnails", *(f"video_{video:05d}.jpg" for video in range(3)))
+    write_images(tmp_path / "posters" / "large", "0.png")
+    index = index_clips(tmp_path)
+    assert numbers(index) == [0, 1, 2]
+    assert index.skipped == []
+    assert index.passed_over == (
+        "4 images in posters/large and 1 other folder, beside videos (thumbnails unless --layout is both or frames)"
+    )
+    assert index.found == f"3 videos in 1 subfolder; passed over: {index.passed_over}"
+    assert len(index_clips(tmp_path, layout="both").paths) == 5
+    assert "passed over: 3 videos (--layout frames)" in index_clips(tmp_path, layout="frames").found
+    assert "passed over: 4 images in posters/large" in index_clips(tmp_path, layout="videos").found
+
+
+def test_an_animation_of_one_frame_beside_videos_or_frames_is_an_image(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a" / "0.webp", 0)
+    write_numbered(tmp_path / "a" / "1.mp4", 1)
+    write_images(tmp_path / "covers", "0.webp", "1.gif")
+    index = index_clips(tmp_path)
+    assert numbers(index) == [0, 1]
+    assert index.passed_over.startswith("2 images in covers, beside videos")
+    shutil.rmtree(tmp_path / "a")
+    write_numbered(tmp_path / "frames", 2)
+    index = index_clips(tmp_path)
+    assert numbers(index) == [2]
+    assert (index.skipped, index.passed_over) == ([], "2 images in covers (single gif or webp)")
+    shutil.rmtree(tmp_path / "frames")
+    assert len(index_clips(tmp_path).paths) == 2  # without anything else, videos of one frame
+
+
+def test_a_pack_beside_frames_does_not_make_them_thumbnails(tmp_path: Path) -> None:
+    write_clip(tmp_path / "frames")
+    with write_pack(tmp_path / "pack") as pack:
+        pack.add_raw("a", np.zeros((2, 8, 8, 3), np.uint8))
+    assert names(index_clips(tmp_path)) == ["frames", "pack/a"]
+
+
+def test_several_sequences_in_a_folder_are_never_one_clip_and_what_is_read_is_said(tmp_path: Path) -> None:
+    for number in range(3):
+        write_images(tmp_path / "a", f"{number}.jpg", f"{number}_mask.png")
+        write_images(tmp_path / "b", f"left_{number}.jpg", f"right_{number}.jpg")
+        write_images(tmp_path / "c", f"{number**2}.png")
+    index = index_clips(tmp_path)
+    assert list(zip(names(index), index.num_frames, strict=True)) == [("a", 3), ("c", 3)]
+    assert "b: has 6 images of 2 sequences, left_#.jpg, right_#.jpg" in index.bad[0][1]
+    assert index.found == (
+        "3 folders of frames up to 1 level down; in a (and 1 folder like it), #.jpg is read, #_mask.png is not"
+    )
+    assert index_clips(tmp_path / "c").found == "1 folder of frames; in ., 1 gap in the numbers, 4 follows 1"
+
+
+def test_formats_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4")
+    (tmp_path / "b").mkdir()
+    for name in ("1.wmv", "b/2.WMV", "b/3.tif", "more.zip", "labels.json", ".hidden.wmv"):
+        (tmp_path / name).write_bytes(b"")
+    unread = index_clips(tmp_path).passed_over
+    assert unread.endswith("(not read)")
+    assert all(part in unread for part in ("2 .wmv", "1 .tif", "1 .zip"))
+    assert "json" not in unread
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(ValueError, match=r"no videos and no folders of frames in .*, passed over: 2 \.wmv") as caught:
+        index_clips(tmp_path)
+    assert "convert" in str(caught.value)
+    assert "make_synthetic" not in str(caught.value)
+    write_images(tmp_path / "images", "0.png")
+    with pytest.raises(ValueError, match=r"\(--layout videos\); give another --layout"):
+        index_clips(tmp_path / "images", layout="videos")
+
+
+def test_a_file_in_place_of_a_folder_is_told_what_it_is(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4")
+    (tmp_path / "notes.txt").write_text("")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.write(tmp_path / "a.mp4")
+    with tarfile.open(tmp_path / "data.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "a.mp4")
+    for name, what in (
+        ("data.zip", "is an archive: unpack it"),
+        ("data.tar.gz", "is an archive: unpack it"),
+        ("a.mp4", f"is one video: give a folder of videos, such as {tmp_path}"),
+        ("notes.txt", "is a file: give a folder of videos"),
+    ):
+        with pytest.raises(ValueError, match=f"{tmp_path / name} {what}"):
+            index_clips(tmp_path / name)
 
 
 def test_a_split_is_a_subfolder_and_without_one_all_clips_are_used(tmp_path: Path) -> None:
@@ -341,7 +452,7 @@ def test_an_index_from_the_cache_equals_the_first_one_and_opens_no_readable_vide
         write_numbered(tmp_path / name, video)
     write_clip(tmp_path / "short.npy", num_frames=2)
     (tmp_path / "bad.mp4").write_text("not a video")
-    fresh = index_clips(tmp_path, min_frames=3)
+    fresh = index_clips(tmp_path, min_frames=3, layout="both")
     opened = []
 
     def counted(path: Path) -> object:
@@ -350,14 +461,14 @@ def test_an_index_from_the_cache_equals_the_first_one_and_opens_no_readable_vide
 
     probe = layouts.probe
     monkeypatch.setattr(layouts, "probe", counted)
-    assert index_clips(tmp_path, min_frames=3) == fresh
+    assert index_clips(tmp_path, min_frames=3, layout="both") == fresh
     assert opened == ["bad.mp4"]  # an unreadable video is tried again
     write_numbered(tmp_path / "bad.mp4", 3, num_frames=6)
     write_numbered(tmp_path / "b" / "0.mp4", 0, num_frames=5)
     (tmp_path / "b" / "1" / "00003.png").unlink()
     (tmp_path / "2.gif").unlink()
     opened.clear()
-    changed = index_clips(tmp_path, min_frames=3)
+    changed = index_clips(tmp_path, min_frames=3, layout="both")
     assert sorted(opened) == ["0.mp4", "1", "bad.mp4"]
     assert list(zip(names(changed), changed.num_frames, strict=True)) == [("b/0.mp4", 5), ("b/1", 3), ("bad.mp4", 6)]
 
@@ -411,7 +522,7 @@ def test_only_one_of_two_processes_opens_the_videos_and_both_get_the_index(tmp_p
 def test_files_with_spaces_and_any_alphabet_in_their_names_are_read(tmp_path: Path) -> None:
     for video, name in enumerate(("a b/c  d.mp4", "\u6f22\u5b57/\u00fc\U0001f3a5.mp4", "x: y%s\n/z")):
         write_numbered(tmp_path / name, video)
-    assert sorted(numbers(index_clips(tmp_path))) == [0, 1, 2]
+    assert sorted(numbers(index_clips(tmp_path, layout="both"))) == [0, 1, 2]
 
 
 def test_a_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:

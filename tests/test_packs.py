@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from vidm.cli import train_main
 from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, fit_square
-from vidm.layouts import index_clips
-from vidm.packs import list_pack, probe, read_frames, write_pack
+from vidm.layouts import ClipIndex, index_clips
+from vidm.packs import is_pack, list_pack, probe, read_frames, write_pack
 from vidm.sampling import list_content, read_first_frame
 from vidm.video_io import VideoError, read_video, write_video
 
@@ -54,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pack_of(data: Path, out: Path, *options: str) -> Path:
-    pack_dataset.main(["--data", str(data), "--out", str(out), *options])
+    pack_dataset.main(["--data", str(data), "--out", str(out), "--layout", "both", *options])
     return out
 
 
@@ -79,13 +79,18 @@ def copy(pack: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pack, tmp_path / "copy"))
 
 
+def clips_of(folder: Path, min_frames: int = 1) -> ClipIndex:
+    """Return the clips of a pack, or of the folder with videos and folders of frames."""
+    return index_clips(folder, min_frames, "auto" if is_pack(folder) else "both")
+
+
 def shard_of(pack: Path) -> Path:
     (shard,) = pack.glob("*.tar")
     return shard
 
 
 def samples(folder: Path, workers: int = 0, context: str | None = None) -> list[dict[str, torch.Tensor]]:
-    triplets = FrameTriplets(index_clips(folder, NUM_FRAMES), RESOLUTION, NUM_FRAMES, seed=3)
+    triplets = FrameTriplets(clips_of(folder, NUM_FRAMES), RESOLUTION, NUM_FRAMES, seed=3)
     sampler = ResumableSampler(len(triplets), batch_size=4, seed=3, start_step=1, num_steps=6)
     with warnings.catch_warnings():
         # From Python 3.12 on, forking a process that has threads warns; PyTorch's threads are not affected.
@@ -97,7 +102,7 @@ def samples(folder: Path, workers: int = 0, context: str | None = None) -> list[
 
 
 def test_a_pack_lists_the_clips_of_its_folder_in_the_same_order(data: Path, pack: Path) -> None:
-    ours, theirs = index_clips(pack), index_clips(data)
+    ours, theirs = index_clips(pack), clips_of(data)
     assert [path.relative_to(pack) for path in ours.paths] == [path.relative_to(data) for path in theirs.paths]
     assert ours.num_frames == theirs.num_frames
     assert len(ours.paths) == 6
@@ -119,7 +124,7 @@ def test_training_samples_from_a_pack_equal_those_from_the_folder(
 
 
 def test_every_frame_of_an_encoded_pack_equals_that_of_the_folder(data: Path, encoded: Path) -> None:
-    for path in index_clips(data).paths:
+    for path in clips_of(data).paths:
         video, inside = read_video(path), encoded / path.relative_to(data)
         np.testing.assert_array_equal(read_frames(inside, range(len(video))), video)
         np.testing.assert_array_equal(read_frames(inside, [5, 0, 5]), video[[5, 0, 5]])
@@ -129,7 +134,7 @@ def test_every_frame_of_an_encoded_pack_equals_that_of_the_folder(data: Path, en
 def test_a_raw_pack_contains_the_squares_of_the_folder(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack_dataset, "FRAMES_AT_ONCE", 3)
     in_parts = pack_of(data, raw.parent / "in_parts", "--raw", str(RESOLUTION))
-    for path in index_clips(data).paths:
+    for path in clips_of(data).paths:
         squares = fit_square(read_video(path), RESOLUTION)
         for pack in (raw, in_parts):
             np.testing.assert_array_equal(read_frames(pack / path.relative_to(data), range(len(squares))), squares)
@@ -138,8 +143,8 @@ def test_a_raw_pack_contains_the_squares_of_the_folder(data: Path, raw: Path, mo
 
 def test_single_frames_and_clips_are_read_from_a_pack(data: Path, raw: Path) -> None:
     for ours, theirs in (
-        (SingleFrames(index_clips(f), RESOLUTION, seed=1, anywhere=True)[2, 4]["frame"] for f in (raw, data)),
-        (torch.from_numpy(Clips(index_clips(f), 3, RESOLUTION, stride=2)[3][0]) for f in (raw, data)),
+        (SingleFrames(clips_of(f), RESOLUTION, seed=1, anywhere=True)[2, 4]["frame"] for f in (raw, data)),
+        (torch.from_numpy(Clips(clips_of(f), 3, RESOLUTION, stride=2)[3][0]) for f in (raw, data)),
     ):
         assert torch.equal(ours, theirs)
 
@@ -155,7 +160,7 @@ def test_packs_are_found_below_the_indexed_folder(data: Path, encoded: Path, tmp
     shutil.copytree(encoded, tmp_path / "train")
     shutil.copytree(data / "frames" / "12", tmp_path / "val")
     names = [str(path.relative_to(tmp_path)) for path in index_clips(tmp_path).paths]
-    assert names == [*(f"train/{p.relative_to(data)}" for p in index_clips(data).paths), "val"]
+    assert names == [*(f"train/{p.relative_to(data)}" for p in clips_of(data).paths), "val"]
 
 
 def test_a_pack_that_is_written_again_is_read_again(tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_tar_unpacks_the_original_files(data: Path, encoded: Path, tmp_path: Pat
     listed = subprocess.run(["tar", "tf", str(shard_of(encoded))], check=True, capture_output=True, text=True)
     assert sorted(listed.stdout.split()) == sorted(os.listdir(tmp_path))
     assert shard_of(encoded).read_bytes()[-1024:] == bytes(1024)  # the end of an archive
-    for number, path in enumerate(index_clips(data).paths):
+    for number, path in enumerate(clips_of(data).paths):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         unpacked = sorted(file for file in tmp_path.glob(f"{number:08d}.*") if file.suffix != ".json")
         assert [file.read_bytes() for file in unpacked] == [file.read_bytes() for file in files]
@@ -189,13 +194,13 @@ def test_the_members_of_a_clip_are_consecutive_and_have_one_key(data: Path, pack
         assert keys == sorted(keys)
         assert sorted(set(keys)) == [f"{number:08d}" for number in range(6)]
         name = shard.extractfile("00000003.json").read().decode()
-    assert name == f'{{"name": "{index_clips(data).paths[3].relative_to(data)}"}}'
+    assert name == f'{{"name": "{clips_of(data).paths[3].relative_to(data)}"}}'
 
 
 def test_numpy_reads_the_raw_members(data: Path, raw: Path) -> None:
     with tarfile.open(shard_of(raw), "r:") as shard:
         unpacked = np.load(BytesIO(shard.extractfile("00000002.npy").read()))
-    np.testing.assert_array_equal(unpacked, fit_square(read_video(index_clips(data).paths[2]), RESOLUTION))
+    np.testing.assert_array_equal(unpacked, fit_square(read_video(clips_of(data).paths[2]), RESOLUTION))
 
 
 def test_shards_do_not_exceed_their_size_and_clips_are_never_split(tmp_path: Path) -> None:
@@ -234,7 +239,7 @@ def test_a_clip_with_a_changed_byte_is_reported_and_replaced_by_the_next(
     bad = index.paths[5]
     with pytest.raises(VideoError, match=rf"{shard_of(copy)}: bytes of {bad.relative_to(copy)} have changed"):
         read_frames(bad, [0])
-    ours, theirs = (SingleFrames(index_clips(f), RESOLUTION, seed=0, flip=False) for f in (copy, data))
+    ours, theirs = (SingleFrames(clips_of(f), RESOLUTION, seed=0, flip=False) for f in (copy, data))
     for epoch in range(2):
         for number, place in enumerate([0, 1, 2, 3, 4, 0]):
             assert torch.equal(ours[epoch, number]["frame"], theirs[epoch, place]["frame"])

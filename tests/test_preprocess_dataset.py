@@ -54,6 +54,39 @@ def test_frames_equal_the_videos_and_a_second_run_extracts_only_what_is_missing(
     assert (out / folders[0] / "00000.png").stat().st_mtime_ns == kept
 
 
+def test_a_replaced_video_is_extracted_anew_even_with_equal_size_and_time(tmp_path: Path) -> None:
+    clips = [np.full((3, 16, 16, 3), level, np.uint8) for level in (50, 90)]
+    video, frames = tmp_path / "a.npy", tmp_path / "out" / "a"
+    write_video(video, clips[0])
+    job = (video, 3, frames)
+    state = video.stat()
+    assert [SCRIPT["update"](job), SCRIPT["update"](job)] == ["", None]
+    write_video(video, clips[1])
+    os.utime(video, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (video.stat().st_size, video.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    assert SCRIPT["update"](job) == ""
+    np.testing.assert_array_equal(read_video(frames), clips[1])
+    write_video(video, clips[0][:2])  # fewer frames: none of the earlier ones is left
+    assert SCRIPT["update"]((video, 2, frames)) == ""
+    np.testing.assert_array_equal(read_video(frames), clips[0][:2])
+
+
+def test_frames_without_a_record_are_kept(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.npy", np.zeros((3, 16, 16, 3), np.uint8))
+    write_video(tmp_path / "out" / "a", np.ones((2, 16, 16, 3), np.uint8))
+    assert SCRIPT["update"]((tmp_path / "a.npy", 3, tmp_path / "out" / "a")) is None
+    assert len(read_video(tmp_path / "out" / "a")) == 2
+
+
+def test_a_file_name_of_255_bytes_stops_no_other_video(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_video(tmp_path / "data" / f"{name}.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    (tmp_path / "data" / "a.npy").rename(tmp_path / "data" / f"{'a' * 251}.npy")
+    done = preprocess("--data", tmp_path / "data", "--out", tmp_path / "out", "--frames")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "b" / "00001.png").exists()
+
+
 def test_a_long_video_is_extracted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
     write_video(tmp_path / "a.npy", frames)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,11 +169,57 @@ def test_videos_do_not_depend_on_the_batch_size(generator, content, tmp_path):
         assert np.abs(one - three).max() <= 2
 
 
-def test_content_may_be_a_video_or_folders_of_frames(generator, frame, tmp_path):
-    write_video(tmp_path / "videos" / "a.mp4", np.stack([frame, frame]))
-    write_video(tmp_path / "videos" / "frames", np.stack([frame, frame]))
-    assert list_content(tmp_path / "videos" / "a.mp4") == [tmp_path / "videos" / "a.mp4"]
-    assert list_content(tmp_path / "videos") == [tmp_path / "videos" / "a.mp4", tmp_path / "videos" / "frames"]
+def test_content_may_be_a_video_or_folders_of_frames(frame, tmp_path, capsys):
+    write_video(tmp_path / "a.mp4", np.stack([frame, frame]))
+    for name in ("one", "two"):
+        write_video(tmp_path / "frames" / name, np.stack([frame, frame]))
+    assert list_content(tmp_path / "a.mp4") == [tmp_path / "a.mp4"]
+    assert list_content(tmp_path / "frames") == [tmp_path / "frames" / "one", tmp_path / "frames" / "two"]
+    assert (
+        "2 folders of frames up to 1 level down; videos begin with the first frame of each" in capsys.readouterr().out
+    )
+
+
+def test_every_image_of_class_folders_is_a_first_frame(frame, tmp_path, capsys):
+    names = ["cat/2.png", "cat/10.png", "cat/photo.jpg", "dog/0.png", "dog/small/1.png"]
+    for name in [*names, "cat/2_mask.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / name)
+    (tmp_path / "dog" / "3.bmp").write_bytes(b"")
+    assert [str(path.relative_to(tmp_path)) for path in list_content(tmp_path)] == names
+    found = capsys.readouterr().out
+    assert "5 images in 3 folders; in cat, 2_mask.png not used; passed over: 1 .bmp (not read)" in found
+
+
+@pytest.mark.parametrize("poster", ["poster.jpg", "posters/1.jpg", "poster.webp", "posters/1.gif"])
+def test_videos_are_first_frames_and_images_beside_them_are_not(frame, tmp_path, capsys, poster):
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mp4", np.stack([frame, frame]))
+    (tmp_path / poster).parent.mkdir(exist_ok=True)
+    Image.fromarray(frame).save(tmp_path / poster)
+    assert list_content(tmp_path) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert "passed over: 1 image in" in capsys.readouterr().out
+
+
+def test_single_images_in_any_format_are_first_frames(frame, tmp_path):
+    for name in ("a.png", "b.webp", "c.gif"):
+        Image.fromarray(frame).save(tmp_path / name)
+    assert list_content(tmp_path) == [tmp_path / name for name in ("a.png", "b.webp", "c.gif")]
+    assert read_first_frame(tmp_path / "b.webp").shape == frame.shape
+
+
+def test_frames_beside_masks_are_still_frames_of_videos(frame, tmp_path):
+    for name in ("one", "two"):
+        write_video(tmp_path / name, np.stack([frame, frame]))
+        Image.fromarray(frame).save(tmp_path / name / "00001_mask.png")
+    assert list_content(tmp_path) == [tmp_path / "one", tmp_path / "two"]
+
+
+def test_an_archive_as_content_is_told_what_it_is(tmp_path):
+    with zipfile.ZipFile(tmp_path / "content.zip", "w") as archive:
+        archive.writestr("a.png", b"")
+    with pytest.raises(ValueError, match=r"content\.zip is an archive: unpack it"):
+        list_content(tmp_path / "content.zip")
 
 
 def test_an_unreadable_first_frame_is_reported_and_skipped(generator, content, tmp_path, capsys):

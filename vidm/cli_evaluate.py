@@ -9,12 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidm.clip_choice import ClipSelection, choose_clips
+from vidm.clip_choice import ClipSelection, FolderContents, choose_clips, contents_of, index_of
 from vidm.detectors import (
     C3D_PATH,
     I3D_PATH,
@@ -25,10 +26,11 @@ from vidm.detectors import (
     load_classifier,
     load_detector,
 )
-from vidm.distributed import is_main, launch, world_size
-from vidm.evaluation import circumstances, record_of, table_of, write_evaluation_report, write_json
+from vidm.distributed import is_main, launch, on_main, print0, world_size
+from vidm.evaluation import circumstances, table_of, text_of_vis, warnings_of, write_results
 from vidm.features import MeasureSettings
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
+from vidm.layouts import LAYOUTS
 from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
 from vidm.runtime import CommandParser, exit_on_user_error
 
@@ -127,6 +129,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         help="multiply the stride of real videos by K, for a model trained with --frame-stride K (1)",
     )
     parser.add_argument("--split", default="", metavar="NAME", help="split of dir1: a subfolder or UCF-101 list (all)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of dir1, as in training (auto)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of videos and clips (0)")
     _add_protocol_flags(parser)
     parser.add_argument("--real", choices=USES, help="record whether the generator was trained on dir1's videos")
@@ -181,11 +184,19 @@ def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
     protocol = PROTOCOLS[options.protocol]
     frames = (options.nframes, options.nsamples, options.resolution, options.frame_stride, options.real_stride)
     videos = (options.split, options.seed, protocol.random_start, protocol.max_videos)
-    selection = ClipSelection(options.dir1, *frames, *videos)
+    selection = ClipSelection(options.dir1, *frames, *videos, layout=options.layout)
     if options.suite:
         return {name: replace(selection, num_frames=n, frame_stride=stride) for name, (n, stride) in SUITE.items()}
     name = f"FVD{options.nframes}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
     return {name: selection}
+
+
+def _found(*selections: ClipSelection) -> dict[str, FolderContents]:
+    """Return what is in each folder and print it. All processes call this."""
+    contents = {str(each.folder): on_main(partial(contents_of, index_of(each))) for each in selections}
+    for folder, found in contents.items():
+        print0(f"{folder}: {found}")
+    return contents
 
 
 def _choices(options: argparse.Namespace, detector: Detector, device: torch.device) -> dict[str, Any]:
@@ -193,6 +204,7 @@ def _choices(options: argparse.Namespace, detector: Detector, device: torch.devi
     return {
         "real": options.dir1,
         "split": options.split or "all",
+        "layout": options.layout,
         "real videos were": options.real or USE_OF_SPLIT.get(list_name, NOT_SPECIFIED),
         "generated": options.dir2,
         "first frames were": options.first_frames or NOT_SPECIFIED,
@@ -201,17 +213,6 @@ def _choices(options: argparse.Namespace, detector: Detector, device: torch.devi
         "detector": identity_of(detector),
         **circumstances(device),
     }
-
-
-def _write(
-    options: argparse.Namespace, measured: dict[str, Any], frames: FrameMetrics | None, choices: dict[str, Any]
-) -> None:
-    if options.json:
-        write_json(options.json, record_of(measured, frames, choices))
-        print(f"wrote all numbers and settings to {options.json}")
-    if getattr(options, "report", None):
-        write_evaluation_report(options.report, measured, frames, choices)
-        print(f"wrote {options.report}: open it in a browser")
 
 
 def _print(
@@ -224,7 +225,7 @@ def _print(
     if NOT_SPECIFIED in choices.values():
         print("record where the videos came from with --real and --first-frames: numbers cannot be compared without it")
     print(table_of(measured, frames, metrics))
-    for warning in dict.fromkeys(warning for result in measured.values() for warning in result.warnings):
+    for warning in warnings_of(measured, frames):
         print(f"warning: {warning}", file=sys.stderr)
 
 
@@ -255,6 +256,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             detector, protocol, options.batch, _workers(options), device, progress=True, cache=options.cache
         )
         pairs = {name: (real, real.generated(options.dir2)) for name, real in _selections(options).items()}
+        contents = _found(*min(pairs.values(), key=lambda pair: pair[0].length))
         distances = bool({"fvd", "kvd"} & set(options.metrics))
         if distances:
             for pair in pairs.values():  # report videos that are too short for any measurement before the first one
@@ -269,9 +271,9 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             neighbours = bool(options.report) and not measured  # the page shows those of the first measurement
             measured[name] = fvd_of(*pair, settings, options.repeats, "kvd" in options.metrics, neighbours)
         if is_main():
-            choices = _choices(options, detector, device)
+            choices = {**_choices(options, detector, device), "contents": contents}
             _print(measured, frames, options.metrics, choices)
-            _write(options, measured, frames, choices)
+            write_results(options.json, options.report, measured, frames, choices)
 
 
 def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
@@ -279,6 +281,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         _check_common_flags(options)
         _ready_to_write(options.json)
         classifier = load_classifier(options.c3d, device)
+        contents = _found(ClipSelection(options.dir2, options.nframes))
         result = compute_vis(
             options.dir2,
             classifier,
@@ -295,12 +298,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         )
         if not is_main():
             return
-        height, width = result.size
-        print(f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}")
-        print(
-            f"{result.num_samples} videos, their first {result.num_frames} frames at {width} x {height}, "
-            f"{result.num_classes} classes, {result.splits} splits, seed {result.seed}, {len(result.skipped)} skipped"
-        )
+        print(text_of_vis(result))
         if result.num_samples < result.splits * result.num_classes:
             print(
                 f"warning: with {result.num_samples} videos in {result.splits} splits a score cannot exceed "
@@ -310,7 +308,8 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         if result.softmax:
             print("the classifier returned scores: a softmax was applied", file=sys.stderr)
         choices = {"generated": options.dir2, "detector": identity_of(classifier), **circumstances(device)}
-        _write(options, {"VIS": result}, None, choices)
+        choices |= {"contents": contents}
+        write_results(options.json, None, {"VIS": result}, None, choices)
 
 
 def _run(worker: Callable[..., None], options: argparse.Namespace) -> None:

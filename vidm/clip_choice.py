@@ -6,12 +6,17 @@ generated = choose_clips(real.generated("results/samples"))
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vidm.datasets import Clips, window_length
-from vidm.layouts import index_clips
+from vidm.layouts import ClipIndex, index_clips
+from vidm.packs import read_frames
+from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files
 
 
 def check_counts(**counts: int | None) -> None:
@@ -26,11 +31,11 @@ class ClipSelection:
     """The clips of a folder to measure: one clip of `num_frames` frames from each selected video.
 
     num_samples=None selects all videos that are long enough, but at most max_samples. If not all are selected, the seed
-    draws them.
-    `split` is a subfolder or one of UCF-101's lists. The frames of a clip are frame_stride * real_stride apart:
-    real_stride is for real videos, when the model was trained on every real_stride-th frame. A clip begins at the first
-    frame or, with `random_start`, at one drawn by the seed. With a `window`, only this range of each clip's frames is
-    read. With a `resolution` (px), frames are cropped to the central square and resized; None keeps them as stored.
+    draws them. `split` is a subfolder or one of UCF-101's lists, `layout` one of vidm.layouts.LAYOUTS. The frames of a
+    clip are frame_stride * real_stride apart: real_stride is for real videos, when the model was trained on every
+    real_stride-th frame. A clip begins at the first frame or, with `random_start`, at one drawn by the seed. With a
+    `window`, only this range of each clip's frames is read. With a `resolution` (px), frames are cropped to the central
+    square and resized; None keeps them as stored.
     Raises ValueError, naming the field, for a count below 1.
     """
 
@@ -45,6 +50,7 @@ class ClipSelection:
     random_start: bool = False
     max_samples: int = 2048
     window: range | None = None
+    layout: str = "auto"
 
     def __post_init__(self) -> None:
         check_counts(
@@ -65,14 +71,19 @@ class ClipSelection:
         return window_length(self.num_frames, self.stride)
 
     def generated(self, folder: str | Path) -> "ClipSelection":
-        """Return the generated clips to compare with these: without real_stride and split, from the first frame."""
-        return replace(self, folder=folder, real_stride=1, split="", random_start=False)
+        """Return the generated clips to compare with these: from the first frame; no real_stride, split or layout."""
+        return replace(self, folder=folder, real_stride=1, split="", layout="auto", random_start=False)
 
 
 def _draw(seed: int, name: str) -> tuple[float, float]:
     """Return two numbers in [0, 1) for a seed and a video's name: its rank in the draw and its clip's start."""
     digest = hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48, int.from_bytes(digest[6:12], "big") / 2**48
+
+
+def index_of(selection: ClipSelection) -> ClipIndex:
+    """Return all clips of the selection's folder that are long enough. Raises what index_clips raises."""
+    return index_clips(selection.folder, selection.length, selection.layout, selection.split)
 
 
 def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] = ()) -> Clips:
@@ -82,7 +93,7 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     to the first classes. `damaged` has (path, reason) of videos that turned out to be unreadable; they are left out and
     listed as skipped. Raises FileNotFoundError for a missing folder, ValueError for fewer than 2 or num_samples videos.
     """
-    index = index_clips(selection.folder, min_frames=selection.length, split=selection.split)
+    index = index_of(selection)
     known = {path for path, _ in damaged}
     good = [i for i, path in enumerate(index.paths) if path not in known]
     wanted = min(len(good), selection.max_samples) if selection.num_samples is None else selection.num_samples
@@ -111,3 +122,58 @@ def halves(clips: Clips, seed: int) -> tuple[list[int], list[int]]:
     order = sorted(range(len(clips)), key=lambda place: draws[place])
     half = len(clips) // 2
     return sorted(order[:half]), sorted(order[half : 2 * half])
+
+
+# What a folder contains
+
+
+class FolderContents(NamedTuple):
+    """What was found in a folder: its description, the shortest and longest usable clip in frames, how many clips have
+    each size and are of each kind, and (path, reason) of clips that are skipped."""
+
+    found: str
+    frames: tuple[int, int]
+    sizes: dict[str, int]
+    kinds: dict[str, int]
+    skipped: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        counts = (", ".join(f"{name} ({count})" for name, count in each.items()) for each in (self.sizes, self.kinds))
+        return f"{self.found}; {self.frames[0]} to {self.frames[1]} frames; {'; '.join(counts)}"
+
+
+def _kind(path: Path) -> str:
+    if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
+        return path.suffix.lower()[1:]
+    return f"{frame_files(path)[0].suffix.lower()[1:]} frames" if path.is_dir() else "frames"  # those of a pack
+
+
+def _size(path: Path) -> str:
+    try:
+        height, width, _ = read_frames(path, [0])[0].shape
+    except (VideoError, FileNotFoundError):
+        return "unreadable"
+    return f"{width}x{height}"
+
+
+def kinds_of(index: ClipIndex) -> dict[str, int]:
+    """Return how many clips are of each kind of file (mp4, gif, png frames, ...), the most frequent first. Ours."""
+    return dict(Counter(map(_kind, index.paths)).most_common())
+
+
+def contents_of(index: ClipIndex) -> FolderContents:
+    """Summarize the clips of a folder; the first frame of each is read for its size. Ours."""
+    with ThreadPoolExecutor() as pool:
+        sizes = Counter(pool.map(_size, index.paths))
+    frames = min(index.num_frames, default=0), max(index.num_frames, default=0)
+    skipped = [(str(path), reason) for path, reason in index.skipped]
+    return FolderContents(index.found, frames, dict(sizes.most_common()), kinds_of(index), skipped)
+
+
+def warn_of_kinds(real: ClipIndex, made: ClipIndex) -> list[str]:
+    """Return a warning if two folders are of different kinds of files: metrics measure their compression too. Ours."""
+    kinds = [sorted(kinds_of(index)) for index in (real, made)]
+    if kinds[0] == kinds[1]:
+        return []
+    names = [f"{' and '.join(names)} in {index.root}" for names, index in zip(kinds, (real, made), strict=True)]
+    return [f"{', '.join(names)}: numbers include the difference of the formats; convert both folders to one format"]

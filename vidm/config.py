@@ -119,7 +119,7 @@ class DataConfig:
         "first", "frames of a video that --generator content learns", "--content-frames", ("first", "all")
     )
     layout: str = setting(
-        "auto", "layout of the folder; auto detects it", "--layout", ("auto", "videos", "frames", "ucf101")
+        "auto", "layout of the folder; auto detects it", "--layout", ("auto", "videos", "frames", "both", "ucf101")
     )
     split: str = setting("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
     test_split: str = setting("", "part of the data to hold out (default: some videos of --data)", "--test-split")

@@ -24,7 +24,7 @@ import torch
 from vidm.datasets import fit_square, window_length
 from vidm.files import atomic_write
 from vidm.frame_metrics import FrameMetrics
-from vidm.metrics import FVDResult
+from vidm.metrics import FVDResult, VISResult
 from vidm.packs import read_frames
 from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.runtime import provenance
@@ -66,6 +66,22 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
     return "\n".join(lines)
 
 
+def text_of_vis(result: VISResult) -> str:
+    """Return two lines for a terminal: the score and its clips."""
+    height, width = result.size
+    return (
+        f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}\n"
+        f"{result.num_samples} videos, their first {result.num_frames} frames at {width} x {height}, "
+        f"{result.num_classes} classes, {result.splits} splits, seed {result.seed}, {len(result.skipped)} skipped"
+    )
+
+
+def warnings_of(measured: Measured, frames: FrameMetrics | None) -> list[str]:
+    """Return the warnings of all measurements, each once."""
+    warnings = [warning for result in measured.values() for warning in result.warnings]
+    return list(dict.fromkeys([*warnings, *(frames.warnings if frames else ())]))
+
+
 def circumstances(device: torch.device | str) -> dict[str, Any]:
     """Return the date, the versions of the libraries and the machine, for a record."""
     found = provenance(LIBRARIES, device)
@@ -74,7 +90,10 @@ def circumstances(device: torch.device | str) -> dict[str, Any]:
 
 
 def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record of JSON values: the unchanged `choices`, each result by name, and PSNR and SSIM if measured."""
+    """Return a record of JSON values: the `choices`, each result by name, and PSNR and SSIM if measured."""
+    if "contents" in choices:
+        contents = {folder: contents._asdict() for folder, contents in choices["contents"].items()}
+        choices = {**choices, "contents": contents}
     results = {name: asdict(result) | {"deviation": result.deviation} for name, result in measured.items()}
     return {**choices, "results": results} | ({"frame_metrics": asdict(frames)} if frames else {})
 
@@ -118,7 +137,9 @@ def _distances(measured: Measured) -> list[Distance]:
 def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, choice in choices.items():
-        if isinstance(choice, Mapping):
+        if name == "contents":
+            flat.update({f"contents of {folder}": str(contents) for folder, contents in choice.items()})
+        elif isinstance(choice, Mapping):
             flat[name] = ", ".join(f"{key} {value}" for key, value in choice.items())
         else:
             flat[name] = choice
@@ -151,8 +172,24 @@ def write_evaluation_report(
             rows=_rows(first, Path(folder)) if first else [],
             distance_name=first.name if first else "",
             distances=_distances(measured),
-            notes=list(dict.fromkeys(warning for result in measured.values() for warning in result.warnings)),
+            notes=warnings_of(measured, frames),
             settings=_settings(choices, measured),
             curves=curves,
         )
         write_report(path, report)
+
+
+def write_results(
+    json_path: str | None,
+    report_path: str | None,
+    measured: Mapping[str, Any],
+    frames: FrameMetrics | None,
+    choices: Mapping[str, Any],
+) -> None:
+    """Write the record and the page, each if there is a path for it, and print where they are."""
+    if json_path:
+        write_json(json_path, record_of(measured, frames, choices))
+        print(f"wrote all numbers and settings to {json_path}")
+    if report_path:
+        write_evaluation_report(report_path, measured, frames, choices)
+        print(f"wrote {report_path}: open it in a browser")

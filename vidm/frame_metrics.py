@@ -20,13 +20,13 @@ from statistics import mean
 import numpy as np
 import torch
 
-from vidm.clip_choice import ClipSelection
+from vidm.clip_choice import ClipSelection, index_of, warn_of_kinds
 from vidm.datasets import Clips
 from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.features import Features, FeatureTable, MeasureSettings, measure
 from vidm.frechet import frechet_of
-from vidm.layouts import ClipIndex, index_clips
+from vidm.pairing import pair_videos
 from vidm.video_io import VideoError
 
 # Identical frames have an infinite PSNR, which would make every mean infinite.
@@ -38,7 +38,8 @@ SSIM_WINDOW = 11
 class FrameMetrics:
     """PSNR in dB and SSIM in [-1, 1], averaged over all pairs: by frame, and over all frames after the given first.
 
-    `pairing` says how real and generated videos were paired, `skipped` has (path, reason) of pairs left out.
+    `pairing` says how videos were paired ("by first frame", "by name" or "by order"), `pairs` has (generated, real) of
+    those compared, `skipped` (path, reason) of videos left out, and `warnings` say why the numbers may be misleading.
     """
 
     psnr: float
@@ -47,29 +48,9 @@ class FrameMetrics:
     ssim_by_frame: tuple[float, ...]
     num_pairs: int
     pairing: str
+    pairs: tuple[tuple[Path, Path], ...]
     skipped: tuple[tuple[Path, str], ...]
-
-
-def _name(path: Path, root: Path) -> str:
-    """Return a video's path in its folder, without the suffix of its format."""
-    return path.relative_to(root).with_suffix("").as_posix()
-
-
-def _paired(real: ClipIndex, made: ClipIndex) -> tuple[ClipIndex, str]:
-    """Return each generated video's real one: by name if every generated one has a real one's name, else by order."""
-    places = {_name(path, real.root): place for place, path in enumerate(real.paths)}
-    names = [_name(path, made.root) for path in made.paths]
-    if all(name in places for name in names):
-        chosen, pairing = [places[name] for name in names], "by name"
-    elif len(real.paths) >= len(made.paths) and not real.skipped:
-        chosen, pairing = list(range(len(made.paths))), "by order"
-    else:
-        raise ValueError(
-            f"the {len(made.paths)} videos of {made.root} cannot be paired with the {len(real.paths)} of {real.root} "
-            f"({len(real.skipped)} skipped): PSNR and SSIM need a real video of the same name or position for each"
-        )
-    paths, lengths = [real.paths[i] for i in chosen], [real.num_frames[i] for i in chosen]
-    return replace(real, paths=paths, num_frames=lengths), pairing
+    warnings: tuple[str, ...]
 
 
 def _compared(real_u8: np.ndarray, made_u8: np.ndarray, device: torch.device | str) -> tuple[np.ndarray, np.ndarray]:
@@ -120,10 +101,10 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
         import torchmetrics  # noqa: F401
     except ImportError as error:
         raise ValueError("PSNR and SSIM need torchmetrics: pip install 'vidm[metrics]', or leave them out") from error
-    real_index, made_index = (index_clips(s.folder, min_frames=s.length, split=s.split) for s in (real, made))
-    real_index, pairing = _paired(real_index, made_index)
-    real_clips = Clips(real_index, real.num_frames, real.resolution, stride=real.stride)
-    made_clips = Clips(made_index, made.num_frames, made.resolution, stride=made.stride)
+    real_index, made_index = (index_of(selection) for selection in (real, made))
+    paired = on_main(partial(pair_videos, real_index, made_index, real.split))
+    real_clips = Clips(paired.real, real.num_frames, real.resolution, stride=real.stride)
+    made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride)
     total = len(made_clips) if made.num_samples is None else made.num_samples
     if not 1 <= total <= len(made_clips):
         raise ValueError(f"{total} pairs were asked for; there are {len(made_clips)}")
@@ -134,17 +115,23 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
             f"none of the {total} pairs of {real.folder} and {made.folder} can be read; the first: {damaged[0][1]}"
         )
     psnr, ssim = (sums / count).tolist()
-    skipped = [*real_index.skipped, *made_index.skipped, *damaged]
+    skipped = [*real_index.skipped, *made_index.skipped, *paired.unpaired, *damaged]
+    bad = {path for path, _ in damaged}
+    compared = [pair for pair in zip(paired.made.paths, paired.real.paths, strict=True) if pair[0] not in bad][:count]
     if is_main() and skipped:
         print(replace(made_index, skipped=skipped).skipped_message(), file=sys.stderr)
+    by_order = "videos are paired by order: no first frames are recorded, and names differ"
+    warnings = [by_order] if paired.how == "by order" else []
     return FrameMetrics(
         psnr=mean(psnr[1:] or psnr),
         ssim=mean(ssim[1:] or ssim),
         psnr_by_frame=tuple(psnr),
         ssim_by_frame=tuple(ssim),
         num_pairs=count,
-        pairing=pairing,
+        pairing=paired.how,
+        pairs=tuple(compared),
         skipped=tuple(skipped),
+        warnings=(*warnings, *warn_of_kinds(paired.real, paired.made)),
     )
 
 
@@ -163,10 +150,10 @@ def compute_frame_metrics(
     """Return PSNR and SSIM of the generated videos of dir2 to the real ones of dir1 that they continue, frame by frame.
 
     Both clips begin at the first frame; the arguments num_frames to split are those of ClipSelection. Videos are paired
-    by name (without the suffix) if every generated video has a real one's name, else by order. If num_samples is given,
-    only that many pairs are used, the first in order. PSNR is limited to 100 dB. Means leave out frame 0, which is
-    given, unless it is the only one. Raises ValueError if torchmetrics is not installed, and for videos that cannot be
-    paired or differ in size, naming them.
+    as pair_videos does: by the first frame that sampling recorded, else by name, else by order. If num_samples is
+    given, only that many pairs are used, the first in order. PSNR is limited to 100 dB. Means leave out frame 0, which
+    is given, unless it is the only one. Raises ValueError if torchmetrics is not installed, and for videos that cannot
+    be paired or differ in size, naming them.
     """
     real = ClipSelection(dir1, num_frames, num_samples, resolution, frame_stride, real_stride, split)
     return frame_metrics_of(real, real.generated(dir2), device)

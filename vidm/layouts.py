@@ -1,9 +1,9 @@
 """List the clips in a folder of videos. Ours.
 
-A clip is a video file, or a folder that directly contains png or jpg frames, at any depth. A flat folder, one folder
-per class, CLEVRER's train/video_00000-01000/video_00000.mp4 and the frame folders of Sky Time-lapse and TaiChi-HD are
-all recognized without a flag. So is a pack (vidm.packs), whose clips have the paths that they had in the packed folder.
-A split is a subfolder (train, val, test) or one of UCF-101's official lists.
+A clip is a video file or, in a folder without any video file, a folder that directly contains png or jpg frames, at any
+depth. A flat folder, one folder per class, CLEVRER's train/video_00000-01000/video_00000.mp4 and the frame folders of
+Sky Time-lapse and TaiChi-HD are all recognized without a flag. So is a pack (vidm.packs), whose clips have the paths
+that they had in the packed folder. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
 
     index = index_clips("data/CLEVRER", min_frames=128, split="train")
     print(index.found, len(index.paths), index.skipped_message())
@@ -14,21 +14,21 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from tarfile import is_tarfile
+from zipfile import is_zipfile
 
 from vidm.distributed import on_main
 from vidm.files import atomic_write
+from vidm.folder_walk import Listing, Skipped, count_of, find_clips
 from vidm.packs import is_pack, list_pack, probe
 from vidm.probe_cache import probe_all
-from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key, videos_among
+from vidm.video_io import VIDEO_SUFFIXES, VideoError, natural_key
 
-LAYOUTS = ("auto", "videos", "frames", "ucf101")
+LAYOUTS = ("auto", "videos", "frames", "both", "ucf101")
 SKIPPED_SHOWN = 10
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 UCF_LISTS = "ucfTrainTestlist"
 UCF_LIST = re.compile(r"(train|test)list0?([0-9]+)\.txt")
-
-Skipped = list[tuple[Path, str]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ClipIndex:
 
     `skipped` contains (path, reason) of clips that are unreadable, too short or listed but missing; `bad` contains the
     same without those that are only too short. `longest` is the largest number of frames of any readable clip, `found`
-    a one-line description of the folder.
+    a one-line description of the folder, and `passed_over` the part of it that says what is not used.
     """
 
     root: Path
@@ -47,6 +47,7 @@ class ClipIndex:
     bad: Skipped = field(default_factory=list)
     longest: int = 0
     found: str = ""
+    passed_over: str = ""
 
     def skipped_message(self) -> str:
         """Return a line for each of the first ten skipped clips, then their number; empty if no clip was skipped."""
@@ -68,73 +69,6 @@ def _where_data_comes_from(root: Path) -> str:
     )
 
 
-# Folders of videos or frames
-
-
-class _Listing(NamedTuple):
-    """Paths of clips, bad clips and folders known before any clip is opened, and a one-line description."""
-
-    clips: list[Path]
-    bad: Skipped
-    found: str
-
-
-def _count(number: int, noun: str, rest: str = "") -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}{rest}"
-
-
-def _describe(root: Path, videos: list[Path], folders: list[Path], bad: Skipped) -> str:
-    """Describe in one line what a folder contains, and which of its splits can be chosen."""
-    parts = []
-    if videos:
-        parents = {path.parent for path in videos}
-        depths = {len(parent.relative_to(root).parts) for parent in parents}
-        where = f"{_count(len(parents), 'folder')} up to {_count(max(depths), 'level')} down"
-        if depths in ({0}, {1}):
-            where = "one flat folder" if depths == {0} else _count(len(parents), "subfolder")
-        parts.append(f"{_count(len(videos), 'video')} in {where}")
-    if folders:
-        deepest = max(len(path.relative_to(root).parts) for path in folders)
-        where = f" up to {_count(deepest, 'level')} down" if deepest else ""
-        parts.append(_count(len(folders), "folder", " of frames") + where)
-    if bad:
-        parts.append(_count(len(bad), "folder", " that cannot be listed"))
-    splits = [name for name in SPLIT_FOLDERS if (root / name).is_dir()] + list(_ucf_lists(root))
-    hint = f" (all of it is used; --split chooses from {', '.join(splits)})" if splits else ""
-    return " and ".join(parts) + hint
-
-
-def _walk(root: Path, layout: str) -> _Listing:
-    """List every clip below `root`; each folder is visited once, even if several links lead to it."""
-    videos: list[Path] = []
-    folders: list[Path] = []
-    bad: Skipped = []
-    visited: set[str] = set()
-
-    def cannot_be_listed(error: OSError) -> None:
-        bad.append((Path(error.filename), f"{error.filename}: the folder cannot be listed ({error.strerror})"))
-
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=cannot_be_listed):
-        if os.path.realpath(folder) in visited:
-            subfolders.clear()
-            continue
-        visited.add(os.path.realpath(folder))
-        if is_pack(folder):
-            videos += list_pack(folder)
-            subfolders.clear()
-            continue
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        visible = [name for name in names if not name.startswith(".")]
-        inside = videos_among(Path(folder), visible)
-        if layout != "frames":
-            videos += inside
-        # Images next to videos are probably thumbnails, so they count as a clip only with layout="frames".
-        has_frames = any(name.lower().endswith(FRAME_SUFFIXES) for name in visible)
-        if has_frames and layout != "videos" and not (inside and layout == "auto"):
-            folders.append(Path(folder))
-    return _Listing(sorted(videos + folders, key=natural_key), bad, _describe(root, videos, folders, bad))
-
-
 # UCF-101's official splits
 
 
@@ -154,10 +88,10 @@ def _class_and_name(path: Path) -> tuple[str, str]:
     return path.parent.name, path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
 
 
-def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
+def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> Listing:
     """List the clips that one of the official lists names; a listed clip that does not exist is bad."""
     existing: dict[tuple[str, str], Path] = {}
-    everything = _walk(root, "auto")
+    everything = find_clips(root, "both")
     for path in everything.clips:
         existing.setdefault(_class_and_name(path), path)
     classes = {name for name, _ in existing}
@@ -176,23 +110,24 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> _Listing:
     found = f"UCF-101, {lists[split].name}: {len(clips)} of the {len(listed)} videos listed, {len(used)} classes"
     if missing_classes:
         found += f"; missing: {', '.join(missing_classes)}"
-    return _Listing(sorted(clips, key=natural_key), bad, found)
+    found += f"; passed over: {everything.passed_over}" if everything.passed_over else ""
+    return Listing(sorted(clips, key=natural_key), bad, found, everything.passed_over)
 
 
 # The layouts
 
 
-def _list_packed(root: Path, layout: str, split: str) -> _Listing:
+def _list_packed(root: Path, layout: str, split: str) -> Listing:
     """List a pack's clips, or those that were in the subfolder `split` of the packed folder."""
     if layout != "auto":
         raise ValueError(f"--layout {layout}: {root} is a pack, which has no layouts: omit --layout")
     clips = [path for path in list_pack(root) if not split or path.relative_to(root).parts[:1] == (split,)]
     if split and not clips:
         raise ValueError(f"--split {split}: the pack {root} has no clips from a folder of that name")
-    return _Listing(clips, [], f"{split + ': ' if split else ''}{_count(len(clips), 'clip')} of a pack")
+    return Listing(clips, [], f"{split + ': ' if split else ''}{count_of(len(clips), 'clip')} of a pack")
 
 
-def _list_clips(root: Path, layout: str, split: str) -> _Listing:
+def _list_clips(root: Path, layout: str, split: str) -> Listing:
     if layout not in LAYOUTS:
         raise ValueError(f"--layout {layout}: choose from {', '.join(LAYOUTS)}")
     if is_pack(root):
@@ -208,7 +143,10 @@ def _list_clips(root: Path, layout: str, split: str) -> _Listing:
     if split and not is_folder:
         splits = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."] + list(lists)
         raise ValueError(f"--split {split}: {root} has no such folder or list; choose from {', '.join(splits[:10])}")
-    listing = _walk(root / split, layout)
+    folder = root / split
+    splits = [name for name in SPLIT_FOLDERS if (folder / name).is_dir()] + list(_ucf_lists(folder))
+    hint = f" (all of it is used; --split chooses from {', '.join(splits)})" if splits else ""
+    listing = find_clips(folder, layout, hint)
     return listing._replace(found=f"{split}: {listing.found}") if split else listing
 
 
@@ -223,7 +161,7 @@ def _num_frames_or_reason(path: Path) -> int | str:
 
 
 def _survey(root: Path, min_frames: int, layout: str, split: str, progress: bool) -> ClipIndex:
-    clips, bad, found = _list_clips(root, layout, split)
+    clips, bad, found, passed_over = _list_clips(root, layout, split)
     lengths = probe_all(root / split, clips, _num_frames_or_reason, progress)
     skipped, bad = list(bad), list(bad)
     paths, num_frames = [], []
@@ -237,14 +175,27 @@ def _survey(root: Path, min_frames: int, layout: str, split: str, progress: bool
             paths.append(path)
             num_frames.append(length)
     longest = max((length for length in lengths if isinstance(length, int)), default=0)
-    return ClipIndex(root, paths, num_frames, skipped, bad, longest, _printable(found))
+    return ClipIndex(root, paths, num_frames, skipped, bad, longest, _printable(found), _printable(passed_over))
+
+
+def refuse_archive(path: Path) -> None:
+    """Raise ValueError if a file is a zip or tar archive. Ours."""
+    if is_zipfile(path) or is_tarfile(path):
+        raise ValueError(f"{path} is an archive: unpack it and give the folder with its files")
 
 
 def _existing_folder(root: str | Path) -> Path:
     """Return the folder. Every process checks that it exists, because nodes may have different disks."""
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(Path(root))}")
-    return Path(root)
+    root = Path(root)
+    if root.is_file():
+        refuse_archive(root)
+        is_video = root.name.lower().endswith(VIDEO_SUFFIXES)
+        raise ValueError(
+            f"{root} is {'one video' if is_video else 'a file'}: give a folder of videos, such as {root.parent}"
+        )
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(root)}")
+    return root
 
 
 def survey_clips(
@@ -252,13 +203,22 @@ def survey_clips(
 ) -> ClipIndex:
     """List every clip below a folder, or of its split; hidden and other files are ignored.
 
-    The layout `videos` uses only video files, `frames` only folders of frames, `ucf101` the clips of an official list
-    (splits train1 to train3, test1 to test3), and `auto` uses what it finds. Clips with fewer than `min_frames` frames
-    and unreadable clips are skipped, possibly all. With `progress`, a bar is shown after three seconds. With several
-    processes, all must call this; the main one opens the videos, and all get the same index. Raises FileNotFoundError
-    for a missing folder, ValueError for an unknown layout or split. Ours.
+    The layout `videos` uses only video files, `frames` only folders of frames, `both` both, and `ucf101` the clips of
+    an official list (splits train1 to train3, test1 to test3). `auto` uses folders of frames only if there is no video
+    file: images beside videos are taken for thumbnails. Clips with fewer than `min_frames` frames and unreadable clips
+    are skipped, possibly all. With `progress`, a bar is shown after three seconds. With several processes, all must
+    call this; the main one opens the videos, and all get the same index. Raises FileNotFoundError for a missing folder,
+    ValueError for a file and for an unknown layout or split. Ours.
     """
     return on_main(partial(_survey, _existing_folder(root), min_frames, layout, split, progress))
+
+
+def _nothing_found(folder: Path, passed_over: str) -> str:
+    nothing = f"no videos and no folders of frames in {folder}"
+    if not passed_over:
+        return f"{nothing}; {_where_data_comes_from(folder)}"
+    advice = "give another --layout" if "--layout" in passed_over else "convert videos to mp4 and images to png"
+    return f"{nothing}, passed over: {passed_over}; {advice}"
 
 
 def _refuse_bad_fraction(index: ClipIndex, max_bad_fraction: float, bad_list: Path) -> None:
@@ -293,14 +253,17 @@ def index_clips(
     def usable() -> ClipIndex:
         index = _survey(root, min_frames, layout, split, progress)
         if not index.paths and not index.skipped:
-            raise ValueError(f"no videos and no folders of frames in {root}; {_where_data_comes_from(root)}")
+            raise ValueError(_nothing_found(root / split, index.passed_over))
         _refuse_bad_fraction(index, max_bad_fraction, Path(bad_list))
+        others = f"; passed over: {index.passed_over}" if index.passed_over else ""
         if not index.paths and index.longest == 0:
-            raise ValueError(f"none of the {len(index.bad)} videos in {root} can be read; the first: {index.bad[0][1]}")
+            raise ValueError(
+                f"none of the {len(index.bad)} videos in {root} can be read; the first: {index.bad[0][1]}{others}"
+            )
         if not index.paths:
             raise ValueError(
                 f"no video in {root} has the {min_frames} frames asked for, the longest has {index.longest}: "
-                f"ask for at most {index.longest}, including those that --frame-stride skips"
+                f"ask for at most {index.longest}, including those that --frame-stride skips{others}"
             )
         return index
 

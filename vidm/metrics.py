@@ -22,7 +22,7 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
-from vidm.clip_choice import ClipSelection, check_counts, halves
+from vidm.clip_choice import ClipSelection, check_counts, halves, warn_of_kinds
 from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, name_of
 from vidm.distributed import is_main, on_main
 from vidm.features import Features, FeatureTable, MeasureSettings, measure
@@ -199,6 +199,7 @@ def fvd_of(
             clips.append([(side.clips.index.paths, side.clips.starts) for side in sides])
     num_samples = (len(sides[0].keys), len(sides[1].keys))
     warnings = _warnings(real, made, min(num_samples), draws[0].feature_dim)
+    warnings += warn_of_kinds(sides[0].clips.index, sides[1].clips.index)
     if repeats > 1 and all(chosen == clips[0] for chosen in clips):
         warnings.append("every repeat drew the same clips: all videos are used, and each has only one possible clip")
     kernels = tuple(draw.kernel for draw in draws if draw.kernel is not None)

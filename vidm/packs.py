@@ -26,7 +26,7 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,11 @@ class _Clip(NamedTuple):
     info: VideoInfo
 
 
+def _index_crc32(index: dict[str, Any]) -> int:
+    """Return the checksum of an index without its own checksum."""
+    return zlib.crc32(json.dumps({name: value for name, value in index.items() if name != "crc32"}).encode())
+
+
 # Writing
 
 
@@ -68,6 +73,7 @@ class PackWriter:
     def __init__(self, folder: Path, shard_bytes: int) -> None:
         self._folder, self._shard_bytes = folder, shard_bytes
         self._shards: list[Path] = []
+        self._crc32: list[int] = []  # of all bytes of each shard
         self._clips: list[_Clip] = []
         self._table = array("q")
 
@@ -104,20 +110,24 @@ class PackWriter:
         if not self._shards or self._shards[-1].stat().st_size + size > self._shard_bytes:
             self._end_shard()
             self._shards.append(self._folder / f"shard-{len(self._shards):06d}.tar")
+            self._crc32.append(0)
         offsets = []
         with self._shards[-1].open("ab") as shard:
             for suffix, data in files:
                 before, after = _tar_member(f"{len(self._clips):08d}{suffix}", data)
-                shard.write(before)
-                offsets.append(shard.tell())
-                shard.write(data)
-                shard.write(after)
+                offsets.append(shard.tell() + len(before))
+                self._write(shard, before, data, after)
         return len(self._shards) - 1, offsets[1:]
+
+    def _write(self, shard: BinaryIO, *parts: bytes) -> None:
+        for part in parts:
+            shard.write(part)
+            self._crc32[-1] = zlib.crc32(part, self._crc32[-1])
 
     def _end_shard(self) -> None:
         if self._shards:
             with self._shards[-1].open("ab") as shard:
-                shard.write(bytes(2 * BLOCK))  # a tar file ends with two empty blocks
+                self._write(shard, bytes(2 * BLOCK))  # a tar file ends with two empty blocks
 
     def finish(self) -> None:
         """End the last shard and write the index. Raises ValueError if no clip was added."""
@@ -128,9 +138,11 @@ class PackWriter:
         index = {
             "format": FORMAT,
             "shards": [shard.name for shard in self._shards],
+            "shards_crc32": self._crc32,
             "table_crc32": zlib.crc32(table),
             "clips": [[clip.name, clip.kind, clip.first_piece, *clip.info] for clip in self._clips],
         }
+        index["crc32"] = _index_crc32(index)
         (self._folder / TABLE_NAME).write_bytes(table)
         (self._folder / INDEX_NAME).write_text(json.dumps(index))
 
@@ -162,7 +174,7 @@ def _read_as_file(data: bytes, suffix: str, read: Callable[[str], T], name: str)
             raise VideoError(str(error).replace(file.name, name)) from error
 
 
-class _Pack:
+class Pack:
     """A pack's index. Raises VideoError, naming the file, if it is damaged or of another format."""
 
     def __init__(self, root: Path) -> None:
@@ -170,13 +182,15 @@ class _Pack:
         try:
             index = json.loads((root / INDEX_NAME).read_text())
             table = (root / TABLE_NAME).read_bytes()  # a memory map would crash the process if the file was truncated
-            if index["format"] != FORMAT or zlib.crc32(table) != index["table_crc32"]:
+            is_whole = zlib.crc32(table) == index["table_crc32"] and index.get("crc32") in (None, _index_crc32(index))
+            if index["format"] != FORMAT or not is_whole:
                 raise ValueError(f"it or {TABLE_NAME} is damaged or of another version")
             self.table = np.frombuffer(table, "<i8").reshape(-1, 4)
             self.shards = [root / name for name in index["shards"]]
             clips = [_Clip(name, kind, first, VideoInfo(*info)) for name, kind, first, *info in index["clips"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise VideoError(f"{root / INDEX_NAME}: not a readable pack index ({error}); pack again") from error
+        self.shards_crc32 = index.get("shards_crc32", [])  # earlier packs have none
         self.clips = {clip.name: clip for clip in clips}
         self.shard_sizes = [shard.stat().st_size if shard.is_file() else 0 for shard in self.shards]
 
@@ -186,10 +200,12 @@ class _Pack:
             raise VideoError(f"{path}: the pack {self.root} has no clip of that name")
         return self.clips[name]
 
+    def num_pieces(self, clip: _Clip) -> int:
+        return 1 if clip.kind == "video" else clip.info.num_frames
+
     def probe(self, path: Path) -> VideoInfo:
         clip = self.clip_at(path)
-        last_piece = clip.first_piece + (0 if clip.kind == "video" else clip.info.num_frames - 1)
-        shard, offset, size, _ = self.table[last_piece].tolist()
+        shard, offset, size, _ = self.table[clip.first_piece + self.num_pieces(clip) - 1].tolist()
         if offset + size > self.shard_sizes[shard]:
             raise VideoError(f"{self.shards[shard]}: missing or truncated before the end of {clip.name}")
         return clip.info
@@ -197,7 +213,7 @@ class _Pack:
     def content_sha256(self, path: Path) -> str:
         """Return the sha256 of the sizes and checksums of a clip's pieces, which are compared when one is read."""
         clip = self.clip_at(path)
-        end = clip.first_piece + (1 if clip.kind == "video" else clip.info.num_frames)
+        end = clip.first_piece + self.num_pieces(clip)
         pieces = self.table[clip.first_piece : end, 2:].tobytes()
         return hashlib.sha256(f"{clip.kind} {clip.info} ".encode() + pieces).hexdigest()
 
@@ -240,11 +256,11 @@ class _Pack:
 
 
 @lru_cache(maxsize=8)
-def _open_pack(root: Path, changed: int) -> _Pack:
-    return _Pack(root)
+def _open_pack(root: Path, changed: int) -> Pack:
+    return Pack(root)
 
 
-def _pack_in(folder: Path) -> _Pack | None:
+def _pack_in(folder: Path) -> Pack | None:
     """Return the pack in a folder, or None; its index is read again only if the pack was written again."""
     try:
         changed = os.stat(folder / INDEX_NAME).st_mtime_ns
@@ -253,7 +269,7 @@ def _pack_in(folder: Path) -> _Pack | None:
     return _open_pack(folder, changed)
 
 
-def _pack_around(path: Path) -> _Pack | None:
+def _pack_around(path: Path) -> Pack | None:
     """Return the pack that a path points into, or None."""
     if path.exists():  # not a clip inside a pack, but possibly a pack whose only clip is "."
         return _pack_in(path)
@@ -278,6 +294,11 @@ def list_pack(folder: str | Path) -> list[Path]:
     return [pack.root / name for name in pack.clips]
 
 
+def pack_of(path: str | Path) -> Pack | None:
+    """Return the pack that a path points to or into, or None. Ours."""
+    return _pack_around(Path(path))
+
+
 def probe(path: str | Path) -> VideoInfo:
     """Return video_io.probe(path), also for the path of a clip in a pack. Ours."""
     pack = _pack_around(Path(path))
@@ -300,3 +321,8 @@ def content_sha256(path: str | Path) -> str:
     if pack:
         return pack.content_sha256(path)
     return sha256_of(frame_files(path) if path.is_dir() else [path])
+
+
+def frame_sha256(frame: np.ndarray) -> str:
+    """Return a digest of the size and pixels of a frame, uint8 (H, W, 3), in hexadecimal. Ours."""
+    return hashlib.sha256(f"{frame.shape} ".encode() + frame.tobytes()).hexdigest()

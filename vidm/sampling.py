@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from tqdm import tqdm
 from vidm.config import SUFFIXES, SampleConfig
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, sha256_of
+from vidm.folder_walk import find_images
 from vidm.generator import Generator
-from vidm.layouts import index_clips
-from vidm.packs import read_frames
+from vidm.layouts import index_clips, refuse_archive
+from vidm.packs import frame_sha256, read_frames
 from vidm.runtime import versions_of
-from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files, read_image, read_video, write_video
+from vidm.video_io import VIDEO_SUFFIXES, VideoError, read_image, read_video, write_video
 
 # The default number of videos with generated first frames.
 NUM_GENERATED = 16
@@ -43,19 +45,24 @@ def is_image(path: Path) -> bool:
 
 
 def list_content(content: str | Path) -> list[Path]:
-    """Return the files of first frames: one image or video, or a folder's images, else its videos at any depth.
+    """Return the files of first frames: one image or video, or a folder's clips or images, at any depth.
 
-    Unreadable videos are reported and left out. Raises FileNotFoundError or ValueError if nothing is left.
+    A folder without videos, packs and frames of videos contains images, and each is a first frame. What is found and
+    what is passed over is printed. Unreadable videos are reported and left out. Raises FileNotFoundError or ValueError
+    if nothing is left.
     """
     content = Path(content)
     if not content.exists():
         raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
     if content.is_file():
+        refuse_archive(content)
         return [content]
-    images = frame_files(content)
+    images = on_main(partial(find_images, content))
     if images:
-        return images
-    index = index_clips(content, min_frames=1)
+        print0(f"{content}: {images.found}; each image is a first frame")
+        return images.clips
+    index = index_clips(content)
+    print0(f"{content}: {index.found}; videos begin with the first frame of each")
     if index.skipped:
         print0(index.skipped_message())
     return index.paths
@@ -173,9 +180,13 @@ def _unfinished(settings: SampleConfig, records: list[dict[str, Any]]) -> tuple[
     return [batch for batch in batches if not finished.issuperset(batch)], finished
 
 
-def _write(settings: SampleConfig, record: dict[str, Any], frames: np.ndarray) -> None:
-    """Write the settings, then the video: a video without settings is refused when the run resumes."""
+def _write(settings: SampleConfig, record: dict[str, Any], first_frame: np.ndarray, frames: np.ndarray) -> None:
+    """Write the settings, then the video: a video without settings is refused when the run resumes.
+
+    The digest of the first frame, as it was read, allows an evaluation to find the real video in another folder.
+    """
     video = video_path(settings, record["index"])
+    record = record | {"first_frame_number": 0, "first_frame_sha256": frame_sha256(first_frame)}
     with atomic_write(_record_path(video)) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_video(video, frames, fps=settings.fps)
@@ -218,7 +229,7 @@ def _make(
                 videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
                 for i, video in zip(frames, videos, strict=True):
                     if i not in finished:
-                        _write(settings, records[i], video)
+                        _write(settings, records[i], frames[i], video)
                 num_made += len(videos)
                 frames_per_s = num_made * videos.shape[1] * world_size() / (time.monotonic() - began)
                 bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")

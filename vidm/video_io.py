@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image, ImageOps
 
 from vidm.files import atomic_dir, atomic_write
+from vidm.frame_names import choose_frames
 from vidm.video_containers import (
     CONTAINER_SUFFIXES,
     FrameStream,
@@ -105,9 +106,9 @@ def natural_key(path: str | Path) -> tuple[list[str | int], str]:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Return the png and jpg files directly in a folder, without hidden ones, in natural order. Ours."""
+    """Return the image files of the clip directly in a folder, in order. See choose_frames. Ours."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(FRAME_SUFFIXES) and name[0] != "."]
-    return [folder / name for name in sorted(names, key=natural_key)]
+    return [folder / name for name in choose_frames(folder, names).names]
 
 
 # Finding the orientation in a png means decoding it. The time in the key changes when a file is replaced.

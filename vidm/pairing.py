@@ -1,0 +1,159 @@
+"""Pair generated videos with the real ones that they continue: by first frame, by name, or by order. Ours.
+
+    pairs = pair_videos(index_clips("real"), index_clips("results/samples"))
+    pairs.real.paths[3], pairs.made.paths[3], pairs.how        # "by first frame"
+
+Sampling records next to each video which file its first frame is from, and a digest of the frame, so that a video is
+also found after its folder was moved or packed. A missing or damaged video therefore does not shift the others.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vidm.frame_names import describe_gaps
+from vidm.layouts import ClipIndex, Skipped
+from vidm.packs import frame_sha256, read_frames
+from vidm.video_io import VIDEO_SUFFIXES, VideoError
+
+DRAWN = "drawn"  # in place of a path, for first frames of a content generator
+
+
+class Pairs(NamedTuple):
+    """Pairs of videos: real.paths[i] belongs to made.paths[i].
+
+    `how` is "by first frame", "by name" or "by order"; `unpaired` has (path, reason) of generated videos left out.
+    """
+
+    real: ClipIndex
+    made: ClipIndex
+    how: str
+    unpaired: Skipped
+
+
+# The place of the real video in its index, or the reason why there is none.
+_Match = int | str
+
+
+def _without_suffix(path: Path) -> Path:
+    """Remove the suffix of a video file; a folder such as clip_0.1 keeps its name."""
+    is_file = path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
+    return path.with_suffix("") if is_file else path
+
+
+def _record(video: Path) -> dict[str, Any]:
+    """Return what sampling recorded next to a video; empty if there is no such record."""
+    plain = _without_suffix(video)
+    with suppress(OSError, ValueError):
+        record = json.loads(plain.with_name(f"{plain.name}.json").read_text())
+        if isinstance(record, dict) and isinstance(record.get("first_frame"), str):
+            return record
+    return {}
+
+
+def _first_frame(path: Path) -> str:
+    try:
+        return frame_sha256(read_frames(path, [0])[0])
+    except (VideoError, FileNotFoundError):
+        return ""
+
+
+def _by_first_frame(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
+    """Match by the recorded path, else by the digest of the first frame. Return None if nothing was recorded."""
+    records = [_record(path) for path in made.paths]
+    if not any(records):
+        return None
+    places = {os.path.realpath(path): place for place, path in enumerate(real.paths)}
+    reasons = {os.path.realpath(path): reason for path, reason in real.skipped}
+    sources = [os.path.realpath(record.get("first_frame", "")) for record in records]
+    digests = [record.get("first_frame_sha256", "") for record in records]
+    by_digest: dict[str, list[int]] = defaultdict(list)
+    if any(digest and source not in places for digest, source in zip(digests, sources, strict=True)):
+        with ThreadPoolExecutor() as pool:
+            for place, found in enumerate(pool.map(_first_frame, real.paths)):
+                by_digest[found].append(place)
+    matches: list[_Match] = []
+    for video, record, source, digest in zip(made.paths, records, sources, digests, strict=True):
+        same = by_digest[digest] if digest else []
+        same = [place for place in same if real.paths[place].name == Path(source).name] or same
+        if not record:
+            matches.append(f"{video}: has no record of its first frame")
+        elif record["first_frame"] == DRAWN:
+            matches.append(f"{video}: continues no real video, its first frame was generated")
+        elif source in places:
+            matches.append(places[source])
+        elif source in reasons:
+            matches.append(f"{video}: continues a real video that is skipped ({reasons[source]})")
+        elif len(same) == 1:
+            matches.append(same[0])
+        else:
+            where = f"{len(same)} videos of {real.root} begin" if same else f"no video of {real.root} begins"
+            matches.append(f"{video}: {where} with its first frame, which is from {record['first_frame']}")
+    return matches
+
+
+def _by_name(real: ClipIndex, made: ClipIndex, split: str) -> list[_Match] | None:
+    """Match by the path in the folder or its split, with any suffix of a video. Return None unless all names match."""
+    known: dict[Path, _Match] = {}
+    skipped: list[tuple[Path, _Match]] = [(path, reason) for path, reason in real.skipped]
+    rows = [*skipped, *((path, place) for place, path in enumerate(real.paths))]
+    is_split = all(path.is_relative_to(real.root / split) for path, _ in rows)  # UCF-101's are lists, not folders
+    root = real.root / split if is_split else real.root
+    for path, match in rows:
+        known[_without_suffix(path).relative_to(root)] = match
+    for path, match in rows:  # a name with its suffix comes first
+        known[path.relative_to(root)] = match
+    matches: list[_Match] = []
+    for path in made.paths:
+        found = known.get(path.relative_to(made.root), known.get(_without_suffix(path).relative_to(made.root)))
+        if found is None:
+            return None
+        matches.append(f"{path}: its real video is skipped ({found})" if isinstance(found, str) else found)
+    return matches
+
+
+def _by_order(real: ClipIndex, made: ClipIndex) -> list[_Match]:
+    """Match by position. Raises ValueError if a video is known to be missing, since it would shift the others."""
+    fewer = len(made.paths) < len(real.paths)
+    missing = describe_gaps([path.name for path in made.paths]) if fewer else ""
+    if len(made.paths) <= len(real.paths) and not real.skipped and not made.skipped and not missing:
+        return list(range(len(made.paths)))
+    raise ValueError(
+        f"the {len(made.paths)} videos of {made.root} cannot be paired with the {len(real.paths)} of {real.root} "
+        f"({len(real.skipped) + len(made.skipped)} skipped{missing and ', ' + missing}): PSNR and SSIM need a real "
+        "video for each, of the same name or position, or named in its .json"
+    )
+
+
+def _taken(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
+    return replace(index, paths=[index.paths[i] for i in places], num_frames=[index.num_frames[i] for i in places])
+
+
+def pair_videos(real: ClipIndex, made: ClipIndex, split: str = "") -> Pairs:
+    """Pair each generated video with the real one that it continues.
+
+    Videos are paired by the recorded first frame if sampling recorded any; else by their paths in the folders, without
+    the suffix of a video file, if every generated one has a real one's; else by order, if both folders are complete. Of
+    the real videos' folder, `split` is the subfolder that was indexed. Raises ValueError, naming the folders, if no
+    video can be paired. Ours.
+    """
+    how, matches = "by first frame", _by_first_frame(real, made)
+    if matches is None:
+        how, matches = "by name", _by_name(real, made, split)
+    if matches is None:
+        how, matches = "by order", _by_order(real, made)
+    unpaired = [(path, match) for path, match in zip(made.paths, matches, strict=True) if isinstance(match, str)]
+    places = [place for place, match in enumerate(matches) if isinstance(match, int)]
+    if not places:
+        raise ValueError(
+            f"none of the {len(made.paths)} videos of {made.root} can be paired with a video of {real.root}; "
+            f"the first: {unpaired[0][1]}"
+        )
+    chosen = [match for match in matches if isinstance(match, int)]
+    return Pairs(_taken(real, chosen), _taken(made, places), how, unpaired)

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from vidm.frame_names import Frames, choose_frames, choose_images, is_numbered_through
+from vidm.images import open_image
 from vidm.packs import is_pack, list_pack
 from vidm.video_io import ANIMATION_SUFFIXES, FRAME_SUFFIXES, VIDEO_SUFFIXES, VideoError, natural_key, videos_among
 
@@ -94,7 +93,7 @@ def _scan(root: Path) -> _Tree:
 
 
 def _is_still(path: Path) -> bool:
-    with suppress(Exception), Image.open(path) as image:  # a damaged animation is reported when it is read
+    with suppress(Exception), open_image(path) as image:  # a damaged animation is reported when it is read
         return not getattr(image, "is_animated", False)
     return False
 

@@ -16,8 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
+from vidm.images import open_image
 from vidm.video_containers import VideoError
 
 DECIMAL, INTEGER = re.compile(r"([0-9]+(?:\.[0-9]+)?)"), re.compile(r"([0-9]+)")
@@ -119,7 +118,7 @@ def _sequences(names: Sequence[str]) -> list[_Sequence]:
 
 
 def _is_grey(image: Path) -> bool:
-    with suppress(Exception), Image.open(image) as opened:  # a damaged image is reported when it is read
+    with suppress(Exception), open_image(image) as opened:  # a damaged image is reported when it is read
         return opened.mode in GREY_MODES
     return False
 

@@ -20,11 +20,11 @@ from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_m
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
+from vidm.images import rgb_from_image
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
 from vidm.runtime import autocast, check_compiler
 from vidm.samplers import SAMPLERS
-from vidm.video_io import rgb_from_image
 
 FirstFrame = Image.Image | np.ndarray | Tensor
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from vidm.config import SUFFIXES, SampleConfig
@@ -25,6 +24,7 @@ from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, sha256_of
 from vidm.folder_walk import find_images
 from vidm.generator import Generator
+from vidm.images import open_image
 from vidm.layouts import index_clips, refuse_archive
 from vidm.packs import frame_sha256, read_frames
 from vidm.runtime import versions_of
@@ -77,7 +77,7 @@ def _conversion(path: Path) -> str:
     """Describe how read_first_frame converts an image to 8-bit RGB; empty without a conversion or for a video."""
     if not is_image(path):
         return ""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         if image.mode.startswith("I"):
             return "16 bits per channel are reduced to 8"
         if image.has_transparency_data:

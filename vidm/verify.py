@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
+from vidm.images import open_image
 from vidm.packs import Pack, pack_of, read_frames
 from vidm.video_io import VideoError, frame_files
 
@@ -26,7 +26,7 @@ def _mixed_sizes(folder: Path) -> str:
     """Return the reason if the images of a folder have different sizes, by their headers."""
     sizes: dict[tuple[int, int], str] = {}
     for file in frame_files(folder):
-        with suppress(Exception), Image.open(file) as image:  # a damaged image is found by reading it
+        with suppress(Exception), open_image(file) as image:  # a damaged image is found by reading it
             turned = image.getexif().get(ORIENTATION, 1) >= 5
             sizes.setdefault(image.size[::-1] if turned else image.size, file.name)
     if len(sizes) < 2:

@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 import av
 import numpy as np
 
+from vidm.images import budget, check_budget
 from vidm.video_rgb import ToRGB, upright_size
 
 CONTAINER_SUFFIXES = (
@@ -148,14 +149,21 @@ def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, a
             raise VideoError(f"{path}: has no video stream")
         stream.thread_type = "NONE"  # the data loader's workers already use all cores
         stream.codec_context.thread_count = 1  # the AV1 decoder has its own threads
+        check_budget("VIDM_MAX_PIXELS", stream.width * stream.height)
+        # The size can change later. Decoders pad frames, so their limit is twice the budget.
+        stream.codec_context.options = {"max_pixels": str(2 * budget("VIDM_MAX_PIXELS"))}
         yield container, stream
 
 
 def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    num_frames = 0
     for packet in container.demux(stream):
         # An empty packet says that the frame before it is shown for longer, in Theora for example; decoders refuse it.
         if packet.size or packet.pts is None:
-            yield from packet.decode()
+            for frame in packet.decode():
+                num_frames += 1
+                check_budget("VIDM_MAX_FRAMES", num_frames)
+                yield frame
 
 
 def _info(stream: av.VideoStream, num_frames: int, first: av.VideoFrame) -> VideoInfo:
@@ -197,6 +205,7 @@ def _read_table(path: Path, modified_ns: int, num_bytes: int) -> FrameTable | No
             if packet.pts is None or packet.is_corrupt:
                 return None
             times.append(packet.pts)
+            check_budget("VIDM_MAX_FRAMES", len(times))
             is_key.append(packet.is_keyframe)
             is_shown.append(not packet.is_discard)  # an edit list may hide some
         if first is None or len(set(times)) < len(times) or not any(is_shown):
@@ -297,7 +306,7 @@ def frames_by_seeking(path: Path, wanted: Collection[int]) -> dict[int, np.ndarr
     to_rgb = ToRGB((table.info.height, table.info.width))
     with _open_container(path) as (container, stream):
         # By default a decoder conceals damage with pixels that depend on what was decoded before.
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options |= {"err_detect": "explode"}
         try:
             for start, targets in _runs(table, wanted):
                 found: dict[int, np.ndarray] = {}

@@ -17,10 +17,11 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vidm.files import atomic_dir, atomic_write
 from vidm.frame_names import choose_frames
+from vidm.images import check_budget, open_image, rgb_from_image
 from vidm.video_containers import (
     CONTAINER_SUFFIXES,
     FrameStream,
@@ -36,8 +37,6 @@ ANIMATION_SUFFIXES = (".gif", ".webp", ".apng")
 VIDEO_SUFFIXES = (*CONTAINER_SUFFIXES, *ANIMATION_SUFFIXES, ".npy")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 EXIF_ORIENTATION = 0x0112
-# White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
-LARGEST_GREY = {"I": 65535, "F": 1}
 
 # The same frames must give the same bytes. The output of x264 depends on the number of threads, and its macroblock
 # tree reads uninitialized memory when frames are small.
@@ -64,22 +63,6 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
 # Images, animations, folders of frames, arrays
 
 
-def rgb_from_image(image: Image.Image) -> np.ndarray:
-    """Convert any image to RGB: uint8 (H, W, 3). Raises ValueError. See read_image. Ours."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in LARGEST_GREY:  # Pillow's own conversion clips at 255
-        values, largest = np.asarray(image), LARGEST_GREY[image.mode[0]]
-        low, high = values.min(), values.max()
-        if not 0 <= low <= high <= largest:
-            raise ValueError(f"its {values.dtype} pixels are from {low:g} to {high:g}; 0 to {largest} can be converted")
-        grey = (values * (255 / largest)).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
-
-
 def read_image(path: str | Path) -> np.ndarray:
     """Read a still image (png, jpg, webp, bmp, tiff, ...): uint8 (H, W, 3).
 
@@ -88,12 +71,12 @@ def read_image(path: str | Path) -> np.ndarray:
     FileNotFoundError. Ours.
     """
     path = Path(path)
-    with _decoder_errors_named(path), Image.open(path) as image:
+    with _decoder_errors_named(path), open_image(path) as image:
         return rgb_from_image(image)
 
 
 def _animation_frames(path: Path) -> FrameStream:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
             yield partial(rgb_from_image, image)
@@ -115,7 +98,7 @@ def frame_files(folder: Path) -> list[Path]:
 @lru_cache(maxsize=65536)
 def _upright_size(path: Path, modified_ns: int) -> tuple[int, int]:
     """Return the height and width of an image as read_image returns it."""
-    with _decoder_errors_named(path), Image.open(path) as image:
+    with _decoder_errors_named(path), open_image(path) as image:
         if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
             return image.height, image.width
     return read_image(path).shape[:2]
@@ -134,6 +117,7 @@ def _folder_frames(folder: Path) -> FrameStream:
     files = frame_files(folder)
     if not files:
         raise VideoError(f"{folder}: contains no frames ({' '.join(FRAME_SUFFIXES)})")
+    check_budget("VIDM_MAX_FRAMES", len(files))
     size = _upright_size(files[0], files[0].stat().st_mtime_ns)
     for file in files:
         yield partial(_read_frame_file, file, size, files[0])
@@ -163,6 +147,8 @@ def _array_frames(path: Path) -> FrameStream:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not _is_clip(array):
         raise VideoError(f"{path}: contains {array.dtype} {array.shape}; a video is uint8 (T, H, W, 3)")
+    check_budget("VIDM_MAX_FRAMES", len(array))
+    check_budget("VIDM_MAX_PIXELS", array.shape[1] * array.shape[2])
     for frame in array:
         yield partial(np.array, frame)
 
@@ -242,7 +228,10 @@ def read_video(path: str | Path) -> np.ndarray:
     """Read all frames of a video: uint8 (T, H, W, 3). Raises VideoError, FileNotFoundError. Ours."""
     path = Path(path)
     with _decoder_errors_named(path), closing(_frames_of(path)) as stream:
-        frames = [to_rgb() for to_rgb in stream]
+        frames: list[np.ndarray] = []
+        for to_rgb in stream:
+            frames.append(to_rgb())
+            check_budget("VIDM_MAX_BYTES", len(frames) * frames[0].nbytes)
         if not frames:
             raise VideoError(f"{path}: contains no frames")
         return np.stack(frames)

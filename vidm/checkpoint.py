@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.files import atomic_write
+from vidm.files import atomic_file
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
 
@@ -106,7 +106,7 @@ def present_versions() -> dict[str, str]:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically. Raises OSError when the disk is full."""
+    """Write a checkpoint atomically. Raises WriteError when the disk is full."""
     content = {
         "format": FORMAT,
         "iters": checkpoint.step,
@@ -118,15 +118,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress) if checkpoint.progress else {},
         "versions": dict(checkpoint.versions),
     }
-    # Errors of Python's file give the reason (a full disk, for example); those of torch's own writer do not.
-    try:
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
-    except RuntimeError as error:
-        # torch 2.6 replaces the file's error by its own when it closes its writer.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+    with atomic_file(path) as file:
+        torch.save(content, file)
 
 
 def remove_unfinished(folder: str | Path) -> None:

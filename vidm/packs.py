@@ -31,7 +31,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from vidm import video_io
-from vidm.files import atomic_dir, sha256_of
+from vidm.files import append, atomic_dir, sha256_of
 from vidm.video_io import VideoError, VideoInfo, frame_files
 
 INDEX_NAME = "vidm-pack.json"
@@ -104,20 +104,19 @@ class PackWriter:
         if not self._shards or self._shards[-1].stat().st_size + size > self._shard_bytes:
             self._end_shard()
             self._shards.append(self._folder / f"shard-{len(self._shards):06d}.tar")
-        offsets = []
-        with self._shards[-1].open("ab") as shard:
-            for suffix, data in files:
-                before, after = _tar_member(f"{len(self._clips):08d}{suffix}", data)
-                shard.write(before)
-                offsets.append(shard.tell())
-                shard.write(data)
-                shard.write(after)
+        shard, parts, offsets = self._shards[-1], [], []
+        end = shard.stat().st_size if shard.exists() else 0
+        for suffix, data in files:
+            before, after = _tar_member(f"{len(self._clips):08d}{suffix}", data)
+            parts += [before, data, after]
+            offsets.append(end + len(before))
+            end = offsets[-1] + len(data) + len(after)
+        append(shard, b"".join(parts))
         return len(self._shards) - 1, offsets[1:]
 
     def _end_shard(self) -> None:
         if self._shards:
-            with self._shards[-1].open("ab") as shard:
-                shard.write(bytes(2 * BLOCK))  # a tar file ends with two empty blocks
+            append(self._shards[-1], bytes(2 * BLOCK))  # a tar file ends with two empty blocks
 
     def finish(self) -> None:
         """End the last shard and write the index. Raises ValueError if no clip was added."""

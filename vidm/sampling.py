@@ -178,7 +178,11 @@ def _write(settings: SampleConfig, record: dict[str, Any], frames: np.ndarray) -
     video = video_path(settings, record["index"])
     with atomic_write(_record_path(video)) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    write_video(video, frames, fps=settings.fps)
+    try:
+        write_video(video, frames, fps=settings.fps)
+    except OSError:
+        _record_path(video).unlink()
+        raise
 
 
 def _write_grid(settings: SampleConfig, num_frames: int) -> None:

@@ -171,7 +171,7 @@ class _Run:
             if last:
                 raise
             assert self.log, "only the main process saves"
-            self.log.warn(f"the checkpoint of step {self.trainer.step} was not written ({error}); the run continues")
+            self.log.warn(f"{error}; the run continues")
 
     def _validate(self) -> None:
         """Evaluate the averaged weights on held-out videos, if this is due at this step."""

@@ -2,8 +2,8 @@
 
     fit(Trainer(config, device))
 
-A run ends after its last step; after the current step on SIGTERM or SIGINT; or after too many consecutive steps whose
-loss or gradient was not finite. It saves a checkpoint in each case.
+A run ends after its last step; after the current step on SIGTERM or SIGINT; after too many consecutive steps whose loss
+or gradient was not finite; or if data loading processes die repeatedly. It saves a checkpoint in each case.
 """
 
 import time
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from vidm.checkpoint import remove_unfinished
 from vidm.distributed import any_process, gather_rows, is_main, print0, world_size
+from vidm.loading import Batch, LoadingError
 from vidm.model import MotionGenerator
 from vidm.runlog import RunLog
 from vidm.runtime import GIB, num_bytes, peak_bytes
 from vidm.stop_signals import StopSignals
-from vidm.trainer import Batch, Trainer
+from vidm.trainer import Trainer
 from vidm.validation import Validator, film_strip
 
 _NAMED_VIDEOS = 4
@@ -118,7 +119,12 @@ class _Run:
         """Take steps until the run ends."""
         trainer, train = self.trainer, self.trainer.config.train
         while trainer.step < train.total_iters:
-            losses = trainer.train_step(batches)
+            try:
+                losses = trainer.train_step(batches)
+            except LoadingError:
+                if self.log:
+                    self._save(last=True)
+                raise
             self.window_steps += 1
             if losses:
                 self.window.append(losses)

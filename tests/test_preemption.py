@@ -164,6 +164,21 @@ def test_data_loading_processes_ignore_signals_that_their_parent_did_not_send(co
     finish(group)
 
 
+def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_dead(config, tmp_path):
+    config = config.replaced({"total_iters": 100_000, "workers": 2})
+    group = started(config, tmp_path / "store")
+    wait_for_step(config, 1)
+    children = Path(f"/proc/{group[0].pid}/task/{group[0].pid}/children").read_text().split()
+    with pytest.raises(ValueError, match=f"{config.train.out} is in use by another run: wait until it ends, or give"):
+        train_or_resume(CPU, config)
+    assert group[0].is_alive()
+    group[0].kill()
+    group[0].join()
+    assert any(Path(f"/proc/{child}").exists() for child in children)  # its data loading processes end later
+    step = load_checkpoint(list_checkpoints(config.train.out)[-1]).step
+    train_or_resume(CPU, config.replaced({"total_iters": step + 1}))
+
+
 def flip_a_byte(path: Path, where: float) -> None:
     content = bytearray(path.read_bytes())
     content[int(where * len(content))] ^= 0x10

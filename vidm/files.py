@@ -1,4 +1,4 @@
-"""Write files and folders atomically, and compute their digests.
+"""Write files and folders atomically, hold a folder, and compute digests.
 
 The content is written under a hidden name in the same folder and renamed at the end. A reader therefore never sees an
 incomplete file, and an interrupted run leaves nothing behind. On a full disk every function raises WriteError.
@@ -10,6 +10,7 @@ incomplete file, and an interrupted run leaves nothing behind. On a full disk ev
 """
 
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -166,6 +167,29 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Hold a folder for this process while the block runs. Raises ValueError if another process holds it.
+
+    The system releases the lock when the process ends, however it ends; the empty file .lock remains. Without support
+    for locks (some network disks), nothing is held. Ours.
+    """
+    path = Path(folder, ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            # Unlike flock's, this lock is not inherited by data loading processes, which may outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(
+                f"{folder} is in use by another run: wait until it ends, or give another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        yield
 
 
 def sha256_of(paths: Iterable[Path]) -> str:

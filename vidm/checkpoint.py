@@ -13,7 +13,6 @@ the file has a checksum, which is verified on reading.
 
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.files import atomic_file
+from vidm.files import atomic_file, has_wrong_checksum
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
 
@@ -128,12 +127,6 @@ def remove_unfinished(folder: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _damaged_part(path: Path) -> str | None:
-    """The first part of a torch.save file whose bytes do not match its checksum (CRC-32), if any."""
-    with zipfile.ZipFile(path) as parts:
-        return parts.testzip()
-
-
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """Load a file that torch.save wrote as a dictionary of tensors and plain values, on the CPU.
 
@@ -148,7 +141,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what is wrong
-            if zipfile.is_zipfile(path) and _damaged_part(path):
+            if has_wrong_checksum(path):
                 raise ValueError("a checksum does not match")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise errors of many types

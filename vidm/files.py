@@ -16,6 +16,7 @@ import io
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,6 +191,17 @@ def locked(folder: str | Path) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
         yield
+
+
+def has_wrong_checksum(path: str | Path) -> bool:
+    """Whether a zip file, such as those of PyTorch, has a part whose bytes do not match its CRC-32; torch ignores them.
+
+    False for files of other formats. Raises errors of many types for a damaged zip file. Ours.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as parts:
+        return parts.testzip() is not None
 
 
 def sha256_of(paths: Iterable[Path]) -> str:

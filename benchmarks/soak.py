@@ -36,7 +36,7 @@ import torch
 from measuring import HERE, append_row
 from PIL import Image
 
-from vidm.checkpoint import checkpoint_path, load_checkpoint
+from vidm.checkpoint import checkpoint_path, latest_checkpoint, load_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
 from vidm.cli_evaluate import evaluate_fvd_main
 from vidm.config import Config
@@ -131,6 +131,18 @@ def print_digest(path: Path) -> None:
     print("digest", found.step, digest.hexdigest())
 
 
+def wait_for_a_moment(out: Path, rng: random.Random) -> None:
+    """Sleep until a checkpoint is being written, until some time after a new one, or for up to two seconds."""
+    before, deadline = latest_checkpoint(out), time.monotonic() + LIMIT_S
+    moment = rng.choice(("writing", "after", "any"))
+    while moment != "any" and time.monotonic() < deadline:
+        writing, new = any(out.glob(".checkpoint_*")), latest_checkpoint(out) != before
+        if new or (writing and moment == "writing"):
+            break
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, {"writing": 0.05, "after": 1.0, "any": 2.0}[moment]))
+
+
 def printed_digest(path: Path, output: Path) -> str:
     return required(lambda: print_digest(path), output)
 
@@ -146,7 +158,7 @@ def kill_series(folder: Path, seed: int, count: int) -> dict[str, Any]:
     shutil.rmtree(folder / "killed", ignore_errors=True)
     for _ in range(count):
         pid = forked(lambda: train(config), output)
-        time.sleep(rng.uniform(0, 3))
+        wait_for_a_moment(folder / "killed", rng)
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:

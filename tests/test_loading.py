@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_preemption import assert_identical, final_state, finish, started, stderr_of, wait_for_step
+from test_preemption import CONTEXT, assert_identical, final_state, finish, started, stderr_of, wait_for_step
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -51,6 +52,18 @@ def test_batches_are_the_same_from_any_number_of_processes_for_every_level(worke
     levels = torch.cat([batch["frame"] for batch in batches])
     assert torch.equal(levels, torch.stack([Levels()[0, i]["frame"] for i in range(256)]))
     assert torch.cat([batch["frame_index"] for batch in batches]).tolist() == list(range(256))
+
+
+def load_with_a_limit_on_file_sizes() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    test_batches_are_the_same_from_any_number_of_processes_for_every_level(workers=2)
+
+
+def test_a_limit_on_file_sizes_does_not_stop_batches():
+    process = CONTEXT.Process(target=load_with_a_limit_on_file_sizes)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_processes_that_die_three_times_in_a_row_end_the_run_in_one_line(capsys):

@@ -16,6 +16,7 @@ from multiprocessing import reduction
 from multiprocessing.connection import wait
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -43,11 +44,14 @@ class _Packed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A short message is written to the queue in one call, so a process that is killed leaves no half of it there.
-        descriptor = os.memfd_create("vidm-batch")
-        with open(descriptor, "wb") as file:
-            pickle.dump(self.arrays, file)
-            file.flush()
-            return _unpacked, (reduction.DupFd(descriptor),)
+        try:
+            descriptor = os.memfd_create("vidm-batch")
+            with open(descriptor, "wb") as file:
+                pickle.dump(self.arrays, file)
+                file.flush()
+                return _received, (reduction.DupFd(descriptor),)
+        except OSError:  # a limit on the size (ulimit -f) or number of files: through the queue instead
+            return _packed, (self.arrays,)
 
     def tensors(self, pin_memory: bool) -> Batch:
         """Frames as float32 (B, 3, R, R) in [-1, 1], exactly those of the samples."""
@@ -56,12 +60,16 @@ class _Packed:
         return {name: x.pin_memory() if pin_memory else x for name, x in batch.items()}
 
 
-def _unpacked(received: Any) -> _Packed:
+def _packed(arrays: dict[str, np.ndarray]) -> _Packed:
     packed = _Packed.__new__(_Packed)
-    with open(received.detach(), "rb") as file:
-        file.seek(0)
-        packed.arrays = pickle.load(file)
+    packed.arrays = arrays
     return packed
+
+
+def _received(descriptor: Any) -> _Packed:
+    with open(descriptor.detach(), "rb") as file:
+        file.seek(0)
+        return _packed(pickle.load(file))
 
 
 def _started(samples: Dataset, keys: Keys, workers: int) -> Iterator[_Packed]:

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vidm.datasets import fit_square
+from vidm.files import WriteError
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips
 from vidm.packs import PackWriter, probe, read_frames, write_pack
 from vidm.runtime import exit_on_user_error
@@ -57,6 +58,8 @@ def add(pack: PackWriter, index: ClipIndex, resolution: int | None) -> int:
                 pack.add_raw(name, frames, probe(path).fps)
             else:
                 raise frames
+        except WriteError:
+            raise  # the pack cannot be written; the clip is not bad
         except (OSError, ValueError) as error:
             num_bad += 1
             tqdm.write(f"skipped: {error}", file=sys.stderr)

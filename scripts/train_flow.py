@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidm.datasets import to_float
-from vidm.files import atomic_write
+from vidm.files import atomic_file, atomic_write
 from vidm.randomness import keyed_generator
 from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.spynet import SPyNet
@@ -191,8 +191,8 @@ def main() -> None:
         train(spynet, pairs, options.steps, options.batch_size, options.lr, options.seed, bf16)
         test_pairs = make_pairs(options.num_test, test_seed, options.num_frames, options.resolution)
         rows = end_point_errors(spynet, test_pairs)
-        with atomic_write(options.out) as temporary:
-            torch.save({"state_dict": spynet.state_dict()}, temporary)
+        with atomic_file(options.out) as file:
+            torch.save({"state_dict": spynet.state_dict()}, file)
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
         with atomic_write(options.out.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps({"settings": settings, "errors": rows}, indent=2) + "\n")

@@ -38,6 +38,17 @@ def test_the_gpu_benchmark_runs_every_uncompiled_row_on_a_cpu(tmp_path):
     assert "skipped: step bf16-weights compiled" in done.stdout
 
 
+@pytest.mark.slow
+def test_the_soak_kills_a_run_damages_files_and_continues_where_it_stopped(tmp_path):
+    flags = ["--kills", "1", "--folder", str(tmp_path / "soak"), "--results", str(tmp_path / "rows")]
+    for files in ("3", "52"):
+        done = run("soak.py", *flags, "--files", files)
+        assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [(row["row"], row["seed"]) for row in rows] == [("kills", 0), ("damage", 0), ("damage", 1)]
+    assert [sum(row["outcomes"].values()) for row in rows[1:]] == [3, 2]
+
+
 @pytest.mark.gpu
 def test_the_gpu_benchmark_runs_compiled_rows_and_rows_with_cuda_graphs(tmp_path):
     done = run("run_gpu.py", "--preset", "tiny", "--size", "32", "--results", str(tmp_path / "rows"))

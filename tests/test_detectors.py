@@ -179,11 +179,24 @@ def test_a_missing_i3d_is_named_with_its_download_address(tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_a_torchscript_file_with_a_changed_weight_is_named_in_the_error(tmp_path: Path) -> None:
+    network = torch.nn.Conv3d(3, 8, 3)
+    path = save_torchscript(network, tmp_path / "i3d_torchscript.pt")
+    weights = network.weight.detach().numpy().tobytes()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(weights, weights[:-1] + bytes([weights[-1] ^ 1])))
+    message = f"{path} is damaged or not a TorchScript file; download it again from https:"
+    for damaged in (path.read_bytes(), content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=message):
+            load_detector(path)
+
+
 def test_a_file_that_is_not_torchscript_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not a network")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
     for name in ("text.pt", "weights.pt"):
-        with pytest.raises(ValueError, match=f"{name} is not a TorchScript file"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or not a TorchScript file"):
             load_detector(tmp_path / name)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from test_preemption import assert_identical, final_state, finish, started, stderr_of, wait_for_step
 
 from vidm.config import Config
-from vidm.distributed import Rendezvous, gather_rows, launch, rank
+from vidm.distributed import Rendezvous, gather_rows, launch, rank, torchrun_place
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "diffusion_ddp_accum_constant_cu.py")
@@ -170,6 +171,66 @@ def test_launching_changes_no_environment_variable(tmp_path):
     rendezvous = Rendezvous(f"file://{tmp_path}/store")
     launch(check_environment, (before,), multiprocessing=True, rendezvous=rendezvous)
     assert dict(os.environ) == before
+
+
+LAUNCHER = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_PORT": "29777", "MASTER_ADDR": "localhost"}
+SUBSETS = [dict(chosen) for count in range(6) for chosen in combinations(LAUNCHER.items(), count)]
+
+
+@pytest.mark.parametrize("left", SUBSETS, ids="-".join)
+def test_with_variables_left_by_a_launcher_a_process_runs_alone_or_they_are_named(left):
+    if "WORLD_SIZE" in left:
+        with pytest.raises(ValueError, match=f"WORLD_SIZE is 2 without torchrun: .* unset {' '.join(left)}$"):
+            torchrun_place(left)
+    else:
+        assert torchrun_place(left) is None
+    assert torchrun_place({**left, "WORLD_SIZE": "1"}) is None
+
+
+@pytest.mark.parametrize("left", SUBSETS, ids="-".join)
+def test_incomplete_variables_of_torchrun_are_named(left):
+    environment = {"TORCHELASTIC_RUN_ID": "none", **left}
+    if len(left) == len(LAUNCHER):
+        assert torchrun_place(environment) == (1, 1, 2)
+        return
+    with pytest.raises(ValueError, match=f"incomplete or .* unset {' '.join(environment)}$") as refused:
+        torchrun_place(environment)
+    assert all(name in str(refused.value) for name in LAUNCHER)
+
+
+@pytest.mark.parametrize("wrong", [{"RANK": "2"}, {"RANK": "-1"}, {"WORLD_SIZE": "x"}, {"LOCAL_RANK": ""}])
+def test_variables_of_torchrun_that_contradict_each_other_are_named(wrong):
+    with pytest.raises(ValueError, match=r"contradict each other \(RANK=.*\): .* unset TORCHELASTIC_RUN_ID RANK"):
+        torchrun_place({"TORCHELASTIC_RUN_ID": "none", **LAUNCHER, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "message"),
+    [
+        ({"RANK": "1", "LOCAL_RANK": "1"}, 0, "memory: weights"),
+        (LAUNCHER, 2, "error: WORLD_SIZE is 2 without torchrun"),
+        (
+            {**LAUNCHER, "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True"},
+            2,
+            "torchrun does not answer",
+        ),
+    ],
+)
+def test_one_process_started_by_hand_does_not_wait_for_others(config, tmp_path, left, code, message):
+    left = {**left, "MASTER_PORT": str(free_port())}
+    command = [sys.executable, SCRIPT, "--dry-run", *flags_of(config)]
+    with running(command, tmp_path / "printed.txt", {**os.environ, **left}) as run:
+        assert run.wait(timeout=60) == code
+    printed = (tmp_path / "printed.txt").read_text()
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_an_evaluation_started_by_hand_does_not_wait_for_others(tmp_path):
+    command = [sys.executable, str(ROOT / "evaluate_FVD.py"), "-dir1", "nowhere", "-dir2", "nowhere"]
+    with running(command, tmp_path / "printed.txt", {**os.environ, **LAUNCHER}) as run:
+        assert run.wait(timeout=60) == 2
+    assert "unset RANK WORLD_SIZE LOCAL_RANK MASTER_PORT MASTER_ADDR" in (tmp_path / "printed.txt").read_text()
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])

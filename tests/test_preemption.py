@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vidm import files
-from vidm.checkpoint import list_checkpoints, load_checkpoint
+from vidm.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from vidm.config import Config
 from vidm.distributed import Rendezvous, launch
 from vidm.resume import newest_that_verifies
@@ -164,6 +164,21 @@ def test_data_loading_processes_ignore_signals_that_their_parent_did_not_send(co
     finish(group)
 
 
+def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_dead(config, tmp_path):
+    config = config.replaced({"total_iters": 100_000, "workers": 2})
+    group = started(config, tmp_path / "store")
+    wait_for_step(config, 1)
+    children = Path(f"/proc/{group[0].pid}/task/{group[0].pid}/children").read_text().split()
+    with pytest.raises(ValueError, match=f"{config.train.out} is in use by another run: wait until it ends, or give"):
+        train_or_resume(CPU, config)
+    assert group[0].is_alive()
+    group[0].kill()
+    group[0].join()
+    assert any(Path(f"/proc/{child}").exists() for child in children)  # its data loading processes end later
+    step = load_checkpoint(list_checkpoints(config.train.out)[-1]).step
+    train_or_resume(CPU, config.replaced({"total_iters": step + 1}))
+
+
 def flip_a_byte(path: Path, where: float) -> None:
     content = bytearray(path.read_bytes())
     content[int(where * len(content))] ^= 0x10
@@ -211,8 +226,8 @@ def test_on_a_full_disk_only_the_checkpoint_is_lost_and_the_run_continues(config
     assert [load_checkpoint(path).step for path in list_checkpoints(config.train.out)] == [1, 2, 3, 4, 12]
     assert_identical(final_state(config), final_state(undisturbed))
     printed = capsys.readouterr().err
-    assert printed.count("No space left on device); the run continues") == 7
-    assert "warning: the checkpoint of step 5 was not written" in printed
+    assert printed.count("was not written: No space left on device; the run continues") == 7
+    assert f"warning: {checkpoint_path(config.train.out, 5)} was not written" in printed
 
 
 def test_a_full_disk_at_the_end_is_an_error_and_earlier_checkpoints_are_kept(config, monkeypatch):
@@ -235,7 +250,7 @@ def test_on_a_full_disk_only_rows_of_the_log_are_lost_and_the_run_continues(conf
 
     trainer.train_step = with_the_disk_full
     fit(trainer)
-    assert capsys.readouterr().err.count("warning: a log was not written") == 2
+    assert capsys.readouterr().err.count("stats.jsonl was not written: No space left on device; the run continues") == 2
 
 
 def test_stats_have_each_step_once_after_any_number_of_stops(config):

@@ -19,7 +19,7 @@ from PIL import Image
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, save_checkpoint
 from vidm.config import Config, SampleConfig
 from vidm.datasets import to_float
-from vidm.files import sha256_of
+from vidm.files import WriteError, sha256_of
 from vidm.generator import load_generator, with_bf16_weights
 from vidm.layers import constant_index
 from vidm.sampling import list_content, read_first_frame, sample_folder, video_path
@@ -159,6 +159,16 @@ def test_a_folder_gives_one_video_per_first_frame_in_natural_order(generator, co
         first = read_video(tmp_path / "out" / f"video_{i:05d}.mp4")[0].astype(int)
         others = [np.abs(first - np.roll(frame, other, axis=0)).mean() for other in (2, 9, 10)]
         assert int(np.argmin(others)) == (2, 9, 10).index(shift)
+
+
+def test_a_video_that_does_not_fit_on_the_disk_leaves_nothing(generator, content, tmp_path, monkeypatch):
+    def full(path: Path, frames: np.ndarray, fps: float) -> None:
+        raise WriteError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("vidm.sampling.write_video", full)
+    with pytest.raises(WriteError, match=r"video_00000.npy was not written: No space left on device"):
+        sample_folder(generator, settings(content, tmp_path / "out", format="npy"))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_videos_do_not_depend_on_the_batch_size(generator, content, tmp_path):

@@ -12,7 +12,6 @@ the file has a checksum, which is verified on reading.
 
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from vidm.config import LARGEST, Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.files import atomic_write
+from vidm.files import atomic_file, has_wrong_checksum, is_compressed
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
 
@@ -105,7 +104,7 @@ def present_versions() -> dict[str, str]:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically. Raises OSError when the disk is full."""
+    """Write a checkpoint atomically. Raises WriteError when the disk is full."""
     content = {
         "format": FORMAT,
         "iters": checkpoint.step,
@@ -117,31 +116,14 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress) if checkpoint.progress else {},
         "versions": dict(checkpoint.versions),
     }
-    # Errors of Python's file give the reason (a full disk, for example); those of torch's own writer do not.
-    try:
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
-    except RuntimeError as error:
-        # torch 2.6 replaces the file's error by its own when it closes its writer.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+    with atomic_file(path) as file:
+        torch.save(content, file)
 
 
 def remove_unfinished(folder: str | Path) -> None:
     """Remove hidden temporary files of checkpoints, left by processes that were killed while writing."""
     for path in Path(folder).glob(".checkpoint_*.pt"):
         path.unlink(missing_ok=True)
-
-
-def _check_parts(path: Path) -> None:
-    """Raise ValueError if a part of a torch.save file does not match its checksum (CRC-32), or is compressed.
-
-    PyTorch compresses nothing, and a small compressed file could fill the memory.
-    """
-    with zipfile.ZipFile(path) as parts:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()) or parts.testzip():
-            raise ValueError("a part is compressed or does not match its checksum")
 
 
 def _tensors_in(content: Any) -> Iterator[Tensor]:
@@ -167,8 +149,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what is wrong
-            if zipfile.is_zipfile(path):
-                _check_parts(path)
+            # torch.save compresses nothing, and a small compressed file could fill the memory.
+            if is_compressed(path) or has_wrong_checksum(path):
+                raise ValueError("a part is compressed or does not match its checksum")
             content = torch.load(path, map_location="cpu", weights_only=True)
         # A tensor may repeat few stored values without end, and use that much memory once it is copied. Weights and
         # averaged weights may be the same.

@@ -261,7 +261,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     options = parse_flags(sys.argv[1:] if argv is None else argv)
     if options.multiprocessing_distributed and options.gpu is not None:
         print("--gpu has no effect with --multiprocessing-distributed, which starts one process per GPU")
-    alone = not (options.multiprocessing_distributed or "RANK" in os.environ)
+    alone = not (options.multiprocessing_distributed or "TORCHELASTIC_RUN_ID" in os.environ)
     if alone and (options.dist_url != DIST_URL or options.dist_backend):
         print("--dist-url and --dist-backend have no effect on one process")
     with exit_on_user_error():

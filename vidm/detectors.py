@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidm.files import sha256_of
+from vidm.files import has_wrong_checksum, sha256_of
 
 I3D_PATH = Path("pretrained_models/i3d_torchscript.pt")
 I3D_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
@@ -103,12 +103,14 @@ class _TorchScript:
                 f"no such file: {path}; download it from {url} to that path, or use the random detector"
             )
         try:
+            if has_wrong_checksum(path):
+                raise ValueError("a checksum does not match")
             with warnings.catch_warnings():
                 # torch.jit.load is deprecated, but only it reads the files behind published numbers.
                 warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated", category=Warning)
                 self._network = torch.jit.load(str(path), map_location=device).eval()
-        except RuntimeError as error:
-            raise ValueError(f"{path} is not a TorchScript file; download it again from {url}") from error
+        except Exception as error:  # damaged files raise errors of many types
+            raise ValueError(f"{path} is damaged or not a TorchScript file; download it again from {url}") from error
         self.name = name
         self.sha256 = sha256_of([path])
         self._path, self._needs = path, needs

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 BACKENDS = ("nccl", "gloo")
 TIMEOUT_S = 1800.0
+_TORCHRUN_ANSWERS_S = 20.0
 
 T = TypeVar("T")
 
@@ -42,6 +43,38 @@ class Rendezvous:
 
 
 LOCALHOST = Rendezvous()
+
+
+# Set by torchrun, and by users and other programs in whose shell they may have remained.
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+_LAUNCHER = (*_NUMBERS, "MASTER_ADDR")
+
+
+def torchrun_place(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
+    """This process's (rank, local rank, world size) if torchrun started it, None if it was started by hand.
+
+    torchrun is recognised by TORCHELASTIC_RUN_ID. Raises ValueError, naming the variables to unset, if others ask for
+    several processes, if torchrun's are incomplete, or if it does not answer. Ours.
+    """
+    given = [name for name in ("TORCHELASTIC_RUN_ID", *_LAUNCHER) if name in environment]
+    advice = f"start the command with torchrun, or run: unset {' '.join(given)}"
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        if environment.get("WORLD_SIZE", "1") not in ("", "1"):
+            raise ValueError(f"WORLD_SIZE is {environment['WORLD_SIZE']} without torchrun: {advice}")
+        return None
+    values = ", ".join(f"{name}={environment.get(name, 'missing')}" for name in _LAUNCHER)
+    try:
+        rank, world_size, local_rank, port = (int(environment[name]) for name in _NUMBERS)
+        address = environment["MASTER_ADDR"], port
+        if not 0 <= local_rank <= rank < world_size:
+            raise ValueError
+        if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun listens before it starts processes
+            socket.create_connection(address, _TORCHRUN_ANSWERS_S).close()
+    except OSError as error:
+        raise ValueError(f"torchrun does not answer ({values}: {error}): {advice}") from error
+    except (KeyError, ValueError):
+        raise ValueError(f"torchrun's variables are incomplete or contradict each other ({values}): {advice}") from None
+    return rank, local_rank, world_size
 
 
 def rank() -> int:
@@ -186,14 +219,15 @@ def launch(
     single process without GPUs) runs on this node, number `node_rank` of `num_nodes`. Otherwise, only this process
     runs, on GPU number `gpu`, the first GPU or the CPU. If a process dies or makes the others wait for too long, all
     end with a message and exit code 2. Environment variables are not changed. Raises ValueError for an unknown GPU or
-    node.
+    node, and as torchrun_place does.
     """
     if not 0 < rendezvous.timeout < float("inf"):
         raise ValueError(f"--timeout {rendezvous.timeout:g}: give a number of seconds above 0")
-    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:
-        local, first = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]) - int(os.environ["LOCAL_RANK"])
-        world = replace(rendezvous, url="env://")
-        _run(local, worker, arguments, first, int(os.environ["WORLD_SIZE"]), world)
+    by_flags = multiprocessing and "TORCHELASTIC_RUN_ID" not in os.environ
+    place = None if by_flags else torchrun_place(os.environ)
+    if place:
+        rank, local_rank, world_size = place
+        _run(local_rank, worker, arguments, rank - local_rank, world_size, replace(rendezvous, url="env://"))
     elif multiprocessing:
         per_node = max(torch.cuda.device_count(), 1)
         if not 0 <= node_rank < num_nodes:

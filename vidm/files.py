@@ -1,22 +1,52 @@
-"""Write files and folders atomically, and compute their digests.
+"""Write files and folders atomically, hold a folder, and compute digests.
 
 The content is written under a hidden name in the same folder and renamed at the end. A reader therefore never sees an
-incomplete file, and an interrupted run leaves nothing behind.
+incomplete file, and an interrupted run leaves nothing behind. On a full disk every function raises WriteError.
 
-    with atomic_write("out/checkpoint_00001000.pt") as temporary:
-        torch.save(state, temporary)
+    with atomic_file("out/checkpoint_00001000.pt") as file:
+        torch.save(state, file)
+    append("out/stats.jsonl", b"one row\n")
     sha256_of([Path("out/checkpoint_00001000.pt")])
 """
 
+import errno
+import fcntl
 import hashlib
+import io
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class WriteError(OSError):
+    """A file could not be written: the disk is full, or a quota or the limit on file sizes (ulimit -f) is reached."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} was not written: {self.strerror}"
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error of a file says that the disk is full, or a quota or the limit on file sizes is reached."""
+    return error.errno in _FULL
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Turn an error of a full disk into a WriteError that names `path` instead of a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or not is_full(error):
+            raise
+        raise WriteError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def _hidden_sibling(path: Path) -> Path:
@@ -37,7 +67,8 @@ def _flush(path: Path) -> None:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which is renamed to `path` when the block ends and removed if it raises.
 
-    An existing file is replaced; missing parent folders are created. Raises ValueError if `path` is a folder. Ours.
+    An existing file is replaced; missing parent folders are created. Raises ValueError if `path` is a folder, and
+    WriteError if an OSError in the block says that the disk is full. Ours.
     """
     path = Path(path)
     if path.is_dir():
@@ -45,35 +76,140 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _hidden_sibling(path)
     try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        with _full_disk_named(path):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Output(io.RawIOBase):
+    """A file for libraries that write to a Python file; `error` is its first error, whatever the library makes of it.
+
+    It has no descriptor, since numpy and Pillow would then write without Python's file, and without its errors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._file.close()
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a binary file to write to in order, as atomic_write yields a path; its first error is raised at the end.
+
+    For libraries that replace the errors of a file by their own: torch.save by a RuntimeError, numpy.save by one
+    without the reason. Ours.
+    """
+    with atomic_write(path) as temporary:
+        output = _Output(temporary)
+        try:
+            with output:
+                yield output  # type: ignore[misc]  # a BinaryIO in everything that writes
+        except Exception:
+            if output.error:
+                raise output.error from None
+            raise
+
+
+def append(path: str | Path, data: bytes) -> None:
+    """Append bytes to a file, all or none of them. Raises WriteError on a full disk. Ours."""
+    path = Path(path)
+    # Without a buffer, which would write the rest of the data when the file is closed.
+    with _full_disk_named(path), path.open("ab", buffering=0) as file:
+        size, rest = os.fstat(file.fileno()).st_size, memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            with suppress(OSError):  # a device cannot be truncated
+                file.truncate(size)
+            raise
 
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, which is renamed to `path` when the block ends and removed if it raises.
 
-    Missing parent folders are created. Raises ValueError if `path` exists and is not an empty folder. Ours.
+    Missing parent folders are created. Raises ValueError if `path` exists and is not an empty folder, and WriteError as
+    atomic_write does. Ours.
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} already exists: remove it or give the name of a new folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _hidden_sibling(path)
-    temporary.mkdir()
+    with _full_disk_named(path):
+        temporary.mkdir()
     try:
-        yield temporary
-        for entry in temporary.rglob("*"):
-            _flush(entry)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        with _full_disk_named(path):
+            yield temporary
+            for entry in temporary.rglob("*"):
+                _flush(entry)
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Hold a folder for this process while the block runs. Raises ValueError if another process holds it.
+
+    The system releases the lock when the process ends, however it ends; the empty file .lock remains. Without support
+    for locks (some network disks), nothing is held. Ours.
+    """
+    path = Path(folder, ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            # Unlike flock's, this lock is not inherited by data loading processes, which may outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(
+                f"{folder} is in use by another run: wait until it ends, or give another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        yield
+
+
+def has_wrong_checksum(path: str | Path) -> bool:
+    """Whether a zip file, such as those of PyTorch, has a part whose bytes do not match its CRC-32; torch ignores them.
+
+    False for files of other formats. Raises errors of many types for a damaged zip file. Ours.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as parts:
+        return parts.testzip() is not None
+
+
+def is_compressed(path: str | Path) -> bool:
+    """Whether a zip file has a compressed part. False for files of other formats. Ours."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as parts:
+        return any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
 
 
 def sha256_of(paths: Iterable[Path]) -> str:

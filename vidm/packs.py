@@ -26,12 +26,12 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from vidm import video_io
-from vidm.files import atomic_dir, sha256_of
+from vidm.files import append, atomic_dir, sha256_of
 from vidm.video_io import VideoError, VideoInfo, frame_files
 
 INDEX_NAME = "vidm-pack.json"
@@ -111,23 +111,23 @@ class PackWriter:
             self._end_shard()
             self._shards.append(self._folder / f"shard-{len(self._shards):06d}.tar")
             self._crc32.append(0)
-        offsets = []
-        with self._shards[-1].open("ab") as shard:
-            for suffix, data in files:
-                before, after = _tar_member(f"{len(self._clips):08d}{suffix}", data)
-                offsets.append(shard.tell() + len(before))
-                self._write(shard, before, data, after)
+        parts, offsets = [], []
+        end = self._shards[-1].stat().st_size if self._shards[-1].exists() else 0
+        for suffix, data in files:
+            before, after = _tar_member(f"{len(self._clips):08d}{suffix}", data)
+            parts += [before, data, after]
+            offsets.append(end + len(before))
+            end = offsets[-1] + len(data) + len(after)
+        self._write(b"".join(parts))
         return len(self._shards) - 1, offsets[1:]
 
-    def _write(self, shard: BinaryIO, *parts: bytes) -> None:
-        for part in parts:
-            shard.write(part)
-            self._crc32[-1] = zlib.crc32(part, self._crc32[-1])
+    def _write(self, data: bytes) -> None:
+        append(self._shards[-1], data)
+        self._crc32[-1] = zlib.crc32(data, self._crc32[-1])
 
     def _end_shard(self) -> None:
         if self._shards:
-            with self._shards[-1].open("ab") as shard:
-                self._write(shard, bytes(2 * BLOCK))  # a tar file ends with two empty blocks
+            self._write(bytes(2 * BLOCK))  # a tar file ends with two empty blocks
 
     def finish(self) -> None:
         """End the last shard and write the index. Raises ValueError if no clip was added."""

@@ -7,18 +7,24 @@ log.close()
 """
 
 import json
+import os
+import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from vidm.files import atomic_write
+from vidm.files import append, atomic_write
 from vidm.video_io import write_video
 
 
@@ -32,22 +38,40 @@ def rows_up_to(path: Path, step: int) -> str:
     return "".join(kept)
 
 
+def _record(event: Event) -> bytes:
+    """An event as a record of TensorBoard's file format."""
+    buffer = BytesIO()
+    RecordWriter(buffer).write(event.SerializeToString())
+    return buffer.getvalue()
+
+
+def _image_value(tag: str, encoded: bytes, height: int, width: int) -> Summary.Value:
+    return Summary.Value(
+        tag=tag, image=Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+    )
+
+
 class RunLog:
     """A progress bar, and `stats.jsonl` and TensorBoard events in the folder `out`.
 
-    `total` and `start` are steps; rows of an earlier run after `start`, whose steps were lost, are removed. Rows that
-    cannot be written (the disk is full, for example) are dropped with a warning. Only the main process has a log.
+    `total` and `start` are steps; rows of an earlier run after `start`, whose steps were lost, are removed, and
+    TensorBoard does not show them. What cannot be written (the disk is full, for example) is dropped with a warning.
+    Only the main process has a log.
     """
 
     def __init__(self, out: str | Path, total: int, start: int) -> None:
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.writer = SummaryWriter(str(self.out), purge_step=start + 1)
-        self.stats = self.out / "stats.jsonl"
-        kept = rows_up_to(self.stats, start)
-        with atomic_write(self.stats) as temporary:
-            temporary.write_text(kept)
         self.bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True)
+        self.stats = self.out / "stats.jsonl"
+        self.events = self.out / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        with self._written_if_possible():
+            kept = rows_up_to(self.stats, start)
+            with atomic_write(self.stats) as temporary:
+                temporary.write_text(kept)
+            # TensorBoard's writer works in a thread, which prints a traceback and leaves half a record on a full disk.
+            begin = Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START))
+            append(self.events, _record(Event(wall_time=time.time(), file_version="brain.Event:2")) + _record(begin))
 
     def step(self) -> None:
         """Count one step."""
@@ -66,17 +90,19 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            self.warn(f"a log was not written to {self.out} ({error}); the run continues")
+            self.warn(f"{error}; the run continues")
+
+    def _show(self, step: int, values: list[Summary.Value]) -> None:
+        """Write values of a step to TensorBoard's file."""
+        append(self.events, _record(Event(wall_time=time.time(), step=step, summary=Summary(value=values))))
 
     def row(self, step: int, **values: float) -> None:
         """Write the named numbers of a step to the console, stats.jsonl and TensorBoard."""
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
         self.bar.set_postfix({name: f"{values[name]:.4g}" for name in ("loss", "images_per_s") if name in values})
         with self._written_if_possible():
-            with self.stats.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+            append(self.stats, (json.dumps({"step": step, **values}) + "\n").encode())
+            self._show(step, [Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
     def video(self, tag: str, frames: np.ndarray, step: int) -> Path:
         """Write frames (T, H, W, 3) uint8 as a looping out/<tag>/%08d.gif, and to TensorBoard; return the path.
@@ -86,23 +112,21 @@ class RunLog:
         path = self.out / tag / f"{step:08d}.gif"
         with self._written_if_possible():
             write_video(path, frames, fps=8)
-            _, height, width, _ = frames.shape
-            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
-            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-            self.writer._get_file_writer().add_summary(summary, step)
+            self._show(step, [_image_value(tag, path.read_bytes(), *frames.shape[1:3])])
         return path
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Show an image (H, W, 3) uint8 in TensorBoard."""
+        png = BytesIO()
+        Image.fromarray(image).save(png, "png")
         with self._written_if_possible():
-            self.writer.add_image(tag, image, step, dataformats="HWC")
+            self._show(step, [_image_value(tag, png.getvalue(), *image.shape[:2])])
 
     def settings(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the run's configuration to out/config.json."""
-        (self.out / "config.json").write_text(json.dumps(sections, indent=2) + "\n")
+        with self._written_if_possible(), atomic_write(self.out / "config.json") as temporary:
+            temporary.write_text(json.dumps(sections, indent=2) + "\n")
 
     def close(self) -> None:
-        """Finish the bar and flush the files."""
+        """Finish the bar."""
         self.bar.close()
-        with self._written_if_possible():
-            self.writer.close()

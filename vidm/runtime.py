@@ -16,16 +16,17 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import torch
 from torch import Tensor
 
 from vidm import __version__
 from vidm.distributed import rank
+from vidm.files import is_full
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
@@ -154,17 +155,66 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
+class _Console:
+    """A text stream that drops what it cannot write while the disk is full: a log in a file must not end a run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._full_disk_ignored():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._full_disk_ignored():
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Drop what is still buffered: Python would find it at the end, and exit with 120."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _full_disk_ignored(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+
+
+@contextmanager
+def _console_on_a_full_disk() -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    with closing(_Console(sys.stdout)) as sys.stdout, closing(_Console(sys.stderr)) as sys.stderr:
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _exit(line: str, code: int) -> NoReturn:
+    where = f"[process {rank()}] " if rank() else ""
+    print(f"{where}{line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Turn an error that the user can fix into one line and exit code 2, and Ctrl-C into one line and exit code 130."""
-    where = f"[process {rank()}] " if rank() else ""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        # An error of a data loading process contains its whole traceback, whose last line is the message.
-        reason = re.sub(r"^(\w+\.)+\w*Error: ", "", str(error).strip().splitlines()[-1])
-        print(f"{where}error: {reason}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{where}interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
+    with _console_on_a_full_disk():
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            # An error of a data loading process contains its whole traceback, whose last line is the message.
+            _exit("error: " + re.sub(r"^(\w+\.)+\w*Error: ", "", str(error).strip().splitlines()[-1]), 2)
+        except KeyboardInterrupt:
+            _exit("interrupted", 130)

@@ -189,7 +189,11 @@ def _write(settings: SampleConfig, record: dict[str, Any], first_frame: np.ndarr
     record = record | {"first_frame_number": 0, "first_frame_sha256": frame_sha256(first_frame)}
     with atomic_write(_record_path(video)) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    write_video(video, frames, fps=settings.fps)
+    try:
+        write_video(video, frames, fps=settings.fps)
+    except OSError:
+        _record_path(video).unlink()
+        raise
 
 
 def _write_grid(settings: SampleConfig, num_frames: int) -> None:

@@ -31,14 +31,13 @@ from vidm.checkpoint import (
 from vidm.config import Config, TrainConfig
 from vidm.distributed import any_process, data_parallel, gather_rows, gradients_kept_local, is_main, rank, world_size
 from vidm.ema import EMA
+from vidm.loading import Batch
 from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise
 from vidm.resume import in_own_folder, trains_flow
 from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
-
-Batch = dict[str, Tensor]
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
@@ -148,7 +147,7 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches, from the current step to the last."""
-        return iter(self.data.loader(self.step, pin_memory=self.device.type == "cuda"))
+        return self.data.batches(self.step, pin_memory=self.device.type == "cuda")
 
     def losses(self, batch: Batch, step: int, micro: int) -> dict[str, Tensor]:
         """Losses (micro_batch,) of this process's micro-batch number `micro` of a step."""

@@ -1,21 +1,20 @@
 """The training and held-out videos of a run, and the order of its samples.
 
 data = TrainingData(config)
-for batch in data.loader(start_step=0, pin_memory=False): ...
+for batch in data.batches(start_step=0, pin_memory=False): ...
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-
-from torch.utils.data import DataLoader
 
 from vidm.config import Config
 from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, window_length
 from vidm.distributed import is_main, rank, world_size
 from vidm.layouts import ClipIndex, index_clips
-from vidm.stop_signals import stop_only_with_parent
+from vidm.loading import Batch, Keys, load_batches
 
 # The number of training videos that validation uses if no videos are held out.
 NUM_SHARED = 16
@@ -100,16 +99,16 @@ class TrainingData:
             num_steps=train.total_iters - start_step,
         )
 
-    def loader(self, start_step: int, pin_memory: bool) -> DataLoader:
+    def batches(self, start_step: int, pin_memory: bool) -> Iterator[Batch]:
         """This process's micro-batches, in order, from `start_step` to the last step."""
         train = self.config.train
-        return DataLoader(
-            self.samples(self.index, train.seed, self.config.data.flip),
-            batch_sampler=self._sampler(start_step),
-            num_workers=min(train.workers // world_size(), os.cpu_count() or 1),
-            pin_memory=pin_memory,
-            worker_init_fn=stop_only_with_parent,
-        )
+
+        def keys_from(done: int) -> Keys:
+            steps, micro_batches = divmod(done, train.accum_steps)
+            return islice(self._sampler(start_step + steps), micro_batches, None)
+
+        samples = self.samples(self.index, train.seed, self.config.data.flip)
+        return load_batches(samples, keys_from, min(train.workers // world_size(), os.cpu_count() or 1), pin_memory)
 
     def videos_of_step(self, step: int) -> list[Path]:
         """The videos of a step's global batch, in order of their places in it."""

@@ -2,24 +2,27 @@
 
     fit(Trainer(config, device))
 
-A run ends after its last step; after the current step on SIGTERM or SIGINT; or after too many consecutive steps whose
-loss or gradient was not finite. It saves a checkpoint in each case.
+A run ends after its last step; after the current step on SIGTERM or SIGINT; after too many consecutive steps whose loss
+or gradient was not finite; or if data loading processes die repeatedly. It saves a checkpoint in each case.
 """
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import chain
 
 import torch
 from torch import Tensor
 
 from vidm.checkpoint import remove_unfinished
-from vidm.distributed import any_process, gather_rows, is_main, print0, world_size
+from vidm.distributed import any_process, gather_rows, is_main, on_main, print0, world_size
+from vidm.files import locked
+from vidm.loading import Batch, LoadingError
 from vidm.model import MotionGenerator
 from vidm.runlog import RunLog
 from vidm.runtime import GIB, num_bytes, peak_bytes
 from vidm.stop_signals import StopSignals
-from vidm.trainer import Batch, Trainer
+from vidm.trainer import Trainer
 from vidm.validation import Validator, film_strip
 
 _NAMED_VIDEOS = 4
@@ -79,8 +82,8 @@ def dry_run(trainer: Trainer) -> None:
 def fit(trainer: Trainer) -> None:
     """Train to the last step, or until asked to stop, with logs, previews and checkpoints.
 
-    Raises ValueError when memory runs out, naming settings to change, and after `max_bad_steps` consecutive steps that
-    were not finite; OSError when the last checkpoint cannot be written.
+    Raises ValueError when memory runs out, naming settings to change, after `max_bad_steps` consecutive steps that were
+    not finite, and if another run uses the same folder; OSError when the last checkpoint cannot be written.
     """
     train = trainer.config.train
     describe(trainer)
@@ -91,16 +94,15 @@ def fit(trainer: Trainer) -> None:
     batches = trainer.batches()
     # The first batch is read before anything is written, so that data errors leave no files behind.
     batches = chain([next(batches)], batches)
-    log = RunLog(train.out, train.total_iters, trainer.step) if is_main() else None
-    try:
+    with ExitStack() as open_until_the_end:
+        on_main(lambda: open_until_the_end.enter_context(locked(train.out)))
+        log = RunLog(train.out, train.total_iters, trainer.step) if is_main() else None
         if log:
+            open_until_the_end.callback(log.close)
             remove_unfinished(train.out)
             log.settings(trainer.config.to_dict())
         with StopSignals() as stop:
             _Run(trainer, log, stop).steps(batches)
-    finally:
-        if log:
-            log.close()
 
 
 class _Run:
@@ -118,7 +120,12 @@ class _Run:
         """Take steps until the run ends."""
         trainer, train = self.trainer, self.trainer.config.train
         while trainer.step < train.total_iters:
-            losses = trainer.train_step(batches)
+            try:
+                losses = trainer.train_step(batches)
+            except LoadingError:
+                if self.log:
+                    self._save(last=True)
+                raise
             self.window_steps += 1
             if losses:
                 self.window.append(losses)
@@ -171,7 +178,7 @@ class _Run:
             if last:
                 raise
             assert self.log, "only the main process saves"
-            self.log.warn(f"the checkpoint of step {self.trainer.step} was not written ({error}); the run continues")
+            self.log.warn(f"{error}; the run continues")
 
     def _validate(self) -> None:
         """Evaluate the averaged weights on held-out videos, if this is due at this step."""

@@ -19,7 +19,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
-from vidm.files import atomic_dir, atomic_write
+from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
 from vidm.images import check_budget, open_image, rgb_from_image
 from vidm.video_containers import (
@@ -275,7 +275,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
     .gif (256 colours per frame), .webp (lossless): looping; consecutive equal frames become one longer frame.
     .npy: the array. No suffix: a new or empty folder of 00000.png, 00001.png, ... Only the first three store `fps`,
     which must be above 0. Missing parent folders are created. Raises ValueError for another suffix, other frames or
-    another rate. Ours.
+    another rate, WriteError on a full disk. Ours.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -288,8 +288,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
             for index, frame in enumerate(frames):
                 Image.fromarray(frame).save(folder / f"{index:05d}.png")
     elif suffix == ".npy":
-        with atomic_write(path) as temporary:
-            np.save(temporary, frames)
+        with atomic_file(path) as file:
+            np.save(file, frames)
     elif suffix in (".mp4", *ANIMATION_SUFFIXES):
         with atomic_write(path) as temporary:
             (_write_mp4 if suffix == ".mp4" else _write_animation)(temporary, frames, fps)

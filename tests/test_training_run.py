@@ -249,6 +249,25 @@ def test_condition_noise_levels_are_uniform_up_to_the_given_level():
 
 
 @pytest.mark.slow
+def test_previews_of_a_compiled_run_compile_nothing(tiny):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    counts = []
+    for test_freq in (0, 2):
+        out = f"{tiny.train.out}-{test_freq}"
+        trainer = Trainer(tiny.replaced({"test_freq": test_freq, "out": out}), CPU)
+        torch.compiler.reset()
+        trainer.model.compile(backend=backend)
+        compiled.clear()
+        fit(trainer)
+        counts.append(len(compiled))
+    assert counts[0] == counts[1] > 0
+
+
 def test_compiled_networks_give_the_same_losses_and_the_same_names(tiny):
     config = tiny.replaced({"total_iters": 3, "penalty_eps": 1e-2})
     expected, _ = losses_and_weights(config, 3)

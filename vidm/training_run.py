@@ -189,7 +189,8 @@ class _Run:
             self._with_averaged_weights(self._distance)
 
     def _with_averaged_weights(self, act: Callable[[], None]) -> None:
-        with self.trainer.ema.swapped_into(self.trainer.model):
+        # Sampling has other shapes than training: with --compile, they would take minutes of compilation.
+        with self.trainer.ema.swapped_into(self.trainer.model), torch.compiler.set_stance("force_eager"):
             act()
         self._begin_window()
 

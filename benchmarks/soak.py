@@ -51,7 +51,7 @@ from vidm.video_io import read_video, write_video
 from vidm.world import write_dataset
 
 sys.path.append(str(HERE.parent / "scripts"))
-import check_dataset  # type: ignore[import-not-found]
+import check_dataset
 
 CPU = torch.device("cpu")
 KILLS, FILES = 10, 50  # of a series

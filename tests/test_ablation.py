@@ -81,7 +81,7 @@ def test_a_missing_input_is_an_error_before_anything_is_written(bench, monkeypat
     monkeypatch.setattr(bench, "PACK", ROOT / "packs" / "nowhere")
     monkeypatch.setattr(bench, "SPYNET", bench.WORLD)
     with pytest.raises(SystemExit) as ended:
-        run(bench, monkeypatch, "--only", "still", "short")
+        run(bench, monkeypatch, "--only", "still", "robust loss, 1e-3")
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: packs/nowhere is missing")

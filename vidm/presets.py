@@ -67,5 +67,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "save_freq": 150,
     },
     "world": {**_WORLD, "total_iters": 10_000, "condition_noise": 0.1},
-    "world-content": {**_WORLD, "generator": "content", "content_frames": "all", "total_iters": 20_000},
+    "world-content": {**_WORLD, "generator": "content", "content_frames": "all", "total_iters": 14_000},
 }

@@ -158,7 +158,7 @@ def test_verify_reads_every_frame_and_the_exit_code_is_1_for_damage(
 def test_a_folder_with_only_unread_formats_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a.wmv").write_bytes(b"")
+    (tmp_path / "a.rm").write_bytes(b"")
     assert check(monkeypatch, tmp_path, "--out", tmp_path / "sheet.png") == 1
     said = capsys.readouterr().out
-    assert f"{tmp_path}: no videos and no folders of frames; passed over: 1 .wmv (not read)" in said
+    assert f"{tmp_path}: no videos and no folders of frames; passed over: 1 .rm (not read)" in said

@@ -119,7 +119,7 @@ def test_what_each_folder_contains_is_printed_and_recorded(
     (real / "thumbnails").mkdir()
     for number in range(3):
         Image.new("RGB", (8, 8)).save(real / "thumbnails" / f"{number}.jpg")
-    (real / "more.wmv").write_bytes(b"")
+    (real / "more.rm").write_bytes(b"")
     run((real, videos[1]), "-n", 6, "--json", tmp_path / "a.json", "--report", tmp_path / "a.html")
     contents = json.loads((tmp_path / "a.json").read_text())["contents"]
     assert contents[str(real)]["frames"] == [6, 6]
@@ -127,7 +127,7 @@ def test_what_each_folder_contains_is_printed_and_recorded(
     assert contents[str(real)]["kinds"] == contents[str(videos[1])]["kinds"] == {"mp4": 8}
     found = contents[str(real)]["found"]
     assert "passed over: 3 images in thumbnails, beside videos" in found
-    assert "1 .wmv (not read)" in found
+    assert "1 .rm (not read)" in found
     assert [Path(path).name for path, _ in contents[str(real)]["skipped"]] == ["short.mp4"]
     assert f"{real}: {found}; 6 to 6 frames; 32x32 (8); mp4 (8)" in capsys.readouterr().out
     assert "passed over: 3 images in thumbnails" in (tmp_path / "a.html").read_text()

@@ -281,7 +281,7 @@ def test_images_anywhere_beside_videos_are_thumbnails_and_are_counted(tmp_path: 
 def test_an_animation_of_one_frame_beside_videos_or_frames_is_an_image(tmp_path: Path) -> None:
     write_numbered(tmp_path / "a" / "0.webp", 0)
     write_numbered(tmp_path / "a" / "1.mp4", 1)
-    write_images(tmp_path / "covers", "0.webp", "1.gif")
+    write_images(tmp_path / "covers", "0.gif", "1.gif")
     index = index_clips(tmp_path)
     assert numbers(index) == [0, 1]
     assert index.passed_over.startswith("2 images in covers, beside videos")
@@ -318,14 +318,14 @@ def test_several_sequences_in_a_folder_are_never_one_clip_and_what_is_read_is_sa
 def test_formats_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4")
     (tmp_path / "b").mkdir()
-    for name in ("1.wmv", "b/2.WMV", "b/3.tif", "more.zip", "labels.json", ".hidden.wmv"):
+    for name in ("1.rm", "b/2.RM", "b/3.ppm", "more.zip", "labels.json", ".hidden.rm"):
         (tmp_path / name).write_bytes(b"")
     unread = index_clips(tmp_path).passed_over
     assert unread.endswith("(not read)")
-    assert all(part in unread for part in ("2 .wmv", "1 .tif", "1 .zip"))
+    assert all(part in unread for part in ("2 .rm", "1 .ppm", "1 .zip"))
     assert "json" not in unread
     (tmp_path / "a.mp4").unlink()
-    with pytest.raises(ValueError, match=r"no videos and no folders of frames in .*, passed over: 2 \.wmv") as caught:
+    with pytest.raises(ValueError, match=r"no videos and no folders of frames in .*, passed over: 2 \.rm") as caught:
         index_clips(tmp_path)
     assert "convert" in str(caught.value)
     assert "make_synthetic" not in str(caught.value)

@@ -240,7 +240,13 @@ def test_the_softmax_of_attention_is_float32_where_weights_are_bfloat16():
 
 
 def test_all_group_norms_of_both_generators_have_the_given_channels_per_group():
-    shape = {"image_size": 16, "model_channels": 16, "channel_mult": (1, 2), "channels_per_group": 8}
+    shape = {
+        "image_size": 16,
+        "model_channels": 16,
+        "channel_mult": (1, 2),
+        "channels_per_group": 8,
+        "num_head_channels": 16,
+    }
     for model in (MotionGenerator(**shape), ContentGenerator(**shape)):
         norms = [module for module in model.modules() if isinstance(module, torch.nn.GroupNorm)]
         assert norms

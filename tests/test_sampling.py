@@ -195,10 +195,10 @@ def test_every_image_of_class_folders_is_a_first_frame(frame, tmp_path, capsys):
     for name in [*names, "cat/2_mask.png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(frame).save(tmp_path / name)
-    (tmp_path / "dog" / "3.bmp").write_bytes(b"")
+    (tmp_path / "dog" / "3.ppm").write_bytes(b"")
     assert [str(path.relative_to(tmp_path)) for path in list_content(tmp_path)] == names
     found = capsys.readouterr().out
-    assert "5 images in 3 folders; in cat, 2_mask.png not used; passed over: 1 .bmp (not read)" in found
+    assert "5 images in 3 folders; in cat, 2_mask.png not used; passed over: 1 .ppm (not read)" in found
 
 
 @pytest.mark.parametrize("poster", ["poster.jpg", "posters/1.jpg", "poster.webp", "posters/1.gif"])

@@ -1,6 +1,7 @@
 """Tests with damaged videos: reading returns the frames of sequential decoding, or an error names the file."""
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -109,6 +110,7 @@ def check(path: Path, rng: np.random.Generator) -> str:
 def test_a_damaged_video_gives_the_frames_of_sequential_decoding_or_an_error_naming_it(
     good: Path, tmp_path: Path, name: str, num_files: int
 ) -> None:
+    gc.collect()  # files that earlier tests left in reference cycles
     before = len(os.listdir("/proc/self/fd"))
     outcomes = set()
     for number in range(num_files):

@@ -42,7 +42,7 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         check_budget("VIDM_MAX_PIXELS", image.width * image.height)
         check_budget("VIDM_MAX_FRAMES", getattr(image, "n_frames", 1))
-    except ValueError:
+    except Exception:  # counting the frames of a damaged animation raises errors of many types
         image.close()
         raise
     return image

@@ -248,7 +248,6 @@ def test_condition_noise_levels_are_uniform_up_to_the_given_level():
 # Compilation, bfloat16 and GPUs
 
 
-@pytest.mark.slow
 def test_previews_of_a_compiled_run_compile_nothing(tiny):
     compiled = []
 
@@ -268,6 +267,7 @@ def test_previews_of_a_compiled_run_compile_nothing(tiny):
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.slow
 def test_compiled_networks_give_the_same_losses_and_the_same_names(tiny):
     config = tiny.replaced({"total_iters": 3, "penalty_eps": 1e-2})
     expected, _ = losses_and_weights(config, 3)

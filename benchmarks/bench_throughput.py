@@ -4,7 +4,7 @@
 
 Optimizer steps of a small preset on random frames, on one thread: in fp32, in bf16, in bf16 with the flow given (what a
 training with the flow computed in advance would take), and compiled in bf16 (`--compile`, which needs a C++ compiler).
-Two processes on two cores take about twice as many samples. Times are CPU time and the variants alternate, so that
+Times are CPU time and the variants alternate, so that
 other work on the machine affects them little. Prints a table and appends a row to benchmarks/results/throughput.jsonl.
 """
 

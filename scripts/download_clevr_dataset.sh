@@ -107,7 +107,7 @@ while [ $# -gt 0 ]; do
     need=$(unpacked_bytes "$archive")
     free=$(free_bytes)
     [ "${need:-0}" -le "$free" ] ||
-        fail "$address unpacks to $(gigabytes "$need"), but only $(gigabytes "$free") are free: make room and run this again"
+        fail "$address unpacks to $(gigabytes "$need"), but only $(gigabytes "$free") are free: free some space and run this again"
     if ! unpack "$archive" "$split"; then
         rm -rf "$archive" "$archive.from" "$folder/.$split.unpacking"
         fail "$address is not a valid zip archive, or the disk is full: the file was deleted; run this again"

@@ -247,6 +247,14 @@ def test_a_published_content_file_is_recognized_by_its_tensors(tmp_path, capsys)
     assert not load_any(without, config=SMALL).config.model.constant
 
 
+def test_a_number_of_video_timesteps_for_a_content_file_is_refused(tmp_path):
+    path = in_published_format(CONTENT, tmp_path / "content.pth.tar")
+    with pytest.raises(
+        ValueError, match=r"--video-timesteps has no effect: .*content\.pth\.tar is a content generator"
+    ):
+        load_any(path, video_timesteps=16, config=SMALL)
+
+
 def test_a_published_content_file_in_the_wrong_place_is_refused_with_the_right_flag(tmp_path, monkeypatch):
     motion = in_published_format(SMALL, tmp_path / "motion.pth.tar", cached=16)
     content = in_published_format(CONTENT, tmp_path / "content.pth.tar")

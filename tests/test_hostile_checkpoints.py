@@ -153,7 +153,7 @@ def test_weights_that_are_not_finite_are_refused_by_sampling(saved, tmp_path, va
     name = list(state)[5]
     state[name] = torch.full_like(state[name], value)
     path = rewritten(saved, tmp_path / "nan.pt", ema_state_dict=state)
-    with pytest.raises(ValueError, match=rf"nan\.pt has infinite weights, in {name}"):
+    with pytest.raises(ValueError, match=rf"nan\.pt has weights that are not finite, in {name}"):
         load_generator(path, device="cpu")
 
 

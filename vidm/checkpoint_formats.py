@@ -74,6 +74,10 @@ def _from_published(content: Mapping, path: Path, config: Config, video_timestep
     """A checkpoint from the authors' format; `config` describes what its tensors do not tell."""
     state, averaged = (_without_prefix(content[name]) for name in ("state_dict", "ema_state_dict"))
     if TIMESTEP_EMBEDDING in state:
+        if video_timesteps is not None:
+            raise ValueError(
+                f"--video-timesteps has no effect: {path} is a content generator, which draws single frames"
+            )
         config = _published_content(state, path, config)
     else:
         config = _published_motion({**state, **averaged}, path, config, video_timesteps)

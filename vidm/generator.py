@@ -180,7 +180,9 @@ def _load_averaged(checkpoint: Checkpoint, device: torch.device) -> Any:
     """The generator of a checkpoint with its averaged weights, for inference."""
     for name, tensor in checkpoint.ema_state_dict.items():
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{checkpoint.source} has infinite weights, in {name}: use an earlier checkpoint")
+            raise ValueError(
+                f"{checkpoint.source} has weights that are not finite, in {name}: use an earlier checkpoint"
+            )
     model = load_model(checkpoint.config, checkpoint.ema_state_dict, checkpoint.source)
     return model.to(device).eval().requires_grad_(False)
 

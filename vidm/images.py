@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+EXIF_ORIENTATION = 0x0112
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
 # White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
 LARGEST_GREY = {"I": 65535, "F": 1}
@@ -46,6 +47,17 @@ def open_image(path: str | Path) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def upright_image_size(image: Image.Image) -> tuple[int, int]:
+    """Return the height and width (px) of an opened image as rgb_from_image returns it. Raises Pillow's errors. Ours.
+
+    An image that EXIF turns is decoded: in a TIFF, Pillow has exchanged the sides already.
+    """
+    if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+        return image.height, image.width
+    height, width, _ = rgb_from_image(image).shape
+    return height, width
 
 
 def rgb_from_image(image: Image.Image) -> np.ndarray:

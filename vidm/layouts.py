@@ -1,9 +1,9 @@
 """List the clips in a folder of videos. Ours.
 
-A clip is a video file or, in a folder without any video file, a folder that directly contains png or jpg frames, at any
-depth. A flat folder, one folder per class, CLEVRER's train/video_00000-01000/video_00000.mp4 and the frame folders of
-Sky Time-lapse and TaiChi-HD are all recognized without a flag. So is a pack (vidm.packs), whose clips have the paths
-that they had in the packed folder. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
+A clip is a video file or, in a folder without any video file, a folder that directly contains frames, at any depth. A
+flat folder, one folder per class, CLEVRER's train/video_00000-01000/video_00000.mp4 and the frame folders of Sky
+Time-lapse and TaiChi-HD are all recognized without a flag. So is a pack (vidm.packs), whose clips have the paths that
+they had in the packed folder. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
 
     index = index_clips("data/CLEVRER", min_frames=128, split="train")
     print(index.found, len(index.paths), index.skipped_message())

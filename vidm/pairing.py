@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
     unpaired: Skipped
 
 
-# The place of the real video in its index, or the reason why there is none.
+# The place of the real video in its index, or, without one, the reason.
 _Match = int | str
 
 

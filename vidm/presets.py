@@ -17,7 +17,7 @@ _SMALL = {
     "lr": 1e-3,
     "workers": 2,
 }
-# The embedded world's generators, whose weights are in pretrained_models/world.
+# The embedded world's generators. The shipped motion generator is of an earlier, wider form (docs/results).
 _WORLD = {
     **_SMALL,
     "model_channels": 32,

@@ -12,26 +12,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vidm.images import open_image
+from vidm.images import open_image, upright_image_size
 from vidm.packs import Pack, pack_of, read_frames
 from vidm.video_io import VideoError, frame_files
 
 CHUNK = 32  # frames in memory at a time
-ORIENTATION = 0x0112  # of an image, in EXIF; values from 5 on exchange height and width
 
 Damage = list[tuple[Path, str]]
 
 
 def _mixed_sizes(folder: Path) -> str:
-    """Return the reason if the images of a folder have different sizes, by their headers."""
+    """Return the reason if the images of a folder have different sizes."""
     sizes: dict[tuple[int, int], str] = {}
     for file in frame_files(folder):
         with suppress(Exception), open_image(file) as image:  # a damaged image is found by reading it
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            sizes.setdefault(image.size[::-1] if turned else image.size, file.name)
+            sizes.setdefault(upright_image_size(image), file.name)
     if len(sizes) < 2:
         return ""
-    found = ", ".join(f"{name} is {width}x{height}" for (width, height), name in sizes.items())
+    found = ", ".join(f"{name} is {width}x{height}" for (height, width), name in sizes.items())
     return f"{folder}: has frames of {len(sizes)} sizes: {found}"
 
 
@@ -51,7 +49,7 @@ def _read(path: Path, groups: Sequence[Sequence[int]]) -> str:
 
 
 def damaged_clip(path: Path, num_frames: int, every_frame: bool = False) -> str:
-    """Return the reason why frames of a clip cannot be used, or ''.
+    """Say what makes frames of a clip unusable; '' if all can be used.
 
     The first, the middle and the last frame are decoded, or every frame. Of a folder, the size of every frame is
     compared. Ours.

@@ -21,7 +21,7 @@ from PIL import Image
 
 from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
-from vidm.images import check_budget, open_image, rgb_from_image
+from vidm.images import check_budget, open_image, rgb_from_image, upright_image_size
 from vidm.video_containers import (
     CONTAINER_SUFFIXES,
     FrameStream,
@@ -36,7 +36,6 @@ from vidm.video_containers import (
 ANIMATION_SUFFIXES = (".gif", ".webp", ".apng")
 VIDEO_SUFFIXES = (*CONTAINER_SUFFIXES, *ANIMATION_SUFFIXES, ".npy")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-EXIF_ORIENTATION = 0x0112
 
 # The same frames must give the same bytes. The output of x264 depends on the number of threads, and its macroblock
 # tree reads uninitialized memory when frames are small.
@@ -99,9 +98,7 @@ def frame_files(folder: Path) -> list[Path]:
 def _upright_size(path: Path, modified_ns: int) -> tuple[int, int]:
     """Return the height and width of an image as read_image returns it."""
     with _decoder_errors_named(path), open_image(path) as image:
-        if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
-            return image.height, image.width
-    return read_image(path).shape[:2]
+        return upright_image_size(image)
 
 
 def _read_frame_file(path: Path, size: tuple[int, int], first: Path) -> np.ndarray:

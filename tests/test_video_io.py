@@ -367,12 +367,15 @@ def test_a_truncated_animation_or_array_is_named_in_the_error(videos: Path, tmp_
             read_video(cut)
 
 
-def test_a_png_truncated_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rest", ["truncated", "zeros", "one bit flipped"])
+def test_a_png_damaged_anywhere_is_named_in_the_error(videos: Path, tmp_path: Path, rest: str) -> None:
+    """Decoded without a look at the checksums, zeros at the end of a file would be pixels."""
     whole = (videos / "folder" / "00007.png").read_bytes()
     write_video(tmp_path / "clip", moving_pattern(8))
-    # The last 20 bytes are checksums and the closing chunk, without which all pixels can be decoded.
-    for end in np.linspace(0, len(whole) - 21, 30).astype(int):
-        (tmp_path / "clip" / "00007.png").write_bytes(whole[:end])
+    for end in np.linspace(0, len(whole) - 13, 30).astype(int):  # the closing chunk, of 12 bytes, has no pixels
+        after = {"truncated": b"", "zeros": bytes(len(whole) - end), "one bit flipped": whole[end + 1 :]}[rest]
+        changed = bytes([whole[end] ^ 4]) if rest == "one bit flipped" else b""
+        (tmp_path / "clip" / "00007.png").write_bytes(whole[:end] + changed + after)
         with pytest.raises(VideoError, match=r"00007\.png"):
             read_video(tmp_path / "clip")
         with pytest.raises(VideoError, match=r"00007\.png"):

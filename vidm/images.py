@@ -49,6 +49,17 @@ def open_image(path: str | Path) -> Image.Image:
     return image
 
 
+def check_png(image: Image.Image, path: str | Path) -> None:
+    """Raise SyntaxError if an opened image is a PNG with a chunk that does not match its checksum.
+
+    Pillow does not compare the checksum of pixels when it decodes them: the zeros that a crash leaves at the end of a
+    file become pixels. Ours.
+    """
+    if image.format == "PNG":
+        with Image.open(path, formats=("PNG",)) as unread:
+            unread.verify()
+
+
 def upright_image_size(image: Image.Image) -> tuple[int, int]:
     """Return the height and width (px) of an opened image as rgb_from_image returns it. Raises Pillow's errors. Ours.
 

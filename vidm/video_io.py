@@ -21,7 +21,7 @@ from PIL import Image
 
 from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
-from vidm.images import check_budget, open_image, rgb_from_image, upright_image_size
+from vidm.images import check_budget, check_png, open_image, rgb_from_image, upright_image_size
 from vidm.video_containers import (
     CONTAINER_SUFFIXES,
     FrameStream,
@@ -71,11 +71,13 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     with _decoder_errors_named(path), open_image(path) as image:
+        check_png(image, path)
         return rgb_from_image(image)
 
 
 def _animation_frames(path: Path) -> FrameStream:
     with open_image(path) as image:
+        check_png(image, path)
         for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
             yield partial(rgb_from_image, image)

@@ -193,7 +193,7 @@ def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
 
 def _found(*selections: ClipSelection) -> dict[str, FolderContents]:
     """Return what is in each folder and print it. All processes call this."""
-    contents = {str(each.folder): on_main(partial(contents_of, index_of(each))) for each in selections}
+    contents = {str(each.folder): on_main(partial(contents_of, index_of(each)), FolderContents) for each in selections}
     for folder, found in contents.items():
         print0(f"{folder}: {found}")
     return contents

@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from vidm import distributed
+from vidm.cli_evaluate import evaluate_fvd_main, evaluate_vis_main
 from vidm.exchange import decoded, encoded
+from vidm.sampling import list_content
+from vidm.video_io import write_video
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,26 @@ def test_any_other_message_is_refused(message: bytes) -> None:
 
 def test_messages_are_json() -> None:
     assert json.loads(encoded(Clips([Path("a")], (1, 2)), [Clips])) == {"Clips": [[{"path": ["a"]}], {"tuple": [1, 2]}]}
+
+
+def test_evaluation_gets_the_same_numbers_from_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process takes itself for the second of two, and the messages that it sends for those of the first."""
+    rng = np.random.default_rng(0)
+    for name, count in (("real", 4), ("made", 4)):
+        for i in range(count):
+            write_video(tmp_path / name / f"{i}.npy", rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    folders = ["-dir1", str(tmp_path / "real"), "-dir2", str(tmp_path / "made")]
+    line = [*folders, *"-i3d random -n 4 -b 2 --repeats 2 --metrics fvd,kvd,psnr,ssim".split()]
+    records = []
+    for run in range(2):
+        files = ["--json", str(tmp_path / f"{run}.json"), "--report", str(tmp_path / f"{run}.html")]
+        evaluate_fvd_main([*line, *files])
+        evaluate_vis_main([*folders[2:], *"-c3d random -n 4 --splits 2".split(), "--json", str(tmp_path / "vis.json")])
+        found = [json.loads((tmp_path / name).read_text()) for name in (f"{run}.json", "vis.json")]
+        records.append([*(each["results"] for each in found), found[0]["frame_metrics"]["psnr_by_frame"]])
+        records[run].append(list_content(tmp_path / "made"))
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        monkeypatch.setattr(distributed, "rank", lambda: 1)
+        monkeypatch.setattr(distributed, "is_main", lambda: True)
+        monkeypatch.setattr(distributed, "_gather_bytes", lambda message: [message, message])
+    assert records[0] == records[1]

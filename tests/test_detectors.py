@@ -214,10 +214,10 @@ def test_the_default_detector_is_the_one_that_the_script_downloaded(
     for content in ("", "\n".join(lines), "\x00\xff"):
         record.write_text(content)
         assert "not comparable with published numbers" in name_of(load())
-        assert capsys.readouterr().err == (
-            f"{path} is not used, because scripts/download_models.sh did not download it: "
-            f"if you trust it, give {flag} {path}\n"
-        )
+    assert capsys.readouterr().err == (  # once
+        f"{path} is not used, because scripts/download_models.sh did not download it: "
+        f"if you trust it, give {flag} {path}\n"
+    )
     record.write_text(f"{sha256_of([path])}  {name}\n")
     assert name_of(load()) == known
     assert "not comparable with published numbers" in name_of(load("random"))

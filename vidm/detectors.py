@@ -105,11 +105,9 @@ PROTOCOLS = {protocol.name: protocol for protocol in (STYLEGAN_V, VIDM_RELEASED,
 
 
 @cache
-def _warn_of_program(path: Path, sha256: str) -> None:
-    """Print once what the user trusts by naming a file."""
+def _print_once(line: str) -> None:
     if is_main():
-        what = "is a program, which can do what you can: use it only if you trust its source"
-        print(f"{path} (sha256 {sha256}) {what}", file=sys.stderr)
+        print(line, file=sys.stderr)
 
 
 class _TorchScript:
@@ -121,7 +119,8 @@ class _TorchScript:
                 f"no such file: {path}; download it from {url} to that path, or use the random detector"
             )
         self.sha256 = sha256_of([path])
-        _warn_of_program(path, self.sha256)
+        what = "is a program, which can do what you can: use it only if you trust its source"
+        _print_once(f"{path} (sha256 {self.sha256}) {what}")
         try:
             if has_wrong_checksum(path):
                 raise ValueError("a checksum does not match")
@@ -209,9 +208,8 @@ def _downloaded(name: str, flag: str) -> Path | None:
         return None
     if record.is_file() and f"{sha256_of([path])}  {name}" in record.read_text("utf-8", "replace").splitlines():
         return path
-    if is_main():
-        warning = f"{path} is not used, because scripts/download_models.sh did not download it: if you trust it, give"
-        print(f"{warning} {flag} {path}", file=sys.stderr)
+    reason = "is not used, because scripts/download_models.sh did not download it"
+    _print_once(f"{path} {reason}: if you trust it, give {flag} {path}")
     return None
 
 
@@ -222,7 +220,8 @@ def load_detector(path: Path | str | None = None, device: torch.device | str = "
     downloaded to the checkout, if any, else the random one. Raises FileNotFoundError for a missing file and ValueError
     for a file that is not TorchScript.
     """
-    path = path or _downloaded(I3D_NAME, "-i3d") or "random"
+    if path is None:
+        path = _downloaded(I3D_NAME, "-i3d") or "random"
     if path == "random":
         return _RandomNetwork(device)
     path = Path(path)
@@ -231,7 +230,8 @@ def load_detector(path: Path | str | None = None, device: torch.device | str = "
 
 def load_classifier(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
     """Load the C3D of the video inception score, or the random network instead; `path` is as in load_detector."""
-    path = path or _downloaded(C3D_NAME, "-c3d") or "random"
+    if path is None:
+        path = _downloaded(C3D_NAME, "-c3d") or "random"
     if path == "random":
         network = _RandomNetwork(device)
         network.name = "score of random classes: not a video inception score, not comparable with published numbers"

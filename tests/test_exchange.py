@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from vidm import distributed
+from vidm import distributed, features, frame_metrics
 from vidm.cli_evaluate import evaluate_fvd_main, evaluate_vis_main
 from vidm.exchange import decoded, encoded
 from vidm.sampling import list_content
@@ -106,7 +107,9 @@ def test_messages_are_json() -> None:
 
 
 def test_evaluation_gets_the_same_numbers_from_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process takes itself for the second of two, and the messages that it sends for those of the first."""
+    def through_messages(work: Callable[[], Any], *records: type) -> list[Any]:
+        return [decoded(encoded(work(), records), records)]
+
     rng = np.random.default_rng(0)
     for name, count in (("real", 4), ("made", 4)):
         for i in range(count):
@@ -121,8 +124,6 @@ def test_evaluation_gets_the_same_numbers_from_messages(tmp_path: Path, monkeypa
         found = [json.loads((tmp_path / name).read_text()) for name in (f"{run}.json", "vis.json")]
         records.append([*(each["results"] for each in found), found[0]["frame_metrics"]["psnr_by_frame"]])
         records[run].append(list_content(tmp_path / "made"))
-        monkeypatch.setattr(distributed, "world_size", lambda: 2)
-        monkeypatch.setattr(distributed, "rank", lambda: 1)
-        monkeypatch.setattr(distributed, "is_main", lambda: True)
-        monkeypatch.setattr(distributed, "_gather_bytes", lambda message: [message, message])
+        for module in (distributed, features, frame_metrics):
+            monkeypatch.setattr(module, "gather_results", through_messages)
     assert records[0] == records[1]

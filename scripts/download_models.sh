@@ -2,8 +2,9 @@
 # scripts/download_models.sh [NAME...]   download spynet, i3d, c3d, motion (default: all) to pretrained_models/
 #
 # An interrupted download continues if the server still has the same file, and a file gets its name only when it is
-# complete. The script prints the sha256 of each file and checks its first digits if they are known. Optional
-# environment variables:
+# complete. The script prints the sha256 of each file and checks its first digits if they are known. It also writes the
+# sha256 to downloads.sha256 in that folder: evaluation uses an I3D or C3D, which are programs, unasked only if it is
+# there. Optional environment variables:
 # VIDM_SOURCES   base addresses to try in order, instead of the public addresses
 # VIDM_MODELS    the folder to download to
 set -u
@@ -41,7 +42,9 @@ download() {
             rm -f "$part" "$part.from"
             continue
         fi
-        mv "$part" "$folder/$file" && rm -f "$part.from" && echo "$folder/$file  sha256 $found" && return
+        [ -L "$folder/downloads.sha256" ] && rm -f "$folder/downloads.sha256"
+        echo "$found  $file" >>"$folder/downloads.sha256" && mv "$part" "$folder/$file" && rm -f "$part.from" &&
+            echo "$folder/$file  sha256 $found" && return
     done
     return 1
 }

@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vidm import detectors
 from vidm.detectors import (
     C3D,
-    I3D_PATH,
+    I3D_NAME,
+    PRETRAINED,
     PROTOCOLS,
     STYLEGAN_V,
     VIDM_RELEASED,
@@ -161,16 +163,75 @@ def test_the_input_of_the_i3d_is_uint8_with_channels_first_and_its_three_switche
     assert detector.sha256 == sha256_of([tmp_path / "i3d_torchscript.pt"])
 
 
-def test_the_default_detector_is_the_i3d_if_its_file_exists_and_else_the_random_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the checkout's pretrained_models; the working folder is another one."""
+    folder, working = tmp_path / "checkout" / "pretrained_models", tmp_path / "working"
+    folder.mkdir(parents=True)
+    working.mkdir()
+    monkeypatch.chdir(working)
+    monkeypatch.setattr(detectors, "PRETRAINED", folder)
+    return folder
+
+
+class Writer(StandIn):
+    """A program that writes a file."""
+
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        written = torch.from_file("written", True, 4, dtype=torch.uint8).fill_(65)
+        return x.double().mean(dim=[2, 3, 4]) + written.sum()  # without a use, the file would not be written
+
+
+def test_a_detector_in_the_working_folder_is_not_run_unless_it_is_named(pretrained: Path) -> None:
+    Path("pretrained_models").mkdir()
+    for name in ("i3d_torchscript.pt", "c3d_ucf101.pt"):
+        save_torchscript(Writer(), Path("pretrained_models", name))
+        save_torchscript(Writer(), Path(name))
+    for detector in (load_detector(), load_classifier()):
+        ask(detector, moving_squares(2, seed=0))
+        assert "not comparable with published numbers" in name_of(detector)
+    assert not Path("written").exists()
+    ask(load_detector("i3d_torchscript.pt"), moving_squares(2, seed=0))
+    assert Path("written").read_bytes() == b"AAAA"
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "flag", "known"),
+    [
+        (load_detector, "i3d_torchscript.pt", "-i3d", "FVD (I3D i3d_torchscript.pt)"),
+        (load_classifier, "c3d_ucf101.pt", "-c3d", "video inception score (C3D c3d_ucf101.pt)"),
+    ],
+)
+def test_the_default_detector_is_the_one_that_the_script_downloaded(
+    pretrained: Path, capsys: pytest.CaptureFixture[str], load: Any, name: str, flag: str, known: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert "not an FVD" in name_of(load_detector())
-    (tmp_path / "pretrained_models").mkdir()
-    save_torchscript(StandIn(), tmp_path / "pretrained_models" / "i3d_torchscript.pt")
-    assert name_of(load_detector()) == "FVD (I3D i3d_torchscript.pt)"
-    assert "not an FVD" in name_of(load_detector("random"))
-    assert "not a video inception score" in name_of(load_classifier("random"))
+    assert "not comparable with published numbers" in name_of(load())
+    assert capsys.readouterr().err == ""
+    path, record = save_torchscript(StandIn(), pretrained / name), pretrained / "downloads.sha256"
+    lines = [f"{sha256_of([path])}  other.pt", f"{'0' * 64}  {name}", f" {sha256_of([path])}  {name}"]
+    for content in ("", "\n".join(lines), "\x00\xff"):
+        record.write_text(content)
+        assert "not comparable with published numbers" in name_of(load())
+    assert capsys.readouterr().err == (  # once
+        f"{path} is not used, because scripts/download_models.sh did not download it: "
+        f"if you trust it, give {flag} {path}\n"
+    )
+    record.write_text(f"{sha256_of([path])}  {name}\n")
+    assert name_of(load()) == known
+    assert "not comparable with published numbers" in name_of(load("random"))
+    path.write_bytes(save_torchscript(Writer(), pretrained / "other.pt").read_bytes())
+    assert "not comparable with published numbers" in name_of(load())
+
+
+def test_a_named_detector_is_said_to_be_a_program_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_torchscript(StandIn(), tmp_path / "mine.pt")
+    for _ in range(2):
+        load_detector(str(path))
+    load_classifier(path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path} (sha256 {sha256_of([path])}) is a program, ")
 
 
 def test_a_missing_i3d_is_named_with_its_download_address(tmp_path: Path) -> None:
@@ -233,10 +294,10 @@ def test_random_features_do_not_depend_on_whether_the_network_or_the_caller_resc
     torch.testing.assert_close(detector(video.float() / 255), unit)
 
 
-@pytest.mark.skipif(not I3D_PATH.is_file(), reason=f"{I3D_PATH} does not exist: scripts/download_models.sh i3d")
+@pytest.mark.skipif(not (PRETRAINED / I3D_NAME).is_file(), reason="needs scripts/download_models.sh i3d")
 def test_with_the_real_i3d_black_and_white_are_at_the_known_distance() -> None:
     """8 clips of 30 frames of 64 x 64, as floats 0 or 1, which the network resizes and does not rescale."""
-    detector = load_detector(I3D_PATH)
+    detector = load_detector(PRETRAINED / I3D_NAME)
     black, white = FeatureStats(), FeatureStats()
     for stats, level in ((black, 0), (white, 255)):
         stats.update(features_of(detector, np.full((8, 30, 64, 64, 3), level, np.uint8), VIDM_RELEASED, "cpu"))

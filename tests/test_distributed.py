@@ -1,11 +1,23 @@
 """Tests of running as one process or many."""
 
 import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from vidm.distributed import Rendezvous, gather_rows, launch, rank, world_size
+from vidm.distributed import Rendezvous, gather_results, gather_rows, launch, on_main, rank, world_size
+from vidm.video_io import VideoError
+
+# Starts processes in milliseconds: they are forked from a process that has imported everything.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["vidm.distributed", "vidm.video_io"])
 
 
 def record(device, seen):
@@ -21,35 +33,170 @@ def test_a_single_process_runs_without_a_group():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests the behaviour without a GPU")
-def test_the_original_spawn_flags_fall_back_to_one_gloo_process_on_a_cpu(tmp_path, capsys):
+def test_the_original_spawn_flags_run_one_process_on_a_cpu(capsys):
     seen = []
-    launch(record, (seen,), multiprocessing=True, rendezvous=Rendezvous(f"file://{tmp_path}/store", backend="nccl"))
+    launch(record, (seen,), multiprocessing=True, rendezvous=Rendezvous(backend="nccl"))
     assert seen == [("cpu", 0, 1)]
-    out = capsys.readouterr().out
-    assert "using gloo instead of nccl" in out
-    assert "1 process over gloo" in out
+    assert capsys.readouterr().out == ""
 
 
-def gather_on_two(node_rank, store, results):
+def on_one_of_two(node_rank, store, results, act):
+    """Put (rank, act()) into the queue."""
+
     def worker(device):
-        results.put((rank(), world_size(), gather_rows(torch.tensor([rank(), 10 + rank()])).tolist()))
+        results.put((rank(), act()))
 
     rendezvous = Rendezvous(f"file://{store}")
     launch(worker, (), multiprocessing=True, num_nodes=2, node_rank=node_rank, rendezvous=rendezvous)
 
 
-def test_two_nodes_form_one_group_and_gather_in_order_of_rank(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [
-        context.Process(target=gather_on_two, args=(node_rank, tmp_path / "store", results)) for node_rank in (0, 1)
-    ]
+def on_two(tmp_path, act):
+    """What act() returns in two processes, in order of rank."""
+    results = CONTEXT.Queue()
+    arguments = (tmp_path / "store", results, act)
+    processes = [CONTEXT.Process(target=on_one_of_two, args=(node_rank, *arguments)) for node_rank in (0, 1)]
     for process in processes:
         process.start()
     found = sorted(results.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
-    assert found == [(0, 2, [0, 10, 1, 11]), (1, 2, [0, 10, 1, 11])]
+    return [result for _, result in found]
+
+
+def exchange():
+    def fail(error, where):
+        if rank() in where:
+            raise error
+        return "result"
+
+    def message_of(work):
+        try:
+            return work()
+        except (ValueError, OSError) as error:
+            return type(error).__name__, str(error)
+
+    return [
+        world_size(),
+        gather_rows(torch.tensor([rank(), 10 + rank()])).tolist(),
+        gather_results(lambda: {"rank": rank(), "path": Path("a" * (1 + 1000 * rank()))}),
+        on_main(lambda: [(Path("only main"), rank())]),
+        on_main(lambda: on_main(lambda: 1 / 3)),
+        message_of(lambda: on_main(lambda: fail(FileNotFoundError("no such file: x"), [0]))),
+        message_of(lambda: gather_results(lambda: fail(ValueError("bad clip"), [1]))),
+        on_main(lambda: "still in step"),
+    ]
+
+
+def test_two_nodes_form_one_group_and_get_the_same_results(tmp_path):
+    expected = [
+        2,
+        [0, 10, 1, 11],
+        [{"rank": 0, "path": Path("a")}, {"rank": 1, "path": Path("a" * 1001)}],
+        [(Path("only main"), 0)],
+        1 / 3,
+        ("FileNotFoundError", "no such file: x"),
+        ("ValueError", "bad clip"),
+        "still in step",
+    ]
+    assert on_two(tmp_path, exchange) == [expected, expected]
+
+
+def refuse_a_video():
+    def read():
+        raise VideoError("a.mp4 is damaged")
+
+    try:
+        on_main(read)
+    except ValueError as error:
+        return isinstance(error, VideoError), str(error)
+
+
+def test_an_error_keeps_its_type_where_it_was_raised(tmp_path):
+    assert on_two(tmp_path, refuse_a_video) == [(True, "a.mp4 is damaged"), (False, "a.mp4 is damaged")]
+
+
+class Program:
+    """A pickle of this is a program: loading it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def send_pickles(path):
+    if rank() == 1:
+        with suppress(Exception):
+            torch.distributed.all_gather_object([None, None], Program(path))
+        return None
+    try:
+        return on_main(lambda: "result")
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_pickle_that_a_process_sends_is_not_run(tmp_path):
+    refused, _ = on_two(tmp_path, partial(send_pickles, tmp_path / "written"))
+    assert refused == "another process sent what this one cannot read: run one version of vidm in all"
+    assert not (tmp_path / "written").exists()
+
+
+# Writes what each process of a run listens on, and the permissions of what the run keeps in the temporary folder.
+PROGRAM = """
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from vidm.distributed import barrier, launch, rank
+
+
+def listening():
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.islink(link)]
+    for name in ("tcp", "tcp6"):
+        for row in Path("/proc/net", name).read_text().splitlines()[1:]:
+            words = row.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in links:
+                yield words[1].split(":")[0]
+
+
+def worker(device):
+    barrier()
+    folder = Path(tempfile.gettempdir())
+    modes = [oct(path.stat().st_mode & 0o777) for path in folder.glob("vidm-*")]
+    (folder / f"process{rank()}").write_text(f"{sorted(set(listening()))} {modes}")
+    barrier()
+
+
+if __name__ == "__main__":
+    torch.cuda.device_count = lambda: 2
+    before = dict(os.environ)
+    launch(worker, (), multiprocessing=True)
+    print(f"listening: {list(listening())}, environment unchanged: {dict(os.environ) == before}")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's list of sockets")
+@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_processes_of_one_machine_listen_on_the_loopback_interface_only(tmp_path, torchrun):
+    program, temporary = tmp_path / "program.py", tmp_path / "temporary"
+    program.write_text(PROGRAM.replace(", multiprocessing=True", "") if torchrun else PROGRAM)
+    temporary.mkdir()
+    launcher = "-m torch.distributed.run --standalone --nproc-per-node 2".split() if torchrun else []
+    # What a user of several machines may have set: an interface that others can reach.
+    names = [name for _, name in socket.if_nameindex() if name != "lo"] or ["lo"]
+    environment = {**os.environ, "TMPDIR": str(temporary), "GLOO_SOCKET_IFNAME": names[-1], "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    modes = [] if torchrun else ["0o700"]
+    for number in (0, 1):
+        assert (temporary / f"process{number}").read_text() == f"['0100007F'] {modes}"  # 127.0.0.1
+    if not torchrun:
+        assert "listening: [], environment unchanged: True" in done.stdout
+        assert not list(temporary.glob("vidm-*"))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +204,10 @@ def test_two_nodes_form_one_group_and_gather_in_order_of_rank(tmp_path):
     [
         ({"gpu": 99}, "--gpu 99"),
         ({"multiprocessing": True, "num_nodes": 2, "node_rank": 2}, "--rank 2 is not among 2 nodes"),
-        ({"multiprocessing": True, "rendezvous": Rendezvous("not-a-url")}, "not-a-url .* another --dist-url"),
+        (
+            {"multiprocessing": True, "num_nodes": 2, "rendezvous": Rendezvous("not-a-url")},
+            "not-a-url .* another --dist-url",
+        ),
     ],
 )
 def test_invalid_arguments_are_named(arguments, message):

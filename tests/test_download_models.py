@@ -4,10 +4,14 @@ import hashlib
 import os
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from file_server import file_server
+
+from vidm import detectors
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "download_models.sh"
 I3D = "i3d_torchscript.pt"
@@ -39,7 +43,20 @@ def test_a_model_is_downloaded_and_its_sha256_is_printed(server, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / I3D).read_bytes() == CONTENT
     assert hashlib.sha256(CONTENT).hexdigest() in done.stdout
-    assert [p.name for p in tmp_path.iterdir()] == [I3D]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["downloads.sha256", I3D]
+
+
+def test_a_downloaded_detector_is_used_and_a_file_put_beside_it_is_not(server, tmp_path, monkeypatch):
+    network = torch.nn.Identity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(torch.jit.script(network), tmp_path / "script.pt")
+    server.files[f"/good/{I3D}"] = (tmp_path / "script.pt").read_bytes()
+    monkeypatch.setattr(detectors, "PRETRAINED", tmp_path / "models")
+    assert download(server, tmp_path / "models", "i3d").returncode == 0
+    shutil.copy(tmp_path / "script.pt", tmp_path / "models" / "c3d_ucf101.pt")
+    assert detectors.load_detector().name == f"FVD (I3D {I3D})"
+    assert detectors.load_classifier().name.startswith("score of random classes")
 
 
 def test_an_interrupted_download_resumes(server, tmp_path):
@@ -49,7 +66,7 @@ def test_an_interrupted_download_resumes(server, tmp_path):
     assert download(server, tmp_path, "i3d").returncode == 0
     assert (tmp_path / I3D).read_bytes() == CONTENT
     assert server.asked == [(f"/good/{I3D}", "bytes=5000-")]
-    assert [p.name for p in tmp_path.iterdir()] == [I3D]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["downloads.sha256", I3D]
 
 
 def test_sources_are_tried_in_order(server, tmp_path):

@@ -488,7 +488,7 @@ def index_in_one_of_two_processes(node_rank: int, folder: Path, results: multipr
             return str(error)
 
     def worker(device: torch.device) -> None:
-        for way in (lambda: attempt(""), lambda: on_main(lambda: attempt("a")), lambda: attempt("none")):
+        for way in (lambda: attempt(""), lambda: on_main(lambda: attempt("a"), ClipIndex), lambda: attempt("none")):
             found = way()
             results.put((rank(), sorted(opened), found))
 

@@ -77,7 +77,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         "--dist-url",
         default=DIST_URL,
         metavar="URL",
-        help="address at which processes connect (tcp://localhost:10001)",
+        help="address at which the processes of several nodes connect; those of one need none (tcp://localhost:10001)",
     )
     group.add_argument("--dist-backend", choices=BACKENDS, help="nccl on GPUs, gloo on the CPU")
     group.add_argument(
@@ -262,8 +262,10 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     if options.multiprocessing_distributed and options.gpu is not None:
         print("--gpu has no effect with --multiprocessing-distributed, which starts one process per GPU")
     alone = not (options.multiprocessing_distributed or "TORCHELASTIC_RUN_ID" in os.environ)
-    if alone and (options.dist_url != DIST_URL or options.dist_backend):
-        print("--dist-url and --dist-backend have no effect on one process")
+    if options.dist_url != DIST_URL and (alone or options.world_size == 1):
+        print("--dist-url has no effect: only several nodes (--world-size) need an address")
+    if alone and options.dist_backend:
+        print("--dist-backend has no effect on one process")
     with exit_on_user_error():
         launch(
             _sample if options.test else _train,

@@ -17,8 +17,6 @@ import torch
 
 from vidm.clip_choice import ClipSelection, FolderContents, choose_clips, contents_of, index_of
 from vidm.detectors import (
-    C3D_PATH,
-    I3D_PATH,
     PROTOCOLS,
     STYLEGAN_V,
     Detector,
@@ -79,7 +77,7 @@ def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
         "-i3d",
         "--i3d",
         metavar="FILE",
-        help=f"TorchScript I3D, or random (default: {I3D_PATH} if it exists, else random)",
+        help="TorchScript I3D, a program that you trust, or random (default: the downloaded I3D if any, else random)",
     )
     parser.add_argument(
         "--protocol",
@@ -153,7 +151,7 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
         "-c3d",
         "--c3d",
         metavar="FILE",
-        help=f"TorchScript C3D, or random (default: {C3D_PATH} if it exists, else random)",
+        help="TorchScript C3D, a program that you trust, or random (default: the downloaded C3D if any, else random)",
     )
     parser.add_argument("--splits", type=int, default=SPLITS, metavar="N", help=f"parts to average over ({SPLITS})")
     parser.add_argument(
@@ -193,7 +191,7 @@ def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
 
 def _found(*selections: ClipSelection) -> dict[str, FolderContents]:
     """Return what is in each folder and print it. All processes call this."""
-    contents = {str(each.folder): on_main(partial(contents_of, index_of(each))) for each in selections}
+    contents = {str(each.folder): on_main(partial(contents_of, index_of(each)), FolderContents) for each in selections}
     for folder, found in contents.items():
         print0(f"{folder}: {found}")
     return contents

@@ -6,16 +6,21 @@ score (TorchScript files of StyleGAN-V, Skorokhodov et al. 2022), a small random
 any Python callable with the I3D's signature, detector(video, rescale, resize, return_features): `rescale` maps
 0 .. 255 to [-1, 1], `resize` resizes frames to 224 x 224.
 
+A TorchScript file is a program that can write any file. It is loaded only if the user names it, or if
+scripts/download_models.sh downloaded it to the checkout's pretrained_models.
+
     detector = load_detector("random", "cpu")
     features = features_of(detector, clips_u8, PROTOCOLS["stylegan-v"], "cpu")     # (B, T, H, W, 3) uint8 -> (B, 128)
 """
 
 import hashlib
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,12 +29,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidm.distributed import is_main
 from vidm.files import has_wrong_checksum, sha256_of
 
-I3D_PATH = Path("pretrained_models/i3d_torchscript.pt")
+# The folder of a checkout; an installed package has none.
+PRETRAINED = Path(__file__).parent.parent / "pretrained_models"
+# Lines of sha256 and name, written by scripts/download_models.sh.
+RECORD = "downloads.sha256"
+I3D_NAME = "i3d_torchscript.pt"
 I3D_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
 I3D_SIZE = 224
-C3D_PATH = Path("pretrained_models/c3d_ucf101.pt")
+C3D_NAME = "c3d_ucf101.pt"
 C3D_URL = "https://www.dropbox.com/s/jxpu7avzdc9n97q/c3d_ucf101.pt?dl=1"
 
 # detector(video, **switches) -> (B, d), where a protocol prepares `video` from uint8 (B, 3, T, H, W). It may have a
@@ -94,6 +104,12 @@ PROTOCOLS = {protocol.name: protocol for protocol in (STYLEGAN_V, VIDM_RELEASED,
 # Detectors
 
 
+@cache
+def _print_once(line: str) -> None:
+    if is_main():
+        print(line, file=sys.stderr)
+
+
 class _TorchScript:
     """A network from a file, called with the protocol's switches; `needs` says in errors how many frames it needs."""
 
@@ -102,6 +118,9 @@ class _TorchScript:
             raise FileNotFoundError(
                 f"no such file: {path}; download it from {url} to that path, or use the random detector"
             )
+        self.sha256 = sha256_of([path])
+        what = "is a program, which can do what you can: use it only if you trust its source"
+        _print_once(f"{path} (sha256 {self.sha256}) {what}")
         try:
             if has_wrong_checksum(path):
                 raise ValueError("a checksum does not match")
@@ -112,7 +131,6 @@ class _TorchScript:
         except Exception as error:  # damaged files raise errors of many types
             raise ValueError(f"{path} is damaged or not a TorchScript file; download it again from {url}") from error
         self.name = name
-        self.sha256 = sha256_of([path])
         self._path, self._needs = path, needs
 
     @torch.no_grad()
@@ -183,14 +201,27 @@ class _RandomNetwork:
         return torch.stack([self._features(clip) for clip in clips])
 
 
+def _downloaded(name: str, flag: str) -> Path | None:
+    """The file of that name in the checkout, if our script downloaded it; another file is named in a warning."""
+    path, record = PRETRAINED / name, PRETRAINED / RECORD
+    if not path.is_file():
+        return None
+    if record.is_file() and f"{sha256_of([path])}  {name}" in record.read_text("utf-8", "replace").splitlines():
+        return path
+    reason = "is not used, because scripts/download_models.sh did not download it"
+    _print_once(f"{path} {reason}: if you trust it, give {flag} {path}")
+    return None
+
+
 def load_detector(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
     """Load the detector of a TorchScript I3D file, or create the random one, on the device.
 
-    path: a file; "random"; or None for pretrained_models/i3d_torchscript.pt in the working folder if that file exists,
-    else the random one. Raises FileNotFoundError for a missing file and ValueError for a file that is not TorchScript.
+    path: a file, which is a program and must be trusted; "random"; or None for the I3D that scripts/download_models.sh
+    downloaded to the checkout, if any, else the random one. Raises FileNotFoundError for a missing file and ValueError
+    for a file that is not TorchScript.
     """
     if path is None:
-        path = I3D_PATH if I3D_PATH.is_file() else "random"
+        path = _downloaded(I3D_NAME, "-i3d") or "random"
     if path == "random":
         return _RandomNetwork(device)
     path = Path(path)
@@ -200,7 +231,7 @@ def load_detector(path: Path | str | None = None, device: torch.device | str = "
 def load_classifier(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
     """Load the C3D of the video inception score, or the random network instead; `path` is as in load_detector."""
     if path is None:
-        path = C3D_PATH if C3D_PATH.is_file() else "random"
+        path = _downloaded(C3D_NAME, "-c3d") or "random"
     if path == "random":
         network = _RandomNetwork(device)
         network.name = "score of random classes: not a video inception score, not comparable with published numbers"

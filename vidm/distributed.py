@@ -1,19 +1,21 @@
 """Run on one process or many with the same code. Only this module imports `torch.distributed`.
 
-launch(worker, (config,), multiprocessing=True)  # calls worker(device, config) in each process
-print0("printed once, whatever the number of processes")
+    launch(worker, (config,), multiprocessing=True)  # calls worker(device, config) in each process
+    print0("printed once, whatever the number of processes")
+
+Processes of one machine meet through a file in a private folder and listen on the loopback interface only. Those of
+several machines need a network that can be trusted. What they exchange is tensors and JSON, never pickles.
 """
 
 import os
 import signal
-import socket
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -22,9 +24,14 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vidm.exchange import decoded, encoded
+from vidm.torchrun import is_one_node, torchrun_place
+
 BACKENDS = ("nccl", "gloo")
 TIMEOUT_S = 1800.0
-_TORCHRUN_ANSWERS_S = 20.0
+# After a process has failed, the others get this time to end, and again after SIGTERM.
+_GRACE_S = 10.0
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 T = TypeVar("T")
 
@@ -33,8 +40,8 @@ T = TypeVar("T")
 class Rendezvous:
     """How processes connect: the address, the backend, and how long they wait for each other.
 
-    `backend` None is nccl on GPUs and gloo on the CPU. Waiting for more than `timeout` seconds, at the start or later,
-    ends the run.
+    The address is for the processes of several nodes; those of one node need none. `backend` None is nccl on GPUs and
+    gloo on the CPU. Waiting for more than `timeout` seconds, at the start or later, ends the run.
     """
 
     url: str = "tcp://localhost:10001"
@@ -43,38 +50,6 @@ class Rendezvous:
 
 
 LOCALHOST = Rendezvous()
-
-
-# Set by torchrun, and by users and other programs in whose shell they may have remained.
-_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-_LAUNCHER = (*_NUMBERS, "MASTER_ADDR")
-
-
-def torchrun_place(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
-    """This process's (rank, local rank, world size) if torchrun started it, None if it was started by hand.
-
-    torchrun is recognised by TORCHELASTIC_RUN_ID. Raises ValueError, naming the variables to unset, if others ask for
-    several processes, if torchrun's are incomplete, or if it does not answer. Ours.
-    """
-    given = [name for name in ("TORCHELASTIC_RUN_ID", *_LAUNCHER) if name in environment]
-    advice = f"start the command with torchrun, or run: unset {' '.join(given)}"
-    if "TORCHELASTIC_RUN_ID" not in environment:
-        if environment.get("WORLD_SIZE", "1") not in ("", "1"):
-            raise ValueError(f"WORLD_SIZE is {environment['WORLD_SIZE']} without torchrun: {advice}")
-        return None
-    values = ", ".join(f"{name}={environment.get(name, 'missing')}" for name in _LAUNCHER)
-    try:
-        rank, world_size, local_rank, port = (int(environment[name]) for name in _NUMBERS)
-        address = environment["MASTER_ADDR"], port
-        if not 0 <= local_rank <= rank < world_size:
-            raise ValueError
-        if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun listens before it starts processes
-            socket.create_connection(address, _TORCHRUN_ANSWERS_S).close()
-    except OSError as error:
-        raise ValueError(f"torchrun does not answer ({values}: {error}): {advice}") from error
-    except (KeyError, ValueError):
-        raise ValueError(f"torchrun's variables are incomplete or contradict each other ({values}): {advice}") from None
-    return rank, local_rank, world_size
 
 
 def rank() -> int:
@@ -112,8 +87,7 @@ def _store(url: str, rank: int, world_size: int, timeout: timedelta) -> dist.Sto
     """
     store, _, _ = next(dist.rendezvous(url, rank, world_size, timeout=timeout))
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    single_node = url == "env://" and os.environ.get("GROUP_WORLD_SIZE") == "1"
-    return dist.PrefixStore(f"restart_{restart}", store) if single_node else store
+    return dist.PrefixStore(f"restart_{restart}", store) if url == "env://" and is_one_node(os.environ) else store
 
 
 def init(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.device) -> None:
@@ -124,7 +98,7 @@ def init(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.devic
     backend = "gloo" if device.type == "cpu" else backend or "nccl"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if rank == 0 and world_size > 1:
+    if rank == 0:
         print(f"waiting for {world_size} processes to connect to {url}", flush=True)
     try:
         limit = timedelta(seconds=rendezvous.timeout)
@@ -133,7 +107,7 @@ def init(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.devic
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"processes cannot connect to {url} ({reason}): give another --dist-url") from error
-    print0(f"{world_size} process{'es' * (world_size > 1)} over {backend}, the first on {device}")
+    print0(f"{world_size} processes over {backend}, the first on {device}")
 
 
 def _is_connection_error(error: RuntimeError) -> bool:
@@ -141,21 +115,12 @@ def _is_connection_error(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
-def _give_up(error: RuntimeError, peers: Tensor, timeout: float) -> None:
-    """Print that another process died or hangs, and exit.
-
-    If one hangs, the run's other processes on this host are killed first: a launcher would wait for long.
-    """
+def _give_up(error: RuntimeError, timeout: float) -> None:
+    """Print that another process died or hangs, and exit. Whoever started the processes ends those that hang."""
     reason = str(error).strip().splitlines()[0]
     hangs = "imed out" in reason or "imeout" in reason
     what = f"hangs: no answer for {timeout:g} s (--timeout)" if hangs else "died; its error may be printed above"
     print(f"[process {rank()}] error: another process {what} [{reason}]", file=sys.stderr, flush=True)
-    if hangs:
-        own_host, own_pid = peers[rank()].tolist()
-        for host, pid in peers.tolist():
-            if host == own_host and pid != own_pid:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
     # A regular exit would destroy the process group, which waits for the other processes.
     os._exit(2)
 
@@ -167,24 +132,31 @@ def _run(
     first_rank: int,
     world_size: int,
     rendezvous: Rendezvous,
+    one_node: bool,
 ) -> None:
-    """Join a group of processes, call the worker, and leave the group."""
+    """Join a group of processes, call the worker, and leave the group; a single process is not a group."""
     device = pick_device(local_rank)
+    if world_size == 1:
+        worker(device, *arguments)
+        return
+    if one_node:
+        os.environ.update(GLOO_SOCKET_IFNAME=_LOOPBACK, NCCL_SOCKET_IFNAME=_LOOPBACK)
     init(first_rank + local_rank, world_size, rendezvous, device)
-    host = zlib.crc32(socket.gethostname().encode())
-    peers = gather_rows(torch.tensor([[host, os.getpid()]], device=device)).cpu()
     try:
         worker(device, *arguments)
     except RuntimeError as error:
-        if world_size > 1 and _is_connection_error(error):
-            _give_up(error, peers, rendezvous.timeout)
+        if _is_connection_error(error):
+            _give_up(error, rendezvous.timeout)
         raise
     finally:
         dist.destroy_process_group()
 
 
 def _spawn(group: tuple[Any, ...], processes: int) -> None:
-    """Call _run(local_rank, *group) in `processes` new processes; SIGTERM and SIGINT are passed on to all of them."""
+    """Call _run(local_rank, *group) in `processes` new processes; SIGTERM and SIGINT are passed on to all of them.
+
+    If one fails, the others are ended, if need be by SIGKILL.
+    """
     context = mp.spawn(_run, group, nprocs=processes, join=False)
 
     def pass_on(number: int, frame: object) -> None:
@@ -194,7 +166,7 @@ def _spawn(group: tuple[Any, ...], processes: int) -> None:
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        while not context.join():
+        while not context.join(grace_period=_GRACE_S):
             pass
     except mp.ProcessExitedException as error:
         # The process has printed its error; its exit code becomes that of the run.
@@ -218,8 +190,10 @@ def launch(
     Under torchrun, its environment variables define the processes. With `multiprocessing`, one process per GPU (a
     single process without GPUs) runs on this node, number `node_rank` of `num_nodes`. Otherwise, only this process
     runs, on GPU number `gpu`, the first GPU or the CPU. If a process dies or makes the others wait for too long, all
-    end with a message and exit code 2. Environment variables are not changed. Raises ValueError for an unknown GPU or
-    node, and as torchrun_place does.
+    end with a message and exit code 2. Raises ValueError for an unknown GPU or node, and as torchrun_place does.
+
+    The environment variables of this process are not changed, except under torchrun with several processes on one node:
+    there, as in the processes that this one starts, gloo and nccl are told to use the loopback interface.
     """
     if not 0 < rendezvous.timeout < float("inf"):
         raise ValueError(f"--timeout {rendezvous.timeout:g}: give a number of seconds above 0")
@@ -227,18 +201,22 @@ def launch(
     place = None if by_flags else torchrun_place(os.environ)
     if place:
         rank, local_rank, world_size = place
-        _run(local_rank, worker, arguments, rank - local_rank, world_size, replace(rendezvous, url="env://"))
+        by_torchrun = replace(rendezvous, url="env://")
+        _run(local_rank, worker, arguments, rank - local_rank, world_size, by_torchrun, is_one_node(os.environ))
     elif multiprocessing:
         per_node = max(torch.cuda.device_count(), 1)
         if not 0 <= node_rank < num_nodes:
             raise ValueError(
                 f"--rank {node_rank} is not among {num_nodes} nodes: --world-size N takes ranks 0 to N - 1"
             )
-        group = (worker, arguments, node_rank * per_node, num_nodes * per_node, rendezvous)
-        if per_node == 1:
-            _run(0, *group)
-        else:
-            _spawn(group, per_node)
+        with TemporaryDirectory(prefix="vidm-") as private:  # only this user can open it
+            if num_nodes == 1:
+                rendezvous = replace(rendezvous, url=f"file://{private}/meeting")
+            group = (worker, arguments, node_rank * per_node, num_nodes * per_node, rendezvous, num_nodes == 1)
+            if per_node == 1:
+                _run(0, *group)
+            else:
+                _spawn(group, per_node)
     else:
         if num_nodes != 1 or node_rank != 0:
             raise ValueError("--world-size and --rank count nodes: they need --multiprocessing-distributed")
@@ -256,36 +234,43 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
-def gather_objects(thing: T) -> list[T]:
-    """The `thing` (any picklable object) of every process, in order of rank."""
-    if world_size() == 1:
-        return [thing]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, thing)
-    return gathered
+def _gather_bytes(message: bytes) -> list[bytes]:
+    """The message of every process, in order of rank."""
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    lengths = gather_rows(torch.tensor([len(message)], device=device)).tolist()
+    padded = torch.frombuffer(bytearray(message.ljust(max(lengths))), dtype=torch.uint8)
+    rows = gather_rows(padded[None].to(device)).cpu().numpy()
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
 
-def gather_results(work: Callable[[], T]) -> list[T]:
-    """The results of work() in all processes, in order of rank; a ValueError or OSError in one is raised in all."""
+def gather_results(work: Callable[[], T], *records: type) -> list[T]:
+    """The results of work() in all processes, in order of rank; a ValueError or OSError in one is raised in all.
+
+    They are exchanged as JSON (vidm.exchange): `records` are the dataclasses and NamedTuples in them.
+    """
+    outcome: T | Exception
     try:
-        outcome: tuple[Any, Exception | None] = (work(), None)
+        outcome = work()
     except (ValueError, OSError) as error:
-        outcome = (None, error)
-    gathered = gather_objects(outcome)
-    for _, failure in gathered:
-        if failure is not None:
-            raise failure
-    return [result for result, _ in gathered]
+        outcome = error
+    outcomes = [outcome]
+    if world_size() > 1:
+        outcomes = [decoded(message, records) for message in _gather_bytes(encoded(outcome, records))]
+        outcomes[rank()] = outcome
+    for each in outcomes:
+        if isinstance(each, Exception):
+            raise each
+    return outcomes  # type: ignore[return-value]
 
 
 _on_main_already: ContextVar[bool] = ContextVar("_on_main_already", default=False)
 
 
-def on_main(work: Callable[[], T]) -> T:
+def on_main(work: Callable[[], T], *records: type) -> T:
     """The result of work(), which only the main process calls; a ValueError or OSError in it is raised in all.
 
-    All processes call this. `work` may itself call on_main: the other processes are already waiting for the outer
-    result, so the inner work runs directly.
+    All processes call this; `records` are those of gather_results. `work` may itself call on_main: the other processes
+    are already waiting for the outer result, so the inner work runs directly.
     """
     if _on_main_already.get():
         return work()
@@ -297,7 +282,7 @@ def on_main(work: Callable[[], T]) -> T:
         finally:
             _on_main_already.reset(token)
 
-    return gather_results(lambda: alone() if is_main() else None)[0]  # type: ignore[return-value]
+    return gather_results(lambda: alone() if is_main() else None, *records)[0]  # type: ignore[return-value]
 
 
 def barrier() -> None:

@@ -270,7 +270,7 @@ def _missing(table: FeatureTable, keys: list[str]) -> list[int]:
 def _in_step(rounds: int, mine: Iterator[_Done]) -> Iterator[_Done]:
     """Yield the results of all processes, round by round."""
     for _ in range(rounds):
-        parts = gather_results(lambda: next(mine, _Done([], [])))
+        parts = gather_results(lambda: next(mine, _Done([], [])), _Done)
         yield _Done([row for part in parts for row in part.rows], [bad for part in parts for bad in part.damaged])
 
 

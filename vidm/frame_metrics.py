@@ -26,7 +26,8 @@ from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.features import Features, FeatureTable, MeasureSettings, measure
 from vidm.frechet import frechet_of
-from vidm.pairing import pair_videos
+from vidm.layouts import ClipIndex
+from vidm.pairing import Pairs, pair_videos
 from vidm.video_io import VideoError
 
 # Identical frames have an infinite PSNR, which would make every mean infinite.
@@ -102,7 +103,7 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     except ImportError as error:
         raise ValueError("PSNR and SSIM need torchmetrics: pip install 'vidm[metrics]', or leave them out") from error
     real_index, made_index = (index_of(selection) for selection in (real, made))
-    paired = on_main(partial(pair_videos, real_index, made_index, real.split))
+    paired = on_main(partial(pair_videos, real_index, made_index, real.split), Pairs, ClipIndex)
     real_clips = Clips(paired.real, real.num_frames, real.resolution, stride=real.stride)
     made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride)
     total = len(made_clips) if made.num_samples is None else made.num_samples

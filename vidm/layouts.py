@@ -210,7 +210,7 @@ def survey_clips(
     call this; the main one opens the videos, and all get the same index. Raises FileNotFoundError for a missing folder,
     ValueError for a file and for an unknown layout or split. Ours.
     """
-    return on_main(partial(_survey, _existing_folder(root), min_frames, layout, split, progress))
+    return on_main(partial(_survey, _existing_folder(root), min_frames, layout, split, progress), ClipIndex)
 
 
 def _nothing_found(folder: Path, passed_over: str) -> str:
@@ -267,4 +267,4 @@ def index_clips(
             )
         return index
 
-    return on_main(usable)
+    return on_main(usable, ClipIndex)

@@ -195,7 +195,8 @@ def fvd_of(
         for seed in range(real.seed, real.seed + repeats):
             sides = [measure(replace(selection, seed=seed), settings, table) for selection in (real, made)]
             first = neighbours and not draws
-            draws.append(on_main(partial(_numbers, sides[0], sides[1], settings.protocol.ddof, seed, kernel, first)))
+            numbers = partial(_numbers, sides[0], sides[1], settings.protocol.ddof, seed, kernel, first)
+            draws.append(on_main(numbers, _Numbers, Neighbour))
             clips.append([(side.clips.index.paths, side.clips.starts) for side in sides])
     num_samples = (len(sides[0].keys), len(sides[1].keys))
     warnings = _warnings(real, made, min(num_samples), draws[0].feature_dim)

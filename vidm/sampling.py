@@ -22,7 +22,7 @@ from tqdm import tqdm
 from vidm.config import SUFFIXES, SampleConfig
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, sha256_of
-from vidm.folder_walk import find_images
+from vidm.folder_walk import Listing, find_images
 from vidm.generator import Generator
 from vidm.images import open_image
 from vidm.layouts import index_clips, refuse_archive
@@ -57,7 +57,7 @@ def list_content(content: str | Path) -> list[Path]:
     if content.is_file():
         refuse_archive(content)
         return [content]
-    images = on_main(partial(find_images, content))
+    images = on_main(partial(find_images, content), Listing)
     if images:
         print0(f"{content}: {images.found}; each image is a first frame")
         return images.clips

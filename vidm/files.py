@@ -3,6 +3,9 @@
 The content is written under a hidden name in the same folder and renamed at the end. A reader therefore never sees an
 incomplete file, and an interrupted run leaves nothing behind. On a full disk every function raises WriteError.
 
+Only regular files are replaced. Pipes and devices, such as /dev/stdout, are written to. A link is followed within its
+folder, and a link that leads out of it is refused.
+
     with atomic_file("out/checkpoint_00001000.pt") as file:
         torch.save(state, file)
     append("out/stats.jsonl", b"one row\n")
@@ -14,12 +17,14 @@ import fcntl
 import hashlib
 import io
 import os
+import re
 import secrets
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
@@ -63,16 +68,72 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _descriptor(path: str | Path) -> int | None:
+    """The descriptor of this process that a name such as /dev/stdout stands for, None for other names.
+
+    Opening the name again would write at the beginning of a file that the output is redirected to.
+    """
+    found = re.fullmatch(r"/dev/fd/(\d{1,9})", str(path))
+    return int(found[1]) if found else {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+
+
+def target_of(path: str | Path) -> Path:
+    """The path that writing to `path` changes: `path` itself, or what it links to in the folder it is in.
+
+    Raises ValueError for a link that leads out of its folder. Ours.
+    """
+    path = Path(path)
+    if _descriptor(path) is not None or not path.is_symlink():
+        return path
+    folder, target = Path(os.path.realpath(path.parent)), Path(os.path.realpath(path))
+    if target.is_symlink() or not target.is_relative_to(folder):
+        raise ValueError(f"{path} is a link that leads out of its folder, to {target}: give that name, or remove it")
+    return target
+
+
+def _is_written_through(path: Path) -> bool:
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
+
+
+def _open_to_write(path: str, flags: int) -> int:
+    """Open a file for Python's open(), without waiting for a reader of a pipe and without following a link."""
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        return os.dup(descriptor)
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise ValueError(f"{path} is a pipe or socket that no process reads: start its reader first") from error
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+@contextmanager
+def _written_through(path: Path) -> Iterator[Path]:
+    """Yield a temporary path whose content is written to a pipe or device when the block ends."""
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder, path.name)
+        yield temporary
+        with temporary.open("rb") as source, open(path, "wb", opener=_open_to_write) as target:
+            shutil.copyfileobj(source, target)
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which is renamed to `path` when the block ends and removed if it raises.
 
-    An existing file is replaced; missing parent folders are created. Raises ValueError if `path` is a folder, and
-    WriteError if an OSError in the block says that the disk is full. Ours.
+    An existing file is replaced; missing parent folders are created. Raises ValueError if `path` is a folder or a link
+    out of its folder, and WriteError if an OSError in the block says that the disk is full. Ours.
     """
-    path = Path(path)
+    path = target_of(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
+    if _is_written_through(path):
+        with _full_disk_named(path), _written_through(path) as temporary:
+            yield temporary
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _hidden_sibling(path)
     try:
@@ -130,10 +191,11 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def append(path: str | Path, data: bytes) -> None:
-    """Append bytes to a file, all or none of them. Raises WriteError on a full disk. Ours."""
-    path = Path(path)
+    """Append bytes to a file, all or none of them. Raises ValueError for a link out of its folder, WriteError on a full
+    disk. Ours."""
+    path = target_of(path)
     # Without a buffer, which would write the rest of the data when the file is closed.
-    with _full_disk_named(path), path.open("ab", buffering=0) as file:
+    with _full_disk_named(path), open(path, "ab", buffering=0, opener=_open_to_write) as file:
         size, rest = os.fstat(file.fileno()).st_size, memoryview(data)
         try:
             while rest:
@@ -148,10 +210,10 @@ def append(path: str | Path, data: bytes) -> None:
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, which is renamed to `path` when the block ends and removed if it raises.
 
-    Missing parent folders are created. Raises ValueError if `path` exists and is not an empty folder, and WriteError as
+    Missing parent folders are created. Raises ValueError if `path` exists and is not an empty folder, and errors as
     atomic_write does. Ours.
     """
-    path = Path(path)
+    path = target_of(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} already exists: remove it or give the name of a new folder")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,9 +239,9 @@ def locked(folder: str | Path) -> Iterator[None]:
     The system releases the lock when the process ends, however it ends; the empty file .lock remains. Without support
     for locks (some network disks), nothing is held. Ours.
     """
-    path = Path(folder, ".lock")
+    path = target_of(Path(folder, ".lock"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with open(path, "a", opener=_open_to_write) as file:
         try:
             # Unlike flock's, this lock is not inherited by data loading processes, which may outlive a killed run.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

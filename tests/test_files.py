@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vidm.files import append, atomic_dir, atomic_file, atomic_write, locked
+from vidm.files import append, atomic_dir, atomic_file, atomic_write, locked, read_json, regular_file, sha256_of
 
 
 def write_text(path: Path) -> None:
@@ -228,3 +228,22 @@ def test_the_lock_of_a_folder_is_no_link_out_of_it_and_no_pipe(tmp_path: Path) -
     os.mkfifo(tmp_path / "piped" / ".lock")
     with pytest.raises(ValueError, match=r"\.lock is a pipe"), locked(tmp_path / "piped"):
         pass
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link", "/dev/zero"):
+        for read in (regular_file, read_json, lambda path: sha256_of([path])):
+            with pytest.raises(ValueError, match=f"{name} is a pipe or a device: give a regular file"):
+                read(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        regular_file(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 10**6, b"\xff", b'{"a": ' * 10**5, b"1" * 10**5, b" " * 99 + b"1"])
+def test_json_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "record.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"record\.json is not JSON that can be read: ") as refused:
+        read_json(tmp_path / "record.json", largest=99 if text[:1] == b" " else 10**7)
+    assert "\n" not in str(refused.value)

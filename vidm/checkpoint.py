@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vidm.config import LARGEST, Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.files import atomic_file, has_wrong_checksum, is_compressed
+from vidm.files import atomic_file, has_wrong_checksum, is_compressed, regular_file
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
 
@@ -144,8 +144,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file in it")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    regular_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what is wrong

@@ -1,4 +1,4 @@
-"""Write files and folders atomically, hold a folder, and compute digests.
+"""Write files and folders atomically, hold a folder, read regular files only, and compute digests.
 
 The content is written under a hidden name in the same folder and renamed at the end. A reader therefore never sees an
 incomplete file, and an interrupted run leaves nothing behind. On a full disk every function raises WriteError.
@@ -16,10 +16,12 @@ import errno
 import fcntl
 import hashlib
 import io
+import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
+LARGEST_JSON = 1 << 24  # bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -255,6 +258,33 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
 
 
+def regular_file(path: str | Path) -> Path:
+    """Return the path of a file to read, unless it is a pipe, a socket or a device: opening one could wait forever.
+
+    Raises ValueError, and OSError for a path that does not exist. Ours.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} is a pipe or a device: give a regular file")
+    return Path(path)
+
+
+def read_json(path: str | Path, largest: int = LARGEST_JSON) -> Any:
+    """Return the content, of any form, of a JSON file of at most `largest` bytes.
+
+    Raises ValueError, naming the file, if it is larger, damaged or no regular file, and OSError. Ours.
+    """
+    path = regular_file(path)
+    with path.open("rb") as file:
+        text = file.read(largest + 1)
+    try:
+        if len(text) > largest:
+            raise ValueError(f"it has more than {largest} bytes")
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON that can be read: {error}") from error
+
+
 def has_wrong_checksum(path: str | Path) -> bool:
     """Whether a zip file, such as those of PyTorch, has a part whose bytes do not match its CRC-32; torch ignores them.
 
@@ -275,13 +305,16 @@ def is_compressed(path: str | Path) -> bool:
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
-    """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several files in the given order."""
+    """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several files in the given order.
+
+    Raises ValueError for a pipe or a device.
+    """
     paths = list(paths)
     digest = hashlib.sha256()
     for path in paths:
         if len(paths) > 1:
             digest.update(f"{path.stat().st_size} ".encode())
-        with path.open("rb") as file:
+        with regular_file(path).open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()

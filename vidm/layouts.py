@@ -18,7 +18,7 @@ from tarfile import is_tarfile
 from zipfile import is_zipfile
 
 from vidm.distributed import on_main
-from vidm.files import atomic_write
+from vidm.files import atomic_write, regular_file
 from vidm.folder_walk import Listing, Skipped, count_of, find_clips
 from vidm.packs import is_pack, list_pack, probe
 from vidm.probe_cache import probe_all
@@ -95,7 +95,7 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> Listing:
     for path in everything.clips:
         existing.setdefault(_class_and_name(path), path)
     classes = {name for name, _ in existing}
-    text = lists[split].read_text("utf-8", "surrogateescape")
+    text = regular_file(lists[split]).read_text("utf-8", "surrogateescape")
     # Lines of a training list end with the number of the class.
     lines = [re.sub(r"\s+[0-9]+$", "", line.strip()) for line in text.splitlines()]
     listed = [Path(line) for line in dict.fromkeys(lines) if line]

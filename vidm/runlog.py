@@ -24,7 +24,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from vidm.files import append, atomic_write
+from vidm.files import append, atomic_write, regular_file
 from vidm.video_io import write_video
 
 
@@ -112,7 +112,7 @@ class RunLog:
         path = self.out / tag / f"{step:08d}.gif"
         with self._written_if_possible():
             write_video(path, frames, fps=8)
-            self._show(step, [_image_value(tag, path.read_bytes(), *frames.shape[1:3])])
+            self._show(step, [_image_value(tag, regular_file(path).read_bytes(), *frames.shape[1:3])])
         return path
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:

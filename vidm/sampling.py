@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from vidm.config import SUFFIXES, SampleConfig
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
-from vidm.files import atomic_write, sha256_of
+from vidm.files import atomic_write, regular_file, sha256_of
 from vidm.folder_walk import find_images
 from vidm.generator import Generator
 from vidm.images import open_image
@@ -54,7 +54,7 @@ def list_content(content: str | Path) -> list[Path]:
     content = Path(content)
     if not content.exists():
         raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
-    if content.is_file():
+    if regular_file(content).is_file():
         refuse_archive(content)
         return [content]
     images = on_main(partial(find_images, content))

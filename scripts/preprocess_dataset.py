@@ -22,6 +22,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from vidm.console import console
 from vidm.files import atomic_dir, sha256_of
 from vidm.video_io import VideoError, read_frames
 
@@ -115,11 +116,12 @@ def main() -> int:
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)"
     )
     options = parser.parse_args()
-    try:
-        extract_all(options.data, options.out, options.workers)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with console():
+        try:
+            extract_all(options.data, options.out, options.workers)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     return 0
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vidm.console import console
-from vidm.files import atomic_dir, sha256_of
+from vidm.files import atomic_dir, read_json, sha256_of
 from vidm.video_io import VideoError, read_frames
 
 CHUNK = 128  # frames in memory at a time
@@ -42,7 +42,7 @@ def choose_folders(data: Path, out: Path, paths: Sequence[Path]) -> list[Path]:
 def recorded_sha256(folder: Path) -> str:
     """Return the sha256 of the video whose frames a folder contains; empty if it contains none or was not recorded."""
     try:
-        return str(json.loads((folder / RECORD).read_text())["sha256"])
+        return str(read_json(folder / RECORD)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -6,6 +6,7 @@ with console():
 
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 
 from vidm.files import is_full
 
+LONGEST_TEXT = 1000  # characters of a value in a message
 # How progress bars move the cursor: to the beginning of the line, or, in a text of its own, up.
 _MOVES = re.compile(r"\r|(\x1b\[A)+\Z")
 
@@ -25,6 +27,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(value: object) -> str:
+    """A value from a file as text for a message: its beginning, whatever its length and nesting. Ours."""
+    return value[:LONGEST_TEXT] if isinstance(value, str) else reprlib.repr(value)
 
 
 class _Console:

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
 LARGEST_JSON = 1 << 24  # bytes
+LONGEST_PATH = 4096  # bytes, as Linux has it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -283,6 +284,14 @@ def read_json(path: str | Path, largest: int = LARGEST_JSON) -> Any:
         return json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON that can be read: {error}") from error
+
+
+def can_be_path(value: object) -> bool:
+    """Whether a value, such as one from a JSON file, can be the path of a file on any disk. Ours."""
+    try:
+        return isinstance(value, str) and b"\0" not in (name := os.fsencode(value)) and 0 < len(name) < LONGEST_PATH
+    except UnicodeEncodeError:
+        return False
 
 
 def has_wrong_checksum(path: str | Path) -> bool:

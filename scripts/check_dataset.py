@@ -90,15 +90,10 @@ def find_damage(index: ClipIndex, every_byte: bool) -> list[tuple[Path, str]]:
     return [(path, reason) for path, reason in zip(index.paths, reasons, strict=True) if reason]
 
 
-def say(text: str) -> None:
-    """Print a line that may contain bytes of a file name that are not UTF-8."""
-    print(text.encode(errors="backslashreplace").decode())
-
-
 def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
     """Print the statistics of an index and write the contact sheet; return whether no clip is damaged."""
     for _, reason in index.skipped:
-        say(f"skipped: {reason}")
+        print(f"skipped: {reason}")
     total = len(index.paths) + len(index.skipped)
     short = len(index.skipped) - len(index.bad)
     print(f"usable: {len(index.paths)} of {total} clips; {len(index.bad)} unreadable or missing, {short} too short")
@@ -117,7 +112,7 @@ def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
     print(tally("frames per second", (kind.rate for kind in kinds)))
     damaged = find_damage(index, every_byte)
     for _, reason in damaged:
-        say(f"cannot be decoded: {reason}")
+        print(f"cannot be decoded: {reason}")
     read = "every byte" if every_byte else "the first, middle and last frames"
     others = ", which training replaces by the next ones" if damaged else ""
     print(f"damage: {len(damaged)} found in {read}{others}")
@@ -142,7 +137,7 @@ def main() -> int:
     options = parser.parse_args()
     with exit_on_user_error():
         index = survey_clips(options.data, options.min_frames, options.layout, options.split, progress=True)
-        say(f"{options.data}: {index.found}")
+        print(f"{options.data}: {index.found}")
         is_whole = report(index, options.out, options.verify)
     return 0 if index.paths and (is_whole or not options.verify) else 1
 

@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 
+from vidm.console import printable
 from vidm.world import write_dataset
 
 
@@ -24,7 +25,7 @@ def main() -> int:
     try:
         write_dataset(**vars(args), workers=os.cpu_count() or 1)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     return 0
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from vidm.files import atomic_dir, sha256_of
+from vidm.console import console
+from vidm.files import atomic_dir, read_json, sha256_of
 from vidm.video_io import VideoError, read_frames
 
 CHUNK = 128  # frames in memory at a time
@@ -41,7 +42,7 @@ def choose_folders(data: Path, out: Path, paths: Sequence[Path]) -> list[Path]:
 def recorded_sha256(folder: Path) -> str:
     """Return the sha256 of the video whose frames a folder contains; empty if it contains none or was not recorded."""
     try:
-        return str(json.loads((folder / RECORD).read_text())["sha256"])
+        return str(read_json(folder / RECORD)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -115,11 +116,12 @@ def main() -> int:
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)"
     )
     options = parser.parse_args()
-    try:
-        extract_all(options.data, options.out, options.workers)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with console():
+        try:
+            extract_all(options.data, options.out, options.workers)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     return 0
 
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vidm.features import FILE_NAME, FeatureTable
+from vidm.feature_table import FILE_NAME
 from vidm.metrics import compute_fvd
 from vidm.video_io import write_video
 
@@ -220,55 +221,12 @@ def test_an_error_in_one_process_ends_all_processes_and_is_printed(
     assert "Error: " not in done.stderr.replace("ChildFailedError: ", "")
 
 
-def row(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(7)
-
-
-@pytest.mark.parametrize("kept", [True, False])
-def test_rows_are_returned_in_the_order_of_the_keys(tmp_path: Path, kept: bool) -> None:
-    table = FeatureTable(tmp_path / "cache" if kept else None)
-    table.add([(f"{i}", (3, i), row(i)) for i in range(600)])
-    keys = [f"{i}" for i in range(599, -1, -1)]
-    blocks = list(table.blocks(keys))
-    assert [len(block) for block in blocks] == [256, 256, 88]
-    np.testing.assert_array_equal(np.concatenate(blocks), [row(i) for i in range(599, -1, -1)])
-    assert table.size_of("41") == (3, 41)
-    assert table.size_of("nothing") is None
-    assert [path.name for path in tmp_path.rglob("*.sqlite")] == [FILE_NAME] * kept
-
-
-def test_added_rows_are_available_to_the_next_run(tmp_path: Path) -> None:
-    FeatureTable(tmp_path).add([("a", (1, 2), row(1))])
-    np.testing.assert_array_equal(next(FeatureTable(tmp_path).blocks(["a"]))[0], row(1))
-
-
-def test_an_interrupted_batch_leaves_no_rows(tmp_path: Path) -> None:
-    table = FeatureTable(tmp_path)
-
-    def rows():
-        yield "whole", (1, 1), row(0)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        table.add(rows())
-    assert table.size_of("whole") is None
-
-
-def test_a_folder_that_cannot_be_written_is_named_in_the_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"file/features\.sqlite: features cannot be kept there .* another --cache"):
-        FeatureTable(tmp_path / "file")
-
-
-def test_a_file_that_is_not_a_table_is_named_in_the_error(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text("not a database, despite its name" * 50)
-    with pytest.raises(ValueError, match=r"features\.sqlite: .*not a database"):
-        FeatureTable(tmp_path)
-
-
-def test_writing_to_a_read_only_table_is_an_error(tmp_path: Path) -> None:
-    table = FeatureTable(tmp_path)
-    table._connection.execute("PRAGMA query_only = ON")
-    with pytest.raises(ValueError, match="readonly"):
-        table.add([("a", (1, 2), row(1))])
-    assert sqlite3.connect(tmp_path / FILE_NAME).execute("SELECT count(*) FROM features").fetchone() == (0,)
+def test_a_cache_of_zeros_is_computed_again_and_gives_the_same_number(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, second = Means(), Means()
+    expected = compute_fvd(*folders, first, num_frames=6, cache=tmp_path / "cache").value
+    with closing(sqlite3.connect(tmp_path / "cache" / FILE_NAME)) as connection, connection:
+        connection.execute("UPDATE features SET row = zeroblob(length(row))")
+    assert compute_fvd(*folders, second, num_frames=6, cache=tmp_path / "cache").value == expected
+    assert second.seen == first.seen == 18

@@ -1,7 +1,9 @@
 """Tests with checkpoints made to harm: each is refused in one line, or loads, in the memory that its size explains."""
 
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +20,7 @@ from vidm.checkpoint import build_model, check_weights, checkpoint_from, load_mo
 from vidm.checkpoint_formats import load_any, save_safetensors
 from vidm.config import Config
 from vidm.generator import load_generator
+from vidm.resume import newest_that_verifies
 from vidm.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -185,3 +188,21 @@ def test_a_model_is_loaded_with_the_weights_of_its_file(saved):
     checkpoint = load_any(saved)
     model = load_model(Config.from_dict(checkpoint.config.to_dict()), checkpoint.state_dict, "file.pt")
     assert all(torch.equal(tensor, checkpoint.state_dict[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["motion.pt", "motion.pth.tar", "motion.safetensors", "motion.json"])
+def test_a_pipe_in_place_of_a_checkpoint_is_refused_without_waiting(saved, tmp_path, name):
+    save_safetensors(tmp_path / "motion.safetensors", load_any(saved))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is a pipe or a device"):
+        load_any((tmp_path / name).with_suffix(".safetensors") if name == "motion.json" else tmp_path / name)
+
+
+def test_a_pipe_with_the_name_of_a_checkpoint_is_skipped_on_resuming(saved, tmp_path, capsys):
+    shutil.copy(saved, tmp_path / "checkpoint_00000003.pt")
+    os.mkfifo(tmp_path / "checkpoint_00000004.pt")
+    found = newest_that_verifies(tmp_path)
+    assert found
+    assert found.step == 3
+    assert "checkpoint_00000004.pt is a pipe or a device" in capsys.readouterr().out

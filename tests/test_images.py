@@ -1,5 +1,6 @@
 """Tests of opening images: only pictures, and only within the budgets of pixels, frames and bytes."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidm.images import BUDGETS
+from vidm.images import BUDGETS, open_image
 from vidm.video_io import VideoError, probe, read_frames, read_image, read_video, write_video
 
 CLIP = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), np.uint8)
@@ -57,3 +58,9 @@ def test_the_size_is_checked_before_pixels_are_decoded(tmp_path):
 def test_the_budgets_admit_8k_video_and_an_hour_of_it():
     assert BUDGETS["VIDM_MAX_PIXELS"] >= 7680 * 4320
     assert BUDGETS["VIDM_MAX_FRAMES"] >= 60 * 3600
+
+
+def test_a_pipe_is_not_opened_as_an_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png is a pipe or a device"):
+        open_image(tmp_path / "pipe.png")

@@ -376,6 +376,14 @@ def make_ucf(videos: Path, lists: Path, suffix: str = ".avi") -> None:
     (lists / "trainlist02.txt").write_text("Archery/v_Archery_g01_c01.avi 1\n")
 
 
+def test_a_pipe_in_place_of_a_list_is_refused_without_waiting(tmp_path: Path) -> None:
+    make_ucf(tmp_path, tmp_path)
+    (tmp_path / "trainlist01.txt").unlink()
+    os.mkfifo(tmp_path / "trainlist01.txt")
+    with pytest.raises(ValueError, match=r"trainlist01\.txt is a pipe or a device"):
+        index_clips(tmp_path, layout="ucf101", split="train1")
+
+
 @pytest.mark.parametrize("layout", ["auto", "ucf101"])
 @pytest.mark.parametrize(
     ("videos", "lists", "root"),

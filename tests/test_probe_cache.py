@@ -127,6 +127,36 @@ def test_a_damaged_cache_is_ignored(files: list[Path], tmp_path: Path, text: str
     assert ask(files)[1] == []
 
 
+@pytest.mark.parametrize("number", [0, -1, 10**9, 10**400, 1.5, True, "1", None, [1], {}])
+def test_a_cached_number_that_no_video_has_is_probed_again(files: list[Path], tmp_path: Path, number: object) -> None:
+    ask(files)
+    (cached,) = (tmp_path / "cache").rglob("*.json")
+    content = json.loads(cached.read_text())
+    content["found"][str(files[1])][1] = number
+    cached.write_text(json.dumps(content))
+    assert ask(files) == ([1, 2, 2], ["b"])
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, '{"found": ' * 10**5])
+def test_a_deeply_nested_cache_is_ignored(files: list[Path], tmp_path: Path, text: str) -> None:
+    ask(files)
+    (cached,) = (tmp_path / "cache").rglob("*.json")
+    cached.write_text(text)
+    assert ask(files) == ([1, 2, 2], ["a", "b", "frames"])
+
+
+def test_a_cache_that_is_a_pipe_or_a_link_out_of_its_folder_is_not_used(files: list[Path], tmp_path: Path) -> None:
+    ask(files)
+    (cached,) = (tmp_path / "cache").rglob("*.json")
+    cached.unlink()
+    os.mkfifo(cached)
+    assert ask(files) == ask(files) == ([1, 2, 2], ["a", "b", "frames"])
+    cached.unlink()
+    cached.symlink_to(files[0])
+    assert ask(files) == ([1, 2, 2], ["a", "b", "frames"])
+    assert files[0].read_text() == "1"
+
+
 @pytest.mark.parametrize("home", ["a file", "relative"])
 def test_without_a_writable_cache_every_call_probes(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str

@@ -23,7 +23,7 @@ from vidm.files import WriteError, sha256_of
 from vidm.generator import load_generator, with_bf16_weights
 from vidm.layers import constant_index
 from vidm.sampling import list_content, read_first_frame, sample_folder, video_path
-from vidm.video_io import read_video, write_video
+from vidm.video_io import VideoError, read_video, write_video
 
 QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
 
@@ -230,6 +230,16 @@ def test_an_archive_as_content_is_told_what_it_is(tmp_path):
         archive.writestr("a.png", b"")
     with pytest.raises(ValueError, match=r"content\.zip is an archive: unpack it"):
         list_content(tmp_path / "content.zip")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".mp4", ".npy", ".webp", ""])
+def test_a_pipe_as_content_is_refused_without_waiting(tmp_path, suffix):
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"pipe{suffix} is a pipe or a device"):
+        list_content(path)
+    with pytest.raises(VideoError, match=f"pipe{suffix}: .*is a pipe or a device"):
+        read_first_frame(path)
 
 
 def test_an_unreadable_first_frame_is_reported_and_skipped(generator, content, tmp_path, capsys):

@@ -11,6 +11,7 @@ the file has a checksum, which is verified on reading.
 """
 
 import re
+import reprlib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from vidm.config import LARGEST, Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.files import atomic_file, has_wrong_checksum, is_compressed
+from vidm.files import atomic_file, has_wrong_checksum, is_compressed, regular_file
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
 
@@ -144,8 +145,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file in it")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    regular_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what is wrong
@@ -190,7 +192,7 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
     if not (all(is_state(s) for s in states) and isinstance(content["optimizer"], dict)):
         raise ValueError(f"{path} is not a VIDM checkpoint: its weights are not named tensors")
     if not (isinstance(content["iters"], int) and 0 <= content["iters"] <= LARGEST):
-        raise ValueError(f"{path} is not a VIDM checkpoint: its step is {content['iters']!r}")
+        raise ValueError(f"{path} is not a VIDM checkpoint: its step is {reprlib.repr(content['iters'])}")
     if not all(isinstance(content.get(name, {}), Mapping) for name in ("scaler", "versions")):
         raise ValueError(f"{path} is not a VIDM checkpoint: its scaler or versions are no dictionary")
     try:
@@ -200,7 +202,7 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
         progress = Progress(**content["progress"]) if content.get("progress") else None
         if progress and not all(isinstance(count, int) for count in asdict(progress).values()):
             raise ValueError("its progress is not in whole numbers")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or was written by another version: {error}") from error
     if config.model.generator == "content" and any(name.startswith("unet.") for name in states[0]):
         raise ValueError(

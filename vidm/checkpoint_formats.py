@@ -20,7 +20,7 @@ from torch import Tensor
 from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state, read_tensors
 from vidm.config import Config
 from vidm.distributed import print0
-from vidm.files import atomic_write
+from vidm.files import atomic_write, read_json, regular_file
 
 PREFIX = "module."
 # <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).
@@ -92,13 +92,13 @@ def _settings_path(path: Path) -> Path:
 def _load_safetensors(path: Path) -> Checkpoint:
     settings = _settings_path(path)
     for file in (path, settings):
-        if not file.is_file():
+        if not file.exists():
             raise FileNotFoundError(f"no such file: {file}; .safetensors weights need a .json file with their settings")
+    described = read_json(settings)
     try:
-        described = json.loads(settings.read_text())
-        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} or its {settings.name} is truncated or damaged: {error}") from error
+        weights = {name: tensor.float() for name, tensor in load_file(regular_file(path)).items()}
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
     if not isinstance(described, dict):
         raise ValueError(f"{settings} does not describe a checkpoint")
     weights_and_settings = {**described, "state_dict": weights, "ema_state_dict": weights, "optimizer": {}}

@@ -27,6 +27,7 @@ from vidm.detectors import (
 from vidm.distributed import is_main, launch, on_main, print0, world_size
 from vidm.evaluation import circumstances, table_of, text_of_vis, warnings_of, write_results
 from vidm.features import MeasureSettings
+from vidm.files import target_of
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
 from vidm.layouts import LAYOUTS
 from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
@@ -167,7 +168,7 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
 def _ready_to_write(*paths: str | None) -> None:
     """Raise an error for an output that cannot be written before the measurement starts."""
     for path in paths:
-        if path and Path(path).is_dir():
+        if path and target_of(path).is_dir():
             raise ValueError(f"{path} is a folder: give the name of a file")
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -6,16 +6,13 @@
         stats = features.stats()
 
 Statistics are summed in the order of the videos, so that batch size, threads, processes and cached features do not
-change a number. Memory does not grow with the number of videos. The table is an SQLite file: a row is written
-completely or not at all, a stopped run continues from it, and several runs can share it.
+change a number. Memory does not grow with the number of videos. A stopped run continues from its table.
 """
 
 import json
-import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,74 +29,16 @@ from vidm.clip_choice import ClipSelection, check_counts, choose_clips
 from vidm.datasets import Clips
 from vidm.detectors import Detector, Protocol, features_of, identity_of, name_of
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
+from vidm.feature_table import FeatureTable, Size
 from vidm.frechet import FeatureStats
 from vidm.packs import content_sha256
 from vidm.video_io import VideoError
 
-FILE_NAME = "features.sqlite"
-BLOCK = 256
-WAIT_S = 60.0
 # Increase the number when the pixels read from the same video change, so that older rows of a cache are not used.
 PIXELS = "vidm pixels 2"
 
-Size = tuple[int, int]
-Row = tuple[str, Size, np.ndarray]
 # The position of a clip, and the clip or the reason why it could not be read.
 Read = tuple[int, np.ndarray | VideoError]
-
-
-# The table
-
-
-class FeatureTable:
-    """Stores features, float64 (d,), by key, with the (height, width) of their clips.
-
-    `folder` is created if it does not exist; None means a temporary file. Every method raises ValueError, naming the
-    file, when it cannot be read or written.
-    """
-
-    def __init__(self, folder: str | Path | None) -> None:
-        self.path = Path(folder, FILE_NAME) if folder else None
-        with self._errors_with_path():
-            if self.path:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            # An empty name makes SQLite use a temporary file.
-            self._connection = sqlite3.connect(self.path or "", timeout=WAIT_S)
-            with self._connection:
-                self._connection.execute(
-                    "CREATE TABLE IF NOT EXISTS features (key TEXT PRIMARY KEY, height INT, width INT, row BLOB)"
-                )
-
-    @contextmanager
-    def _errors_with_path(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise ValueError(f"{self.path}: features cannot be kept there ({error}); give another --cache") from error
-
-    def size_of(self, key: str) -> Size | None:
-        """Return the (height, width) of a row's clip, or None if there is no such row."""
-        with self._errors_with_path():
-            found = self._connection.execute("SELECT height, width FROM features WHERE key = ?", (key,)).fetchone()
-        return found and tuple(found)
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """Store rows (key, (height, width), features): all of them or, if interrupted, none."""
-        values = [(key, *size, np.asarray(row, dtype="<f8").tobytes()) for key, size, row in rows]
-        with self._errors_with_path(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", values)
-
-    def blocks(self, keys: Sequence[str]) -> Iterator[np.ndarray]:
-        """Yield the rows of keys, which must exist, 256 at a time: float64 (256, d), fewer in the last block."""
-        for start in range(0, len(keys), BLOCK):
-            with self._errors_with_path():
-                query = "SELECT row FROM features WHERE key = ?"
-                found = [self._connection.execute(query, (key,)).fetchone()[0] for key in keys[start : start + BLOCK]]
-            yield np.stack([np.frombuffer(row, "<f8") for row in found])
-
-    def close(self) -> None:
-        """Close the file; a temporary file is removed."""
-        self._connection.close()
 
 
 @dataclass(frozen=True)

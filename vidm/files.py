@@ -1,7 +1,10 @@
-"""Write files and folders atomically, hold a folder, and compute digests.
+"""Write files and folders atomically, hold a folder, read regular files only, and compute digests.
 
 The content is written under a hidden name in the same folder and renamed at the end. A reader therefore never sees an
 incomplete file, and an interrupted run leaves nothing behind. On a full disk every function raises WriteError.
+
+Only regular files are replaced. Pipes and devices, such as /dev/stdout, are written to. A link is followed within its
+folder, and a link that leads out of it is refused.
 
     with atomic_file("out/checkpoint_00001000.pt") as file:
         torch.save(state, file)
@@ -13,16 +16,22 @@ import errno
 import fcntl
 import hashlib
 import io
+import json
 import os
+import re
 import secrets
 import shutil
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
+LARGEST_JSON = 1 << 24  # bytes
+LONGEST_PATH = 4096  # bytes, as Linux has it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -63,16 +72,72 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _descriptor(path: str | Path) -> int | None:
+    """The descriptor of this process that a name such as /dev/stdout stands for, None for other names.
+
+    Opening the name again would write at the beginning of a file that the output is redirected to.
+    """
+    found = re.fullmatch(r"/dev/fd/(\d{1,9})", str(path))
+    return int(found[1]) if found else {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+
+
+def target_of(path: str | Path) -> Path:
+    """The path that writing to `path` changes: `path` itself, or what it links to in the folder it is in.
+
+    Raises ValueError for a link that leads out of its folder. Ours.
+    """
+    path = Path(path)
+    if _descriptor(path) is not None or not path.is_symlink():
+        return path
+    folder, target = Path(os.path.realpath(path.parent)), Path(os.path.realpath(path))
+    if target.is_symlink() or not target.is_relative_to(folder):
+        raise ValueError(f"{path} is a link that leads out of its folder, to {target}: give that name, or remove it")
+    return target
+
+
+def _is_written_through(path: Path) -> bool:
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
+
+
+def _open_to_write(path: str, flags: int) -> int:
+    """Open a file for Python's open(), without waiting for a reader of a pipe and without following a link."""
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        return os.dup(descriptor)
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise ValueError(f"{path} is a pipe or socket that no process reads: start its reader first") from error
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+@contextmanager
+def _written_through(path: Path) -> Iterator[Path]:
+    """Yield a temporary path whose content is written to a pipe or device when the block ends."""
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder, path.name)
+        yield temporary
+        with temporary.open("rb") as source, open(path, "wb", opener=_open_to_write) as target:
+            shutil.copyfileobj(source, target)
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which is renamed to `path` when the block ends and removed if it raises.
 
-    An existing file is replaced; missing parent folders are created. Raises ValueError if `path` is a folder, and
-    WriteError if an OSError in the block says that the disk is full. Ours.
+    An existing file is replaced; missing parent folders are created. Raises ValueError if `path` is a folder or a link
+    out of its folder, and WriteError if an OSError in the block says that the disk is full. Ours.
     """
-    path = Path(path)
+    path = target_of(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
+    if _is_written_through(path):
+        with _full_disk_named(path), _written_through(path) as temporary:
+            yield temporary
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _hidden_sibling(path)
     try:
@@ -130,10 +195,11 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def append(path: str | Path, data: bytes) -> None:
-    """Append bytes to a file, all or none of them. Raises WriteError on a full disk. Ours."""
-    path = Path(path)
+    """Append bytes to a file, all or none of them. Raises ValueError for a link out of its folder, WriteError on a full
+    disk. Ours."""
+    path = target_of(path)
     # Without a buffer, which would write the rest of the data when the file is closed.
-    with _full_disk_named(path), path.open("ab", buffering=0) as file:
+    with _full_disk_named(path), open(path, "ab", buffering=0, opener=_open_to_write) as file:
         size, rest = os.fstat(file.fileno()).st_size, memoryview(data)
         try:
             while rest:
@@ -148,10 +214,10 @@ def append(path: str | Path, data: bytes) -> None:
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, which is renamed to `path` when the block ends and removed if it raises.
 
-    Missing parent folders are created. Raises ValueError if `path` exists and is not an empty folder, and WriteError as
+    Missing parent folders are created. Raises ValueError if `path` exists and is not an empty folder, and errors as
     atomic_write does. Ours.
     """
-    path = Path(path)
+    path = target_of(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} already exists: remove it or give the name of a new folder")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,9 +243,9 @@ def locked(folder: str | Path) -> Iterator[None]:
     The system releases the lock when the process ends, however it ends; the empty file .lock remains. Without support
     for locks (some network disks), nothing is held. Ours.
     """
-    path = Path(folder, ".lock")
+    path = target_of(Path(folder, ".lock"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with open(path, "a", opener=_open_to_write) as file:
         try:
             # Unlike flock's, this lock is not inherited by data loading processes, which may outlive a killed run.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,6 +257,41 @@ def locked(folder: str | Path) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
         yield
+
+
+def regular_file(path: str | Path) -> Path:
+    """Return the path of a file to read, unless it is a pipe, a socket or a device: opening one could wait forever.
+
+    Raises ValueError, and OSError for a path that does not exist. Ours.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} is a pipe or a device: give a regular file")
+    return Path(path)
+
+
+def read_json(path: str | Path, largest: int = LARGEST_JSON) -> Any:
+    """Return the content, of any form, of a JSON file of at most `largest` bytes.
+
+    Raises ValueError, naming the file, if it is larger, damaged or no regular file, and OSError. Ours.
+    """
+    path = regular_file(path)
+    with path.open("rb") as file:
+        text = file.read(largest + 1)
+    try:
+        if len(text) > largest:
+            raise ValueError(f"it has more than {largest} bytes")
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON that can be read: {error}") from error
+
+
+def can_be_path(value: object) -> bool:
+    """Whether a value, such as one from a JSON file, can be the path of a file on any disk. Ours."""
+    try:
+        return isinstance(value, str) and b"\0" not in (name := os.fsencode(value)) and 0 < len(name) < LONGEST_PATH
+    except UnicodeEncodeError:
+        return False
 
 
 def has_wrong_checksum(path: str | Path) -> bool:
@@ -213,13 +314,16 @@ def is_compressed(path: str | Path) -> bool:
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
-    """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several files in the given order."""
+    """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several files in the given order.
+
+    Raises ValueError for a pipe or a device.
+    """
     paths = list(paths)
     digest = hashlib.sha256()
     for path in paths:
         if len(paths) > 1:
             digest.update(f"{path.stat().st_size} ".encode())
-        with path.open("rb") as file:
+        with regular_file(path).open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()

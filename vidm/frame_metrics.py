@@ -24,7 +24,8 @@ from vidm.clip_choice import ClipSelection, index_of, warn_of_kinds
 from vidm.datasets import Clips
 from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
-from vidm.features import Features, FeatureTable, MeasureSettings, measure
+from vidm.feature_table import FeatureTable
+from vidm.features import Features, MeasureSettings, measure
 from vidm.frechet import frechet_of
 from vidm.layouts import ClipIndex
 from vidm.pairing import Pairs, pair_videos

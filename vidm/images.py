@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from vidm.files import regular_file
+
 EXIF_ORIENTATION = 0x0112
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
 # White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
@@ -36,7 +38,7 @@ def check_budget(name: str, value: int) -> None:
 def open_image(path: str | Path) -> Image.Image:
     """Open an image or animation, without decoding it. Raises Pillow's errors, and ValueError over budget. Ours."""
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(regular_file(path), formats=FORMATS)
     except Image.DecompressionBombError:  # at twice this number, whatever the budget is
         check_budget("VIDM_MAX_PIXELS", 2 * (Image.MAX_IMAGE_PIXELS or 0))
         raise

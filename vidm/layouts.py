@@ -14,11 +14,13 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from tarfile import is_tarfile
 from zipfile import is_zipfile
 
+from vidm.console import printable
 from vidm.distributed import on_main
-from vidm.files import atomic_write
+from vidm.files import atomic_write, regular_file
 from vidm.folder_walk import Listing, Skipped, count_of, find_clips
 from vidm.packs import is_pack, list_pack, probe
 from vidm.probe_cache import probe_all
@@ -54,17 +56,12 @@ class ClipIndex:
         lines = [f"skipped: {reason}" for _, reason in self.skipped[:SKIPPED_SHOWN]]
         if len(self.skipped) > SKIPPED_SHOWN:
             lines.append(f"{len(self.skipped)} of {len(self.skipped) + len(self.paths)} clips were skipped")
-        return _printable("\n".join(lines))
-
-
-def _printable(text: str) -> str:
-    """Escape bytes of file names that are not UTF-8 as \\udcXX, because they cannot be printed."""
-    return text.encode(errors="backslashreplace").decode()
+        return printable("\n".join(lines))
 
 
 def _where_data_comes_from(root: Path) -> str:
     return (
-        f"generate synthetic data with `python scripts/make_synthetic_dataset.py --out {root}`, "
+        f"generate synthetic data with `python scripts/make_synthetic_dataset.py --out {quote(str(root))}`, "
         "or put the CLEVRER videos there: http://clevrer.csail.mit.edu"
     )
 
@@ -95,7 +92,7 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> Listing:
     for path in everything.clips:
         existing.setdefault(_class_and_name(path), path)
     classes = {name for name, _ in existing}
-    text = lists[split].read_text("utf-8", "surrogateescape")
+    text = regular_file(lists[split]).read_text("utf-8", "surrogateescape")
     # Lines of a training list end with the number of the class.
     lines = [re.sub(r"\s+[0-9]+$", "", line.strip()) for line in text.splitlines()]
     listed = [Path(line) for line in dict.fromkeys(lines) if line]
@@ -175,7 +172,7 @@ def _survey(root: Path, min_frames: int, layout: str, split: str, progress: bool
             paths.append(path)
             num_frames.append(length)
     longest = max((length for length in lengths if isinstance(length, int)), default=0)
-    return ClipIndex(root, paths, num_frames, skipped, bad, longest, _printable(found), _printable(passed_over))
+    return ClipIndex(root, paths, num_frames, skipped, bad, longest, printable(found), printable(passed_over))
 
 
 def refuse_archive(path: Path) -> None:

@@ -25,7 +25,8 @@ from scipy.special import softmax
 from vidm.clip_choice import ClipSelection, check_counts, halves, warn_of_kinds
 from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, name_of
 from vidm.distributed import is_main, on_main
-from vidm.features import Features, FeatureTable, MeasureSettings, measure
+from vidm.feature_table import FeatureTable
+from vidm.features import Features, MeasureSettings, measure
 from vidm.frechet import frechet_of, inception_score, kernel_distance
 
 # With fewer samples per dimension, a covariance is mostly noise.

@@ -7,7 +7,6 @@ Sampling records next to each video which file its first frame is from, and a di
 also found after its folder was moved or packed. A missing or damaged video therefore does not shift the others.
 """
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from vidm.files import can_be_path, read_json
 from vidm.frame_names import describe_gaps
 from vidm.layouts import ClipIndex, Skipped
 from vidm.packs import frame_sha256, read_frames
@@ -47,13 +47,17 @@ def _without_suffix(path: Path) -> Path:
     return path.with_suffix("") if is_file else path
 
 
-def _record(video: Path) -> dict[str, Any]:
-    """Return what sampling recorded next to a video; empty if there is no such record."""
+def _record(video: Path) -> dict[str, str]:
+    """Return the first frame that sampling recorded next to a video, and its digest; empty without such a record."""
     plain = _without_suffix(video)
     with suppress(OSError, ValueError):
-        record = json.loads(plain.with_name(f"{plain.name}.json").read_text())
-        if isinstance(record, dict) and isinstance(record.get("first_frame"), str):
-            return record
+        record = read_json(plain.with_name(f"{plain.name}.json"))
+        if isinstance(record, dict) and can_be_path(record.get("first_frame")):
+            digest = record.get("first_frame_sha256")
+            return {
+                "first_frame": record["first_frame"],
+                "first_frame_sha256": digest if isinstance(digest, str) else "",
+            }
     return {}
 
 

@@ -18,10 +18,12 @@ from pathlib import Path
 import av
 from tqdm import tqdm
 
-from vidm.files import atomic_write
+from vidm.files import atomic_write, read_json
+from vidm.images import budget
 
 # Increase this when the format of the cache changes, or when probing finds other numbers for the same files.
 CACHE_VERSION = 2
+LARGEST_CACHE = 1 << 30  # bytes, for millions of videos
 
 
 def _cache_file(key: str) -> Path | None:
@@ -55,11 +57,20 @@ def _signature(path: Path) -> str:
 
 
 def _read(file: Path | None) -> dict[str, tuple[str, int]]:
-    """Return the cached {path: (signature, number)}; empty if the file is missing, damaged or from other versions."""
+    """Return the cached {path: (signature, number)}; empty if the file is missing, damaged or from other versions.
+
+    Numbers that no video within the budget has are left out.
+    """
     try:
-        cached = json.loads(file.read_text()) if file else {}
-        found = {path: (str(signature), int(number)) for path, (signature, number) in cached["found"].items()}
-        return found if cached["readers"] == _readers() else {}
+        cached = read_json(file, LARGEST_CACHE) if file else {}
+        if cached["readers"] != _readers():
+            return {}
+        most = budget("VIDM_MAX_FRAMES")
+        return {
+            path: (signature, number)
+            for path, (signature, number) in cached["found"].items()
+            if type(number) is int and 0 < number <= most
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -236,4 +236,4 @@ def write_report(path: str | Path, report: Report) -> None:
         title=escape(report.title), intro=escape(report.intro), sections="\n".join(sections)
     )
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, "utf-8", "backslashreplace")  # names of files may not be UTF-8

@@ -7,6 +7,7 @@ config = resumed_config(checkpoint, {"total_iters": 200}) if checkpoint else Con
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vidm.checkpoint import Checkpoint, check_generator, list_checkpoints, load_checkpoint
@@ -34,7 +35,7 @@ def trains_flow(config: Config, resume: Checkpoint | None = None, init: Checkpoi
         if asked and not resume.config.train.train_flow:
             raise ValueError(
                 f"--train-flow: SPyNet is frozen in {resume.source}, and a resumed run keeps it frozen; leave the flag "
-                f"out, or begin a new run with --init {resume.source}"
+                f"out, or begin a new run with --init {quote(resume.source)}"
             )
         return resume.config.train.train_flow
     # On resuming, --spynet is not read again; with --init, it replaces the checkpoint's SPyNet.
@@ -109,7 +110,7 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
         if values.get(name, begun_with) != begun_with:
             raise ValueError(
                 f"--{name} {values[name]} is read when a run begins, and the run of {path} began with "
-                f"{begun_with or 'none'}: leave it out, or begin a new run with --init {path}"
+                f"{begun_with or 'none'}: leave it out, or begin a new run with --init {quote(path)}"
             )
     asked = Config().replaced(PRESETS[preset]) if preset else trained
     for name, (before, now) in _differences(asked.replaced(values), trained).items():
@@ -125,7 +126,7 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
             before, now = changed[name]
             raise ValueError(
                 f"{name} is {before!r} in {path} and {now!r} here, which would change the samples of the rest of the "
-                f"run: leave it out, or begin a new run with --init {path}"
+                f"run: leave it out, or begin a new run with --init {quote(path)}"
             )
     if changed:
         shown = ", ".join(f"{name} {before!r} -> {now!r}" for name, (before, now) in changed.items())

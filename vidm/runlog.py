@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,29 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from vidm.files import append, atomic_write
+from vidm.files import append, atomic_write, regular_file
 from vidm.video_io import write_video
 
+LONGEST_ROW = 1 << 20  # bytes
 
-def rows_up_to(path: Path, step: int) -> str:
-    """The complete lines of a file of JSON rows up to `step`; "" if there is no such file."""
-    kept = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with suppress(ValueError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    return "".join(kept)
+
+def _is_row(line: bytes, step: int) -> bool:
+    """Whether a line is the complete JSON row of a step up to `step`."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and type(row.get("step")) is int and row["step"] <= step
+
+
+def rows_up_to(path: Path, step: int) -> Iterator[bytes]:
+    """Yield the complete lines of a file of JSON rows up to `step`; none if there is no such file."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        while line := file.readline(LONGEST_ROW):
+            if _is_row(line, step):
+                yield line.strip() + b"\n"
 
 
 def _record(event: Event) -> bytes:
@@ -66,9 +77,8 @@ class RunLog:
         self.stats = self.out / "stats.jsonl"
         self.events = self.out / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         with self._written_if_possible():
-            kept = rows_up_to(self.stats, start)
-            with atomic_write(self.stats) as temporary:
-                temporary.write_text(kept)
+            with atomic_write(self.stats) as temporary, temporary.open("wb") as file:
+                file.writelines(rows_up_to(self.stats, start))
             # TensorBoard's writer works in a thread, which prints a traceback and leaves half a record on a full disk.
             begin = Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START))
             append(self.events, _record(Event(wall_time=time.time(), file_version="brain.Event:2")) + _record(begin))
@@ -112,7 +122,7 @@ class RunLog:
         path = self.out / tag / f"{step:08d}.gif"
         with self._written_if_possible():
             write_video(path, frames, fps=8)
-            self._show(step, [_image_value(tag, path.read_bytes(), *frames.shape[1:3])])
+            self._show(step, [_image_value(tag, regular_file(path).read_bytes(), *frames.shape[1:3])])
         return path
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:

@@ -16,17 +16,17 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from vidm import __version__
+from vidm.console import console, printable
 from vidm.distributed import rank
-from vidm.files import is_full
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
@@ -152,53 +152,7 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
-class _Console:
-    """A text stream that drops what it cannot write while the disk is full: a log in a file must not end a run."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with self._full_disk_ignored():
-            return self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._full_disk_ignored():
-            self._stream.flush()
-
-    def close(self) -> None:
-        """Drop what is still buffered: Python would find it at the end, and exit with 120."""
-        try:
-            self._stream.flush()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    @contextmanager
-    def _full_disk_ignored(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if not is_full(error):
-                raise
-
-
-@contextmanager
-def _console_on_a_full_disk() -> Iterator[None]:
-    before = sys.stdout, sys.stderr
-    with closing(_Console(sys.stdout)) as sys.stdout, closing(_Console(sys.stderr)) as sys.stderr:
-        try:
-            yield
-        finally:
-            sys.stdout, sys.stderr = before
+        self.exit(2, f"error: {printable(message)}\n")
 
 
 def _exit(line: str, code: int) -> NoReturn:
@@ -210,11 +164,14 @@ def _exit(line: str, code: int) -> NoReturn:
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Turn an error that the user can fix into one line and exit code 2, and Ctrl-C into one line and exit code 130."""
-    with _console_on_a_full_disk():
+    with console():
         try:
             yield
         except (ValueError, OSError) as error:
+            message = str(error).strip()
             # An error of a data loading process contains its whole traceback, whose last line is the message.
-            _exit("error: " + re.sub(r"^(\w+\.)+\w*Error: ", "", str(error).strip().splitlines()[-1]), 2)
+            if "Traceback (most recent call last):\n" in message:
+                message = re.sub(r"^(\w+\.)+\w*Error: ", "", message.split("\n")[-1])
+            _exit("error: " + (message.replace("\n", "\\n") or type(error).__name__), 2)
         except KeyboardInterrupt:
             _exit("interrupted", 130)

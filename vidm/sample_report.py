@@ -3,7 +3,6 @@
 write_sample_report(generator, settings)     # after sample_folder(generator, settings)
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,8 @@ from PIL import Image
 from vidm.config import SampleConfig
 from vidm.datasets import fit_square
 from vidm.detectors import STYLEGAN_V, load_detector
-from vidm.distributed import is_main
+from vidm.distributed import is_main, print0
+from vidm.files import can_be_path, read_json
 from vidm.frame_metrics import drift
 from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
@@ -29,10 +29,37 @@ MIN_SIZE = 16  # pixels; the detectors do not accept smaller videos
 MIN_I3D_FRAMES = 10  # shorter videos are measured by the random detector
 
 
+def _checked(found: Any) -> dict[str, Any]:
+    """Return the parts of a record that a page needs. Raises ValueError if it has others."""
+    settings = found.get("settings") if isinstance(found, dict) else None
+    if not isinstance(settings, dict) or not can_be_path(found.get("first_frame")):
+        raise ValueError("it has no settings or no first frame")
+    plain = {name: value for name, value in settings.items() if isinstance(value, (str, int, float))}
+    if not (type(found.get("index")) is int and found["index"] >= 0 and {"seed", "sampler", "steps"} <= plain.keys()):
+        raise ValueError("it has no index, seed, sampler or steps")
+    psi = plain.get("psi")
+    if not (isinstance(psi, (int, float)) and 0 <= psi <= 1):
+        raise ValueError("its psi is not a number from 0 to 1")
+    return {"index": found["index"], "first_frame": found["first_frame"], "settings": plain}
+
+
 def _records(settings: SampleConfig) -> list[dict[str, Any]]:
-    """Return the JSON records of the existing videos, by index."""
-    records = [json.loads(path.read_text()) for path in sorted(Path(settings.out).glob("video_*.json"))]
-    return [record for record in records if video_path(settings, record["index"]).exists()]
+    """Return the JSON records of the existing videos, by index; other files of such names are printed and skipped.
+
+    Raises ValueError if there are none.
+    """
+    records = []
+    for path in sorted(Path(settings.out).glob("video_*.json")):
+        try:
+            record = _checked(read_json(path))
+            video = video_path(settings, record["index"])
+            if video.exists() and path.name == f"{video.stem}.json":
+                records.append(record)
+        except (OSError, ValueError) as error:
+            print0(f"skipped: {path}: not a record of a sampled video ({error})")
+    if not records:
+        raise ValueError(f"no video in {settings.out} has a record of how it was sampled: sample again")
+    return records
 
 
 def _rows(

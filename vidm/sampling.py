@@ -20,8 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from vidm.config import SUFFIXES, SampleConfig
+from vidm.console import short
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
-from vidm.files import atomic_write, sha256_of
+from vidm.files import atomic_write, read_json, regular_file, sha256_of
 from vidm.folder_walk import Listing, find_images
 from vidm.generator import Generator
 from vidm.images import open_image
@@ -54,7 +55,7 @@ def list_content(content: str | Path) -> list[Path]:
     content = Path(content)
     if not content.exists():
         raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
-    if content.is_file():
+    if regular_file(content).is_file():
         refuse_archive(content)
         return [content]
     images = on_main(partial(find_images, content), Listing)
@@ -157,7 +158,7 @@ def _is_finished(video: Path, record: dict[str, Any]) -> bool:
     if not video.exists():
         return False
     try:
-        found = json.loads(_record_path(video).read_text())
+        found = read_json(_record_path(video))
         old, new = ({"first_frame": r["first_frame"], **r["settings"]} for r in (found, record))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -166,8 +167,8 @@ def _is_finished(video: Path, record: dict[str, Any]) -> bool:
     for name in new:
         if old.get(name) != new[name]:
             raise ValueError(
-                f"{video} already exists, with {name} {old.get(name)} and not {new[name]}: give another --out, or "
-                "remove it to generate it again"
+                f"{video} already exists, with {name} {short(old.get(name))} and not {new[name]}: "
+                "give another --out, or remove it to generate it again"
             )
     return True
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vidm.files import atomic_write
+from vidm.console import short
+from vidm.files import atomic_write, read_json
 from vidm.video_io import read_video, write_video
 from vidm.world_physics import Discs, simulate
 from vidm.world_render import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius
@@ -206,10 +207,11 @@ def _is_written(path: Path, recipe: dict[str, Any]) -> bool:
         raise ValueError(
             f"{path} exists without {truth_path.name}, so it is not a video of this data set; choose another folder"
         )
-    truth = json.loads(truth_path.read_text())
+    truth = read_json(truth_path)
     for name, wanted in recipe.items():
-        if truth.get(name) != wanted:
-            raise ValueError(f"{path} has {name} {truth.get(name)}, not {wanted}; choose another folder or remove it")
+        found = truth.get(name) if isinstance(truth, dict) else None
+        if found != wanted:
+            raise ValueError(f"{path} has {name} {short(found)}, not {wanted}; choose another folder or remove it")
     return True
 
 

@@ -12,7 +12,6 @@ its colour in frame 0 and its position in the previous frame. The choice of soli
 the world.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ import numpy as np
 from scipy.ndimage import map_coordinates, uniform_filter
 from scipy.stats import wasserstein_distance
 
+from vidm.files import read_json
 from vidm.world import STAGE_CENTRE, CollisionWorld
 from vidm.world_render import EYE, HALF_SIZES, Camera, Pose, Solid, intersect
 
+LONGEST = 10_000  # frames of a world, which is simulated again
 RAYS = 3  # rays per pixel and axis for true outlines
 
 # Lengths are in picture heights, and areas in squared picture heights: 1/32 is a pixel of a 32 x 32 video.
@@ -314,7 +315,10 @@ def world_of(path: str | Path) -> CollisionWorld:
     Raises ValueError with the name of that file if it is missing or has other content. Ours."""
     truth_path = Path(path).with_suffix(".json")
     try:
-        truth = json.loads(truth_path.read_text())
-        return CollisionWorld(truth["seed"], truth["index"], truth["num_frames"])
+        truth = read_json(truth_path)
+        recipe = [truth[name] for name in ("seed", "index", "num_frames")]
+        if not all(type(number) is int for number in recipe) or recipe[-1] > LONGEST:
+            raise ValueError("seed, index and num_frames are not the numbers of a video")
+        return CollisionWorld(*recipe)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{truth_path}: not the ground truth of an embedded world's video ({error!r})") from error

@@ -1,0 +1,84 @@
+"""What commands print: a file's name cannot control the terminal, and a full disk under a log ends no run. Ours.
+
+with console():
+    print(f"skipped: {path}")
+"""
+
+import os
+import re
+import reprlib
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, TextIO
+
+from vidm.files import is_full
+
+LONGEST_TEXT = 1000  # characters of a value in a message
+# How progress bars move the cursor: to the beginning of the line, or, in a text of its own, up.
+_MOVES = re.compile(r"\r|(\x1b\[A)+\Z")
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters other than line ends and tabs, and bytes of file names that are not UTF-8, as \udcXX.
+
+    Ours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(value: object) -> str:
+    """A value from a file as text for a message: its beginning, whatever its length and nesting. Ours."""
+    return value[:LONGEST_TEXT] if isinstance(value, str) else reprlib.repr(value)
+
+
+class _Console:
+    """A text stream that escapes what it is given, and drops what it cannot write while the disk is full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        moves = found[0] if (found := _MOVES.match(text)) else ""
+        escaped = moves + printable(text[len(moves) :])
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        with self._full_disk_ignored():
+            self._stream.write(escaped.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._full_disk_ignored():
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Drop what is still buffered: Python would find it at the end, and exit with 120."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _full_disk_ignored(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Escape what is printed while the block runs, and drop it while the disk is full. Ours."""
+    before = sys.stdout, sys.stderr
+    with closing(_Console(sys.stdout)) as sys.stdout, closing(_Console(sys.stderr)) as sys.stderr:
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before

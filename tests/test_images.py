@@ -64,3 +64,25 @@ def test_a_pipe_is_not_opened_as_an_image(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match=r"pipe\.png is a pipe or a device"):
         open_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("side", [9_000, 13_300])
+def test_a_frame_that_is_larger_than_the_canvas_of_its_gif_is_refused_before_it_is_decoded(tmp_path, side):
+    """Pillow enlarges the canvas, to 2.9 GiB for 13,300 x 13,300 pixels."""
+    path = tmp_path / "a.gif"
+    write_video(path, CLIP[:2, :4, :4])
+    data = bytearray(path.read_bytes())
+    second = data.rindex(b"\x2c\0\0\0\0\4\0\4\0") + 5
+    data[second : second + 4] = side.to_bytes(2, "little") * 2
+    path.write_bytes(data)
+    for read in (read_video, probe, lambda path: read_frames(path, [1])):
+        with pytest.raises(VideoError, match=r"a\.gif: frame 1 is larger than the canvas, 4x4"):
+            read(path)
+
+
+def test_a_png_of_more_pixels_than_the_budget_is_refused_without_a_warning(tmp_path, recwarn):
+    path = tmp_path / "a.png"
+    Image.new("1", (13_300, 13_300)).save(path)
+    with pytest.raises(VideoError, match="VIDM_MAX_PIXELS"):
+        read_image(path)
+    assert not recwarn.list

@@ -8,6 +8,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,3 +42,41 @@ def test_the_wheel_contains_every_module_the_type_marker_and_the_page_template(t
     version = wheel.name.split("-")[1]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+LINE = re.compile(r"([a-z0-9.-]+)==([a-z0-9.!+]+)(?: ; (.+))?")
+
+
+def pins(python: str) -> dict[str, str]:
+    """Return the version of each package in constraints.txt for a version of Python on 64-bit Linux."""
+    environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
+    environment |= {"platform_machine": "x86_64", "platform_python_implementation": "CPython"}
+    found: dict[str, str] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        match = LINE.fullmatch(line)
+        assert match, f"not a plain name==version: {line}"
+        name, version, marker = match.groups()
+        if not marker or Marker(marker).evaluate(environment):
+            assert name not in found
+            found[name] = version
+    return found
+
+
+def required(section: str) -> list[Requirement]:
+    """Return the requirements in a list of pyproject.toml, without those on this package's own extras."""
+    (text,) = re.findall(rf"^{section} = \[(.*?)\]$", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    return [found for word in re.findall(r'"(.+?)"', text) if (found := Requirement(word)).name != "vidm"]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_constraints_name_one_version_of_every_requirement_within_its_range(python):
+    known = pins(python)
+    for requirement in [r for name in ("dependencies", "metrics", "dev") for r in required(name)]:
+        assert requirement.specifier.contains(known[requirement.name]), requirement
+
+
+def test_make_installs_the_versions_in_constraints_and_the_weekly_job_does_not():
+    assert "CONSTRAINTS ?= constraints.txt" in (ROOT / "Makefile").read_text()
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "schedule:" in workflow
+    assert re.findall(r"make \S+ .*CONSTRAINTS=\n", workflow)

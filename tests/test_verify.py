@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from vidm.layouts import index_clips
-from vidm.packs import INDEX_NAME, write_pack
+from vidm.pack_index import INDEX_NAME
+from vidm.packs import write_pack
 from vidm.verify import damaged_clip, verify
 from vidm.video_io import VideoError, write_video
 

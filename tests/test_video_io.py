@@ -6,9 +6,12 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -645,3 +648,21 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=exif)
     assert read_image(tmp_path / "photo.jpg").shape == (40, 20, 3)
+
+
+def test_headers_of_arrays_are_read_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 raises SystemError if two threads evaluate one at the same moment."""
+    write_video(tmp_path / "a.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    loading, most, load = [], [], np.load
+
+    def slow_load(*args: Any, **options: Any) -> np.ndarray:
+        loading.append(1)
+        time.sleep(0.01)
+        most.append(len(loading))
+        loading.pop()
+        return load(*args, **options)
+
+    monkeypatch.setattr(np, "load", slow_load)
+    with ThreadPoolExecutor(4) as pool:
+        assert [info.num_frames for info in pool.map(probe, [tmp_path / "a.npy"] * 8)] == [2] * 8
+    assert max(most) == 1

@@ -7,6 +7,7 @@ Pillow opens more than pictures: for PostScript, it runs another program. Only t
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ def check_budget(name: str, value: int) -> None:
 
 def open_image(path: str | Path) -> Image.Image:
     """Open an image or animation, without decoding it. Raises Pillow's errors, and ValueError over budget. Ours."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the budget refuses the image
     try:
         image = Image.open(regular_file(path), formats=FORMATS)
     except Image.DecompressionBombError:  # at twice this number, whatever the budget is

@@ -22,7 +22,7 @@ from vidm.console import printable
 from vidm.distributed import on_main
 from vidm.files import atomic_write, regular_file
 from vidm.folder_walk import Listing, Skipped, count_of, find_clips
-from vidm.packs import is_pack, list_pack, probe
+from vidm.packs import Pack, is_pack, list_pack, pack_of, probe
 from vidm.probe_cache import probe_all
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, natural_key
 
@@ -150,16 +150,19 @@ def _list_clips(root: Path, layout: str, split: str) -> Listing:
 # Public names
 
 
-def _num_frames_or_reason(path: Path) -> int | str:
+def _num_frames_or_reason(path: Path, pack: Pack | None = None) -> int | str:
     try:
-        return probe(path).num_frames
+        return (pack.probe if pack else probe)(path).num_frames
     except (VideoError, FileNotFoundError) as error:
         return str(error)
 
 
 def _survey(root: Path, min_frames: int, layout: str, split: str, progress: bool) -> ClipIndex:
     clips, bad, found, passed_over = _list_clips(root, layout, split)
-    lengths = probe_all(root / split, clips, _num_frames_or_reason, progress)
+    if pack := pack_of(root):  # its index has the lengths
+        lengths = [_num_frames_or_reason(path, pack) for path in clips]
+    else:
+        lengths = probe_all(root / split, clips, _num_frames_or_reason, progress)
     skipped, bad = list(bad), list(bad)
     paths, num_frames = [], []
     for path, length in zip(clips, lengths, strict=True):

@@ -9,9 +9,8 @@ A clip's path is PACK/name, as if the pack were the folder that was packed. In t
 or by 00000007.npy with all frames uncompressed. `tar` unpacks them, and WebDataset, whose sample key is the part of a
 name before the first dot, reads each clip as one sample.
 
-The unit of reading is a *piece*: a video file, an image file or one raw frame. vidm-pack.table contains little-endian
-int64 (shard, offset, bytes, crc32) for each piece, and vidm-pack.json the pieces of each clip. No file stays open
-between two reads, so data loader processes share no file handles.
+The unit of reading is a *piece*: a video file, an image file or one raw frame; vidm.pack_index says where each is. No
+file stays open between two reads, so data loader processes share no file handles.
 """
 
 import hashlib
@@ -26,35 +25,20 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from vidm import video_io
 from vidm.files import append, atomic_dir, sha256_of
-from vidm.video_io import VideoError, VideoInfo, frame_files
+from vidm.images import check_budget
+from vidm.pack_index import INDEX_NAME, Clip, PackIndex, check_name, open_file, write_index
+from vidm.video_io import VIDEO_SUFFIXES, VideoError, VideoInfo, frame_files
 
-INDEX_NAME = "vidm-pack.json"
-TABLE_NAME = "vidm-pack.table"
-FORMAT = "vidm pack 1"
 SHARD_BYTES = 1 << 30
 BLOCK = 512  # bytes of a tar block
 
 T = TypeVar("T")
-
-
-class _Clip(NamedTuple):
-    """A clip in the index; `kind` is video (one piece), images or raw (one piece per frame)."""
-
-    name: str
-    kind: str
-    first_piece: int
-    info: VideoInfo
-
-
-def _index_crc32(index: dict[str, Any]) -> int:
-    """Return the checksum of an index without its own checksum."""
-    return zlib.crc32(json.dumps({name: value for name, value in index.items() if name != "crc32"}).encode())
 
 
 # Writing
@@ -68,13 +52,17 @@ def _tar_member(name: str, data: bytes) -> tuple[bytes, bytes]:
 
 
 class PackWriter:
-    """Adds clips to a pack, in the order of calls; created by `write_pack`. Names are relative to the pack."""
+    """Adds clips to a pack, in the order of calls; created by `write_pack`.
+
+    Raises ValueError for a name that is not a relative path inside the pack, or that is there already.
+    """
 
     def __init__(self, folder: Path, shard_bytes: int) -> None:
         self._folder, self._shard_bytes = folder, shard_bytes
         self._shards: list[Path] = []
         self._crc32: list[int] = []  # of all bytes of each shard
-        self._clips: list[_Clip] = []
+        self._clips: list[Clip] = []
+        self._names: set[str] = set()
         self._table = array("q")
 
     def add_encoded(self, name: str, path: Path) -> None:
@@ -87,7 +75,7 @@ class PackWriter:
         else:
             contents, suffixes = [path.read_bytes()], [path.suffix.lower()]
         shard, offsets = self._append(name, list(zip(suffixes, contents, strict=True)))
-        self._clips.append(_Clip(name, "images" if path.is_dir() else "video", len(self._table) // 4, info))
+        self._clips.append(Clip(name, "images" if path.is_dir() else "video", len(self._table) // 4, info))
         for offset, data in zip(offsets, contents, strict=True):
             self._table.extend((shard, offset, len(data), zlib.crc32(data)))
 
@@ -98,13 +86,17 @@ class PackWriter:
         data = buffer.getvalue()
         shard, (offset,) = self._append(name, [(".npy", data)])
         num_frames, height, width, _ = frames.shape
-        self._clips.append(_Clip(name, "raw", len(self._table) // 4, VideoInfo(num_frames, height, width, fps)))
+        self._clips.append(Clip(name, "raw", len(self._table) // 4, VideoInfo(num_frames, height, width, fps)))
         size = frames[0].nbytes
         for start in range(len(data) - frames.nbytes, len(data), size):  # after the npy header
             self._table.extend((shard, offset + start, size, zlib.crc32(data[start : start + size])))
 
     def _append(self, name: str, files: list[tuple[str, bytes]]) -> tuple[int, list[int]]:
         """Append a clip's (suffix, data) to the last shard or a new one; return its number and the data's offsets."""
+        check_name(name)
+        if name in self._names:
+            raise ValueError(f"{name}: the pack has a clip of that name already")
+        self._names.add(name)
         files = [(".json", json.dumps({"name": name}).encode()), *files]
         size = 2 * BLOCK + sum(len(data) + 2 * BLOCK for _, data in files)
         if not self._shards or self._shards[-1].stat().st_size + size > self._shard_bytes:
@@ -134,17 +126,8 @@ class PackWriter:
         if not self._clips:
             raise ValueError("no clip could be packed; no pack was written")
         self._end_shard()
-        table = np.array(self._table, "<i8").tobytes()
-        index = {
-            "format": FORMAT,
-            "shards": [shard.name for shard in self._shards],
-            "shards_crc32": self._crc32,
-            "table_crc32": zlib.crc32(table),
-            "clips": [[clip.name, clip.kind, clip.first_piece, *clip.info] for clip in self._clips],
-        }
-        index["crc32"] = _index_crc32(index)
-        (self._folder / TABLE_NAME).write_bytes(table)
-        (self._folder / INDEX_NAME).write_text(json.dumps(index))
+        shards = {shard.name: crc32 for shard, crc32 in zip(self._shards, self._crc32, strict=True)}
+        write_index(self._folder, shards, self._clips, self._table)
 
 
 @contextmanager
@@ -175,78 +158,85 @@ def _read_as_file(data: bytes, suffix: str, read: Callable[[str], T], name: str)
 
 
 class Pack:
-    """A pack's index. Raises VideoError, naming the file, if it is damaged or of another format."""
+    """Reads clips of a pack. Raises VideoError, naming the file, if its index is malformed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.index = PackIndex(root)
+
+    def clip_at(self, path: Path) -> Clip:
         try:
-            index = json.loads((root / INDEX_NAME).read_text())
-            table = (root / TABLE_NAME).read_bytes()  # a memory map would crash the process if the file was truncated
-            is_whole = zlib.crc32(table) == index["table_crc32"] and index.get("crc32") in (None, _index_crc32(index))
-            if index["format"] != FORMAT or not is_whole:
-                raise ValueError(f"it or {TABLE_NAME} is damaged or of another version")
-            self.table = np.frombuffer(table, "<i8").reshape(-1, 4)
-            self.shards = [root / name for name in index["shards"]]
-            clips = [_Clip(name, kind, first, VideoInfo(*info)) for name, kind, first, *info in index["clips"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise VideoError(f"{root / INDEX_NAME}: not a readable pack index ({error}); pack again") from error
-        self.shards_crc32 = index.get("shards_crc32", [])  # earlier packs have none
-        self.clips = {clip.name: clip for clip in clips}
-        self.shard_sizes = [shard.stat().st_size if shard.is_file() else 0 for shard in self.shards]
-
-    def clip_at(self, path: Path) -> _Clip:
-        name = path.relative_to(self.root).as_posix()
-        if name not in self.clips:
-            raise VideoError(f"{path}: the pack {self.root} has no clip of that name")
-        return self.clips[name]
-
-    def num_pieces(self, clip: _Clip) -> int:
-        return 1 if clip.kind == "video" else clip.info.num_frames
+            return self.index.clip(path.relative_to(self.root).as_posix())
+        except KeyError:
+            raise VideoError(f"{path}: the pack {self.root} has no clip of that name") from None
 
     def probe(self, path: Path) -> VideoInfo:
         clip = self.clip_at(path)
-        shard, offset, size, _ = self.table[clip.first_piece + self.num_pieces(clip) - 1].tolist()
-        if offset + size > self.shard_sizes[shard]:
-            raise VideoError(f"{self.shards[shard]}: missing or truncated before the end of {clip.name}")
+        if not self.index.is_complete:
+            (last,) = self.index.pieces(clip.first_piece + clip.num_pieces - 1, 1).tolist()
+            self._check_place(clip, *last)
         return clip.info
 
     def content_sha256(self, path: Path) -> str:
         """Return the sha256 of the sizes and checksums of a clip's pieces, which are compared when one is read."""
         clip = self.clip_at(path)
-        end = clip.first_piece + self.num_pieces(clip)
-        pieces = self.table[clip.first_piece : end, 2:].tobytes()
+        pieces = self.index.pieces(clip.first_piece, clip.num_pieces)[:, 2:].tobytes()
         return hashlib.sha256(f"{clip.kind} {clip.info} ".encode() + pieces).hexdigest()
 
-    def piece(self, clip: _Clip, number: int) -> bytes:
-        """Return the bytes of a clip's piece. Raises VideoError if they are missing or changed."""
-        shard, offset, size, crc32 = self.table[clip.first_piece + number].tolist()
+    def _check_place(self, clip: Clip, shard: int, offset: int, size: int, _: int) -> None:
+        """Raise VideoError if a piece of a clip cannot be at a place, a row of the table."""
+        path = self.index.shards[shard]
+        if offset + size > self.index.shard_sizes[shard]:
+            raise VideoError(f"{path}: missing or truncated before the end of {clip.name}")
+        if clip.kind == "raw" and size != clip.info.height * clip.info.width * 3:
+            raise VideoError(f"{path}: {size} bytes cannot be a frame of {clip.name}")
+
+    def pieces(self, clip: Clip, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Yield the bytes of pieces of a clip by number. Raises VideoError if they are missing or changed."""
+        first = min(numbers)
+        places = self.index.pieces(clip.first_piece + first, max(numbers) - first + 1)
+        for number in numbers:
+            yield self._read(clip, *places[number - first].tolist())
+
+    def _read(self, clip: Clip, shard_number: int, offset: int, size: int, crc32: int) -> bytes:
+        self._check_place(clip, shard_number, offset, size, crc32)
+        shard = self.index.shards[shard_number]
         try:
-            with self.shards[shard].open("rb") as file:
+            check_budget("VIDM_MAX_BYTES", size)
+            with open_file(shard) as file:
                 file.seek(offset)
                 data = file.read(size)
         except OSError as error:
-            raise VideoError(f"{self.shards[shard]}: cannot be read for {clip.name} ({error.strerror})") from error
+            raise VideoError(f"{shard}: cannot be read for {clip.name} ({error.strerror})") from error
+        except ValueError as error:
+            raise VideoError(f"{shard}: {clip.name} cannot be read ({error})") from error
         if len(data) < size:
-            raise VideoError(f"{self.shards[shard]}: truncated before the end of {clip.name}")
+            raise VideoError(f"{shard}: truncated before the end of {clip.name}")
         if zlib.crc32(data) != crc32:
-            raise VideoError(f"{self.shards[shard]}: bytes of {clip.name} have changed since it was packed (crc32)")
+            raise VideoError(f"{shard}: bytes of {clip.name} have changed since it was packed (crc32)")
         return data
 
     def read_frames(self, path: Path, indices: Sequence[int]) -> np.ndarray:
         clip = self.clip_at(path)
         if clip.kind == "video":
-            data, suffix = self.piece(clip, 0), Path(clip.name).suffix
+            suffix = Path(clip.name).suffix
+            if suffix.lower() not in VIDEO_SUFFIXES:
+                raise VideoError(f"{path}: unknown video format; use {' '.join(VIDEO_SUFFIXES)}")
+            (data,) = self.pieces(clip, [0])
             return _read_as_file(data, suffix, lambda name: video_io.read_frames(name, indices), str(path))
-        frames = {}
-        for index in sorted(set(indices)):
+        wanted = sorted(set(indices))
+        for index in wanted:
             if not 0 <= index < clip.info.num_frames:
                 existing = f"it has {clip.info.num_frames} frames, counted from 0"
                 raise VideoError(f"{path}: frame {index} was requested, but {existing}")
-            frames[index] = self._frame(clip, index, f"{path} frame {index}")
+        frames = {
+            index: self._frame(clip, data, f"{path} frame {index}")
+            for index, data in zip(wanted, self.pieces(clip, wanted), strict=True)
+        }
         return np.stack([frames[index] for index in indices])
 
-    def _frame(self, clip: _Clip, index: int, name: str) -> np.ndarray:
-        data, shape = self.piece(clip, index), (clip.info.height, clip.info.width, 3)
+    def _frame(self, clip: Clip, data: bytes, name: str) -> np.ndarray:
+        shape = (clip.info.height, clip.info.width, 3)
         if clip.kind == "raw":
             return np.frombuffer(data, np.uint8).reshape(shape)
         frame = _read_as_file(data, "", video_io.read_image, name)
@@ -263,7 +253,7 @@ def _open_pack(root: Path, changed: int) -> Pack:
 def _pack_in(folder: Path) -> Pack | None:
     """Return the pack in a folder, or None; its index is read again only if the pack was written again."""
     try:
-        changed = os.stat(folder / INDEX_NAME).st_mtime_ns
+        changed = os.lstat(folder / INDEX_NAME).st_mtime_ns
     except OSError:
         return None
     return _open_pack(folder, changed)
@@ -271,7 +261,7 @@ def _pack_in(folder: Path) -> Pack | None:
 
 def _pack_around(path: Path) -> Pack | None:
     """Return the pack that a path points into, or None."""
-    if path.exists():  # not a clip inside a pack, but possibly a pack whose only clip is "."
+    if os.path.exists(path):  # not a clip inside a pack, but possibly a pack whose only clip is "."
         return _pack_in(path)
     return next((pack for pack in map(_pack_in, path.parents) if pack), None)
 
@@ -281,7 +271,7 @@ def _pack_around(path: Path) -> Pack | None:
 
 def is_pack(folder: str | Path) -> bool:
     """Return whether a folder is a pack. Ours."""
-    return Path(folder, INDEX_NAME).is_file()
+    return os.path.lexists(Path(folder, INDEX_NAME))  # what is not a file is named when it is read
 
 
 def list_pack(folder: str | Path) -> list[Path]:
@@ -291,7 +281,7 @@ def list_pack(folder: str | Path) -> list[Path]:
         raise ValueError(
             f"{folder}: is not a pack; `python scripts/pack_dataset.py --data DIR --out {folder}` writes one"
         )
-    return [pack.root / name for name in pack.clips]
+    return [pack.root / name for name in pack.index.numbers]
 
 
 def pack_of(path: str | Path) -> Pack | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vidm.images import open_image, upright_image_size
+from vidm.pack_index import open_file
 from vidm.packs import Pack, pack_of, read_frames
 from vidm.video_io import VideoError, frame_files
 
@@ -63,7 +64,7 @@ def damaged_clip(path: Path, num_frames: int, every_frame: bool = False) -> str:
 
 def _crc32_of(path: Path) -> int:
     crc32 = 0
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while chunk := file.read(1 << 20):
             crc32 = zlib.crc32(chunk, crc32)
     return crc32
@@ -71,19 +72,20 @@ def _crc32_of(path: Path) -> int:
 
 def _damage_of_shard(pack: Pack, number: int) -> Damage:
     """Read all bytes of a shard; return its damaged clips, or the shard itself if bytes between clips are damaged."""
-    shard = pack.shards[number]
+    index = pack.index
+    shard = index.shards[number]
     with suppress(OSError):
-        if pack.shards_crc32 and _crc32_of(shard) == pack.shards_crc32[number]:
+        if index.shards_crc32 and _crc32_of(shard) == index.shards_crc32[number]:
             return []
     damaged = []
-    for clip in pack.clips.values():
-        if pack.table[clip.first_piece, 0] == number:
-            try:
-                for piece in range(pack.num_pieces(clip)):
-                    pack.piece(clip, piece)
-            except VideoError as error:
-                damaged.append((pack.root / clip.name, str(error)))
-    if damaged or not pack.shards_crc32:
+    for clip in map(index.clip, index.numbers):
+        try:
+            if index.pieces(clip.first_piece, 1)[0, 0] == number:
+                for _ in pack.pieces(clip, range(clip.num_pieces)):
+                    pass
+        except VideoError as error:
+            damaged.append((pack.root / clip.name, str(error)))
+    if damaged or not index.shards_crc32:
         return damaged
     return [(shard, f"{shard}: bytes outside the frames of its clips have changed (crc32)")]
 
@@ -94,7 +96,7 @@ def verify(paths: Sequence[Path], num_frames: Sequence[int]) -> Damage:
     Packs are compared with their checksums, as a whole; every frame of other clips is decoded. Shows progress. Ours.
     """
     packs = {pack.root: pack for pack in map(pack_of, paths) if pack}
-    shards = [(pack, number) for pack in packs.values() for number in range(len(pack.shards))]
+    shards = [(pack, number) for pack in packs.values() for number in range(len(pack.index.shards))]
     files = [(path, count) for path, count in zip(paths, num_frames, strict=True) if not pack_of(path)]
     damaged: Damage = []
     with ThreadPoolExecutor() as pool, tqdm(total=len(shards) + len(files), desc="verifying", delay=3) as bar:

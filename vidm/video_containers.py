@@ -1,9 +1,7 @@
-"""Read mp4, mov, mkv, webm, avi and older containers with PyAV, in order or by number; detect truncated files. Ours.
+"""Read mp4, mov, mkv, webm, avi and older containers with PyAV, in order or by number. Ours.
 
     frames = [to_rgb() for to_rgb in frames_in_order(Path("clip.mp4"))]
     frames = frames_by_seeking(Path("clip.mp4"), {90, 91})     # decodes from the keyframe before frame 90
-
-FFmpeg reads a truncated file as a shorter video, so the sizes in a file's own headers are compared with its size.
 
 The number of a frame is known without decoding if every packet is one frame with its own time: frame n is then the n-th
 packet in order of time. Decoding can start at a keyframe if all packets before it are shown before it, and all packets
@@ -11,15 +9,17 @@ after it are shown after it. The time of every decoded frame is compared with th
 file is decoded from its start. Decoders raise errors of many types here; video_io turns them into VideoError.
 """
 
+import ctypes
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
 
+from vidm.container_headers import check_claims
 from vidm.images import budget, check_budget
 from vidm.video_rgb import ToRGB, upright_size
 
@@ -28,13 +28,17 @@ CONTAINER_SUFFIXES = (
     *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"),
 )
 
+# FFmpeg recognizes a file by its content. None of these formats refers to other files, as playlists do.
+FORMATS = (
+    *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "asf", "flv", "ogg"),
+    *("h264", "hevc", "m4v", "mjpeg", "gif"),  # with another suffix
+)
+MIN_ALLOCATION = 2**28  # bytes; FFmpeg's index of ten million samples
 # Containers, by FFmpeg's names, whose packets are whole frames; in an mpeg stream a packet can be one field of a frame.
 SEEKABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 # Decoders whose packets are one frame each and which report damage. MPEG-4 part 2 and VP8 have packets without a
 # frame or with two; the HEVC decoder does not report damage.
 SEEKABLE_CODECS = ("h264", "vp9", "libdav1d")
-
-EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 # Frames in order, each as a function that converts it to RGB, so that skipped frames are not converted. A function is
 # valid until the next frame is requested.
@@ -54,78 +58,6 @@ class VideoInfo(NamedTuple):
     fps: float | None
 
 
-# Truncated files: mp4 and mov (ISO/IEC 14496-12, 4.2), mkv and webm (RFC 8794, 4 and 6), avi (RIFF chunks and the
-# "OpenDML AVI File Format Extensions")
-
-
-def _end_of_boxes(file: BinaryIO, size_on_disk: int) -> int:
-    """Return the position where the last index or media box of an mp4 ends; other boxes may be truncated."""
-    position = farthest = 0
-    while position + 8 <= size_on_disk:
-        file.seek(position)
-        header = file.read(16)
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if size == 1:
-            size = int.from_bytes(header[8:], "big")
-        if size < 8:  # 0 means "to the end of the file"; the rest is not a box
-            break
-        position += size
-        if kind in (b"moov", b"mdat"):
-            farthest = position
-    return farthest
-
-
-def _element_size(file: BinaryIO) -> int:
-    """Read the size of an mkv element: a zero bit for each byte after the first, then a one, then the number."""
-    first = file.read(1)
-    length = 9 - int.from_bytes(first, "big").bit_length()
-    data_bits = (1 << 7 * length) - 1
-    size = int.from_bytes(first + file.read(length - 1), "big") & data_bits
-    return 0 if size == data_bits else size  # all ones: a stream of unknown length
-
-
-def _end_of_segment(file: BinaryIO) -> int:
-    """Return the position where the element that contains all of an mkv ends."""
-    file.seek(len(EBML))
-    file.seek(_element_size(file), 1)
-    if file.read(len(SEGMENT)) != SEGMENT:
-        return 0
-    size = _element_size(file)
-    return file.tell() + size
-
-
-def _end_of_riff(file: BinaryIO, size_on_disk: int) -> int:
-    """Return the position where the last RIFF chunk of an avi ends; a long video has several."""
-    end = position = 0
-    while position + 8 <= size_on_disk:
-        file.seek(position)
-        header = file.read(8)
-        if header[:4] != b"RIFF":
-            break
-        size = int.from_bytes(header[4:], "little")
-        end = position + size  # without the 8 bytes of the header, which some writers wrongly include in the size
-        position += 8 + size + size % 2
-    return end
-
-
-def missing_bytes(path: Path) -> int:
-    """Return how many bytes are missing at the end of a container file; 0 if its headers do not say.
-
-    Detects mp4, mov and 3gp truncated in the index or media, mkv and webm not written as a stream, and avi truncated by
-    more than 8 bytes. The headers of the other containers do not contain a size. Raises OSError. Ours.
-    """
-    size_on_disk = path.stat().st_size
-    with path.open("rb") as file:
-        magic = file.read(4)
-        if magic == EBML:
-            end = _end_of_segment(file)
-        elif magic == b"RIFF":
-            end = _end_of_riff(file, size_on_disk)
-        else:
-            end = _end_of_boxes(file, size_on_disk)
-    return max(0, end - size_on_disk)
-
-
 # Tables of frames
 
 
@@ -139,11 +71,19 @@ class FrameTable(NamedTuple):
     starts: np.ndarray
 
 
+def _limit_allocations(num_bytes: int) -> None:
+    """Limit what FFmpeg allocates at once: frames, and the index that it builds when it opens a file."""
+    ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(num_bytes))
+
+
 @contextmanager
 def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    check_claims(path)
+    _limit_allocations(max(4 * budget("VIDM_MAX_PIXELS"), MIN_ALLOCATION))
     # Without "file:", FFmpeg takes a name with a colon for a protocol. Without "replace", PyAV fails on a title that is
     # not UTF-8, and leaves the file open.
-    with av.open(f"file:{path}", metadata_errors="replace") as container:
+    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+    with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
         stream = container.streams.best("video")  # the one marked as default, else the best
         if stream is None:
             raise VideoError(f"{path}: has no video stream")

@@ -8,6 +8,7 @@ PyAV reads containers, Pillow animations and images. A file that cannot be read 
 
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from fractions import Fraction
@@ -19,6 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
+from vidm.container_headers import missing_bytes
 from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
 from vidm.images import check_budget, check_png, open_image, rgb_from_image, upright_image_size
@@ -29,7 +31,6 @@ from vidm.video_containers import (
     VideoInfo,
     frames_by_seeking,
     frames_in_order,
-    missing_bytes,
     probe_container,
 )
 
@@ -40,6 +41,8 @@ FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # The same frames must give the same bytes. The output of x264 depends on the number of threads, and its macroblock
 # tree reads uninitialized memory when frames are small.
 X264_OPTIONS = {"crf": "12", "threads": "1", "x264-params": "mbtree=0"}
+# numpy evaluates the header of an array as Python, for which Python 3.11 rarely raises SystemError in several threads.
+_header_lock = threading.Lock()
 SMPTE170M = 6  # H.264's number for BT.601 in its 525-line form (ITU-T H.273, tables 2 to 4)
 
 
@@ -78,8 +81,12 @@ def read_image(path: str | Path) -> np.ndarray:
 def _animation_frames(path: Path) -> FrameStream:
     with open_image(path) as image:
         check_png(image, path)
-        for index in range(getattr(image, "n_frames", 1)):
+        num_frames, size = getattr(image, "n_frames", 1), image.size
+        check_budget("VIDM_MAX_BYTES", num_frames * size[0] * size[1] * 3)  # it is always decoded from its start
+        for index in range(num_frames):
             image.seek(index)
+            if image.size != size:  # Pillow enlarges the canvas of a gif
+                raise VideoError(f"{path}: frame {index} is larger than the canvas, {size[0]}x{size[1]}")
             yield partial(rgb_from_image, image)
 
 
@@ -143,7 +150,8 @@ def _is_clip(frames: np.ndarray) -> bool:
 
 
 def _array_frames(path: Path) -> FrameStream:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with _header_lock:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not _is_clip(array):
         raise VideoError(f"{path}: contains {array.dtype} {array.shape}; a video is uint8 (T, H, W, 3)")
     check_budget("VIDM_MAX_FRAMES", len(array))

@@ -169,3 +169,38 @@ def test_of_two_streams_the_default_is_read(tmp_path: Path, default: int) -> Non
             container.mux(stream.encode(None))
     expected = (5, 16, 24) if default == 0 else (5, 32, 48)
     assert probe(tmp_path / "two.mkv")[:3] == read_video(tmp_path / "two.mkv").shape[:3] == expected
+
+
+def write_with_cover(path: Path, with_video: bool) -> None:
+    """Write sound and a cover of 64x64, and five frames of 48x32 that are marked as made for people who see little."""
+    cover = BytesIO()
+    Image.new("RGB", (64, 64)).save(cover, "png")
+    with av.open(str(path), "w") as container:
+        container.add_attachment("cover.png", "image/png", cover.getvalue())
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        if with_video:
+            stream = container.add_stream("ffv1", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+            stream.disposition = Disposition.visual_impaired
+            for pixels in moving_pattern(5):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode(None))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), layout="mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+
+
+def test_a_cover_is_not_taken_for_the_video(tmp_path: Path) -> None:
+    write_with_cover(tmp_path / "film.mkv", with_video=True)
+    with av.open(str(tmp_path / "film.mkv")) as container:
+        best = container.streams.best("video")  # what was read before
+        assert best is not None
+        assert best.disposition == Disposition.attached_pic
+    assert probe(tmp_path / "film.mkv")[:3] == read_video(tmp_path / "film.mkv").shape[:3] == (5, 32, 48)
+
+
+def test_a_file_with_only_sound_and_a_cover_is_named(tmp_path: Path) -> None:
+    write_with_cover(tmp_path / "song.mkv", with_video=False)
+    for read in (probe, read_video):
+        with pytest.raises(VideoError, match=r"song\.mkv: has no video stream, only a cover"):
+            read(tmp_path / "song.mkv")

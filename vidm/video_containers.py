@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from vidm.container_headers import check_claims
 from vidm.images import budget, check_budget
@@ -76,6 +77,16 @@ def _limit_allocations(num_bytes: int) -> None:
     ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(num_bytes))
 
 
+def _video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """Return the stream marked as default, else the best; covers and the pictures of chapters are no video."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")  # by FFmpeg's rule, which does not know covers
+    if best in streams:
+        return best
+    default = Disposition.default
+    return max(streams, key=lambda each: (each.disposition & default, each.width * each.height), default=None)
+
+
 @contextmanager
 def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     check_claims(path)
@@ -84,9 +95,9 @@ def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, a
     # not UTF-8, and leaves the file open.
     options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
     with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
-        stream = container.streams.best("video")  # the one marked as default, else the best
+        stream = _video_stream(container)
         if stream is None:
-            raise VideoError(f"{path}: has no video stream")
+            raise VideoError(f"{path}: has no video stream{', only a cover' if container.streams.video else ''}")
         stream.thread_type = "NONE"  # the data loader's workers already use all cores
         stream.codec_context.thread_count = 1  # the AV1 decoder has its own threads
         check_budget("VIDM_MAX_PIXELS", stream.width * stream.height)

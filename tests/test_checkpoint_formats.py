@@ -1,6 +1,7 @@
 """Tests of the authors' format and .safetensors: loaded strictly, and without running code."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from golden import fill_by_rule, load_npz, small_content_arguments, small_model_arguments
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import vidm
@@ -135,6 +138,14 @@ def test_half_precision_halves_the_file_and_rounds_once(ours, tmp_path):
     for name, tensor in ours.ema_state_dict.items():
         assert back[name].dtype == torch.float32
         assert torch.equal(back[name], tensor.half().float())
+
+
+def test_safetensors_load_from_a_folder_whose_name_is_not_utf8(ours, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff") / "weights.safetensors"
+    save_safetensors(path, ours)
+    with pytest.raises(SafetensorError, match="not valid UTF-8"):  # what was reported as damage
+        load_file(path)
+    assert load_any(path).ema_state_dict.keys() == ours.ema_state_dict.keys()
 
 
 def test_damaged_safetensors_and_settings_are_named(ours, tmp_path):

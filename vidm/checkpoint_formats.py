@@ -96,7 +96,9 @@ def _load_safetensors(path: Path) -> Checkpoint:
             raise FileNotFoundError(f"no such file: {file}; .safetensors weights need a .json file with their settings")
     described = read_json(settings)
     try:
-        weights = {name: tensor.float() for name, tensor in load_file(regular_file(path)).items()}
+        with regular_file(path).open("rb") as source:  # the library opens no path that is not UTF-8
+            stored = load_file(f"/dev/fd/{source.fileno()}")
+        weights = {name: tensor.float() for name, tensor in stored.items()}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
     if not isinstance(described, dict):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -301,6 +302,14 @@ def test_a_frame_or_clip_that_does_not_exist_is_named_in_the_error(pack: Path) -
         read_frames(pack.parent / "nothing.mp4", [0])
     with pytest.raises(ValueError, match="is not a pack"):
         list_pack(pack.parent)
+
+
+def test_the_command_that_writes_a_pack_is_quoted_for_the_shell(tmp_path: Path) -> None:
+    folder = tmp_path / "my clips; $(ls)"
+    with pytest.raises(ValueError, match="is not a pack") as refused:
+        list_pack(folder)
+    command = str(refused.value).split("`")[1]
+    assert shlex.split(command)[-2:] == ["--out", str(folder)]
 
 
 def test_an_undecodable_file_is_named_by_its_path_in_the_pack(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from shlex import quote
 from tempfile import NamedTemporaryFile
 from typing import TypeVar
 
@@ -278,9 +279,8 @@ def list_pack(folder: str | Path) -> list[Path]:
     """Return the paths of a pack's clips, in the order in which they were packed. Raises ValueError. Ours."""
     pack = _pack_in(Path(folder))
     if pack is None:
-        raise ValueError(
-            f"{folder}: is not a pack; `python scripts/pack_dataset.py --data DIR --out {folder}` writes one"
-        )
+        command = f"python scripts/pack_dataset.py --data DIR --out {quote(str(folder))}"
+        raise ValueError(f"{folder}: is not a pack; `{command}` writes one")
     return [pack.root / name for name in pack.index.numbers]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidm import distributed
 from vidm.distributed import Rendezvous, gather_results, gather_rows, launch, on_main, rank, world_size
 from vidm.video_io import VideoError
 
@@ -38,6 +39,19 @@ def test_the_original_spawn_flags_run_one_process_on_a_cpu(capsys):
     launch(record, (seen,), multiprocessing=True, rendezvous=Rendezvous(backend="nccl"))
     assert seen == [("cpu", 0, 1)]
     assert capsys.readouterr().out == ""
+
+
+def test_the_message_that_another_process_died_is_escaped(monkeypatch, capsys):
+    def worker(device):
+        raise RuntimeError("Connection to \x1b[2J\udce4 closed")
+
+    monkeypatch.setattr(distributed, "init", lambda *_: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match="2"):
+        launch(worker, (), multiprocessing=True, num_nodes=2)
+    assert "another process died" in (printed := capsys.readouterr().err)
+    assert printed.endswith(r"[Connection to \x1b[2J\udce4 closed]" + "\n")
 
 
 def on_one_of_two(node_rank, store, results, act):

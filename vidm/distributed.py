@@ -24,6 +24,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vidm.console import console
 from vidm.exchange import decoded, encoded
 from vidm.torchrun import is_one_node, torchrun_place
 
@@ -125,6 +126,7 @@ def _give_up(error: RuntimeError, timeout: float) -> None:
     os._exit(2)
 
 
+@console()
 def _run(
     local_rank: int,
     worker: Callable[..., None],

@@ -2,6 +2,7 @@
 
 import gc
 import runpy
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from io import BytesIO
@@ -20,6 +21,7 @@ from vidm.video_io import VideoError, probe, read_frames, read_video
 
 DATA = Path(__file__).parent / "data"
 EXTRACT = runpy.run_path(str(DATA.parent.parent / "scripts" / "preprocess_dataset.py"))["extract"]
+PIXEL_CROP_TOP = b"\x54\xbb\x81\x08"  # an element of mkv, 8 px
 # Counterclockwise rotation in degrees, then a horizontal and a vertical flip, and the same with NumPy.
 TURNS: dict[tuple[int, bool, bool], Callable[[np.ndarray], np.ndarray]] = {
     (90, False, False): lambda video: np.rot90(video, 1, (1, 2)),
@@ -77,6 +79,33 @@ def test_pixels_that_are_not_square_are_not_stretched(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "wide.mp4")) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
     assert read_video(tmp_path / "wide.mp4").shape == (3, 32, 48, 3)
+
+
+def crop_in_mkv(data: bytes) -> bytes:
+    """Replace an element, DisplayUnit, by PixelCropTop."""
+    return data.replace(b"\x54\xb2\x81\x04", PIXEL_CROP_TOP)
+
+
+def crop_in_mp4(data: bytes) -> bytes:
+    """Add a box that crops the frames to 48x16."""
+    crop = struct.pack(">I4s8I", 40, b"clap", 48, 1, 16, 1, 0, 1, 0, 1)
+    end = data.rindex(b"avc1") - 4
+    end += int.from_bytes(data[end : end + 4], "big")
+    data = data[:end] + crop + data[end:]
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        at = data.rindex(kind) - 4
+        data = data[:at] + struct.pack(">I", int.from_bytes(data[at : at + 4], "big") + len(crop)) + data[at + 4 :]
+    return data
+
+
+@pytest.mark.parametrize(("suffix", "crop"), [(".mkv", crop_in_mkv), (".mp4", crop_in_mp4)])
+def test_cropping_in_a_header_is_not_applied(tmp_path: Path, suffix: str, crop: Callable[[bytes], bytes]) -> None:
+    whole, cropped = tmp_path / f"whole{suffix}", tmp_path / f"cropped{suffix}"
+    encode(whole, moving_pattern(3), "libx264")
+    cropped.write_bytes(crop(whole.read_bytes()))
+    turn(cropped, tmp_path / "copy.mkv", 0)
+    assert PIXEL_CROP_TOP in (tmp_path / "copy.mkv").read_bytes()  # FFmpeg knows it, but no frame of PyAV has it
+    np.testing.assert_array_equal(read_video(cropped), read_video(whole))
 
 
 # Display matrices

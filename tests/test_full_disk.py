@@ -149,6 +149,19 @@ def test_on_a_full_disk_a_run_goes_on_and_ends_with_one_line(tiny: Config, tmp_p
         assert [event.step for event in rows.Images("preview")] == [2]
 
 
+def test_a_list_of_bad_videos_that_does_not_fit_is_an_error_in_one_line(tiny: Config, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(50):
+        (tmp_path / "data" / f"bad_{number}.mp4").write_bytes(b"")
+    config = tiny.replaced({"data": str(tmp_path / "data")})
+    code = run_limited(1000, train, tmp_path / "printed", config)
+    printed, out = (tmp_path / "printed").read_text(), Path(config.train.out)
+    assert "Traceback" not in printed
+    assert printed.splitlines()[-1] == f"error: {out}/bad_videos.txt was not written: File too large"
+    assert code == 2
+    assert not everything(out)
+
+
 def fill_until_the_last_step(config: Config) -> None:
     """Train with a limit that is lifted after the first checkpoint, as if someone had freed some space."""
     import vidm.trainer

@@ -85,6 +85,7 @@ def test_a_file_name_of_255_bytes_stops_no_other_video(tmp_path: Path) -> None:
     done = preprocess("--data", tmp_path / "data", "--out", tmp_path / "out", "--frames")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "b" / "00001.png").exists()
+    assert "a.npy: its name is too long for a folder of frames" in done.stderr
 
 
 def test_a_long_video_is_extracted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,7 @@ def evaluate(*flags: object, processes: int = 1) -> list[str]:
     return list(map(str, command))
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_give_the_same_number(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -130,7 +130,7 @@ def train(config: Config) -> None:
     train_or_resume(torch.device("cpu"), config)
 
 
-@pytest.mark.parametrize("limit", [30_000_000, 20_000])
+@pytest.mark.parametrize("limit", [20_000, pytest.param(30_000_000, marks=pytest.mark.slow)])
 def test_on_a_full_disk_a_run_goes_on_and_ends_with_one_line(tiny: Config, tmp_path: Path, limit: int) -> None:
     config = tiny.replaced({"total_iters": 3, "save_freq": 2, "test_freq": 2, "video_timesteps": 4})
     code = run_limited(limit, train, tmp_path / "printed", config)

@@ -139,7 +139,7 @@ def of_launcher(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("timeout", "grace"), [(4, 1), pytest.param(30, 10, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("stopped", [0, 1])
+@pytest.mark.parametrize("stopped", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_suspended_process_ends_the_run(config, tmp_path, timeout, grace, stopped):
     config = config.replaced({"total_iters": 100_000})
     with running(launching_two(config, tmp_path, timeout, grace), tmp_path / "printed.txt") as run:

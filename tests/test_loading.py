@@ -76,6 +76,7 @@ def test_processes_that_die_three_times_in_a_row_end_the_run_in_one_line(capsys)
     assert capsys.readouterr().err.count("; new processes continue") >= 2
 
 
+@pytest.mark.slow
 def test_a_run_whose_loading_processes_are_killed_continues_bit_for_bit(tiny: Config, tmp_path: Path):
     config = tiny.replaced({"total_iters": 12, "save_freq": 1, "workers": 2, "accum_steps": 2})
     undisturbed = config.replaced({"out": str(tmp_path / "undisturbed"), "workers": 0})

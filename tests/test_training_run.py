@@ -204,6 +204,7 @@ def one_of_two(node_rank: int, config: Config, steps: int, path: Path, store: Pa
     launch(save_losses, (config, steps, path), multiprocessing=True, **nodes)
 
 
+@pytest.mark.slow
 def test_twenty_steps_are_the_same_on_one_process_on_two_and_in_micro_batches(tiny, tmp_path):
     config = tiny.replaced({"batch_size": 8, "total_iters": 20, "lr": 1e-4, "penalty_eps": 1e-2})
     expected, _ = losses_and_weights(config, 20)

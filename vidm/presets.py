@@ -17,7 +17,7 @@ _SMALL = {
     "lr": 1e-3,
     "workers": 2,
 }
-# The embedded world's generators. The shipped motion generator is of an earlier, wider form (docs/results).
+# The embedded world's generators, which are shipped in pretrained_models/world.
 _WORLD = {
     **_SMALL,
     "model_channels": 32,

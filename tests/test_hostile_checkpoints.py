@@ -132,6 +132,15 @@ def test_a_tensor_that_is_larger_than_its_file_is_refused(saved, tmp_path, tenso
         read_tensors(path)
 
 
+def test_a_list_that_contains_itself_many_times_is_read_once(saved, tmp_path):
+    twice: list = []
+    for _ in range(40):
+        twice = [twice, twice]
+    read_tensors(
+        rewritten(saved, tmp_path / "nested.pt", versions={"torch": twice})
+    )  # by every path, there are 2**40 lists
+
+
 def test_sparse_weights_are_refused(saved, tmp_path):
     state: dict[str, Tensor] = dict(read_tensors(saved)["state_dict"])
     name = next(iter(state))

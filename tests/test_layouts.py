@@ -410,6 +410,12 @@ def test_ucf101s_official_lists_are_found_and_followed(
     assert numbers(index_clips(".", layout=layout, split="test1")) == [0]
 
 
+@pytest.mark.parametrize("split", ["..", "train/../..", "/"])
+def test_a_split_that_leads_out_of_the_folder_is_refused(world: Path, split: str) -> None:
+    with pytest.raises(ValueError, match=f"--split {split}: it leads out of"):
+        index_clips(world, split=split)
+
+
 def test_ucf101_without_a_split_uses_all_clips_and_names_the_splits(tmp_path: Path) -> None:
     make_ucf(tmp_path, tmp_path / "ucfTrainTestlist")
     assert index_clips(tmp_path).found == (

@@ -127,13 +127,16 @@ def remove_unfinished(folder: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _tensors_in(content: Any) -> Iterator[Tensor]:
-    """All tensors in nested dictionaries and lists."""
+def _tensors_in(content: Any, seen: set[int]) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries and lists, each once: a file can contain one list any number of times."""
+    if id(content) in seen:
+        return
+    seen.add(id(content))
     if isinstance(content, Tensor):
         yield content
     elif isinstance(content, (Mapping, list, tuple)):
         for part in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors_in(part)
+            yield from _tensors_in(part, seen)
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -157,7 +160,10 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         # A tensor may repeat few stored values without end, and use that much memory once it is copied. Weights and
         # averaged weights may be the same.
-        if sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(content)) > 2 * path.stat().st_size:
+        if (
+            sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(content, set()))
+            > 2 * path.stat().st_size
+        ):
             raise ValueError("its tensors are larger than the file")
     except Exception as error:  # damaged files raise errors of many types
         raise ValueError(

@@ -127,6 +127,8 @@ def _list_packed(root: Path, layout: str, split: str) -> Listing:
 def _list_clips(root: Path, layout: str, split: str) -> Listing:
     if layout not in LAYOUTS:
         raise ValueError(f"--layout {layout}: choose from {', '.join(LAYOUTS)}")
+    if Path(split).is_absolute() or ".." in Path(split).parts:  # a checkpoint's split is taken on resuming
+        raise ValueError(f"--split {split}: it leads out of {root}; give the name of a folder in it")
     if is_pack(root):
         return _list_packed(root, layout, split)
     lists = _ucf_lists(root)

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vidm.config import LARGEST
 from vidm.datasets import fit_square
 from vidm.files import WriteError
+from vidm.images import LARGEST_SIDE
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips
 from vidm.packs import PackWriter, probe, read_frames, write_pack
 from vidm.runtime import exit_on_user_error
@@ -77,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     with exit_on_user_error():
-        for flag, value in (("--raw", options.raw), ("--shard-size", options.shard_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"{flag} {value}: give 1 or more")
+        for flag, value, most in (("--raw", options.raw, LARGEST_SIDE), ("--shard-size", options.shard_size, LARGEST)):
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{flag} {value}: give 1 to {most}")
         with write_pack(options.out, options.shard_size << 20) as pack:
             index = index_clips(options.data, layout=options.layout)
             print(f"{options.data}: {index.found}")

@@ -78,10 +78,16 @@ def test_generated_clips_have_no_real_stride_and_no_split_and_begin_at_the_first
     assert made == ClipSelection("made", 4, 5, 16, frame_stride=2, seed=7)
 
 
+@pytest.mark.parametrize("value", [0, 10**20])
 @pytest.mark.parametrize("name", ["num_frames", "resolution", "frame_stride", "real_stride"])
-def test_a_selection_with_a_count_below_one_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        ClipSelection(**{"folder": "real", "num_frames": 4, name: 0})
+def test_a_selection_with_a_count_below_one_or_too_large_is_refused(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be from 1 to "):
+        ClipSelection(**{"folder": "real", "num_frames": 4, name: value})
+
+
+def test_a_resolution_larger_than_the_budget_of_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="resolution is 8193; it must be from 1 to 8192"):
+        ClipSelection("real", 4, resolution=8193)
 
 
 def test_a_stride_needs_longer_videos(folder: Path) -> None:

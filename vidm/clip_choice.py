@@ -13,17 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from vidm.config import LARGEST
 from vidm.datasets import Clips, window_length
+from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import read_frames
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files
 
 
-def check_counts(**counts: int | None) -> None:
-    """Raise ValueError, naming the count, for one that is below 1; None is accepted."""
+def check_counts(most: int = LARGEST, **counts: int | None) -> None:
+    """Raise ValueError, naming the count, for one that is below 1 or above `most`; None is accepted."""
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} is {count}; it must be at least 1")
+        if count is not None and not 1 <= count <= most:
+            raise ValueError(f"{name} is {count}; it must be from 1 to {most}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ClipSelection:
     real_stride-th frame. A clip begins at the first frame or, with `random_start`, at one drawn by the seed. With a
     `window`, only this range of each clip's frames is read. With a `resolution` (px), frames are cropped to the central
     square and resized; None keeps them as stored.
-    Raises ValueError, naming the field, for a count below 1.
+    Raises ValueError, naming the field, for a count below 1 or too large.
     """
 
     folder: str | Path
@@ -53,9 +55,9 @@ class ClipSelection:
     layout: str = "auto"
 
     def __post_init__(self) -> None:
+        check_counts(most=LARGEST_SIDE, resolution=self.resolution)
         check_counts(
             num_frames=self.num_frames,
-            resolution=self.resolution,
             frame_stride=self.frame_stride,
             real_stride=self.real_stride,
         )

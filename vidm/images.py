@@ -22,6 +22,8 @@ LARGEST_GREY = {"I": 65535, "F": 1}
 # Small files can claim sizes that fill the memory. Environment variables of these names raise the budgets: pixels of a
 # frame, frames of a file, and bytes of a video that is read whole.
 BUDGETS = {"VIDM_MAX_PIXELS": 2**26, "VIDM_MAX_FRAMES": 1_000_000, "VIDM_MAX_BYTES": 2**33}
+# Frames that are made, by resizing or rendering, are no larger than a square of the default budget of pixels.
+LARGEST_SIDE = 2**13
 
 
 def budget(name: str) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vidm.config import LARGEST
 from vidm.console import short
 from vidm.files import atomic_write, read_json
 from vidm.video_io import read_video, write_video
@@ -241,8 +242,8 @@ def write_dataset(
     and the resolution [height, width]. Files are written atomically and existing videos are kept. With more than one
     worker, processes are spawned, so the calling script needs `if __name__ == "__main__"`. Raises ValueError for
     invalid numbers, if `out` cannot be a folder, and if it contains a video with other settings. Ours."""
-    if num_videos < 1:
-        raise ValueError(f"num_videos is {num_videos}; give at least 1")
+    if not 1 <= num_videos <= LARGEST:
+        raise ValueError(f"num_videos is {num_videos}; give 1 to {LARGEST}")
     out, camera = Path(out), Camera(resolution)
     CollisionWorld(seed, start, num_frames)  # raises for invalid numbers before anything is written
     try:

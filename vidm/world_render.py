@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vidm.images import LARGEST_SIDE
+
 HALF_SIZES = {"cube": 0.4, "sphere": 0.45, "cylinder": 0.42}  # half of the width and of the height
 BEVEL = 0.06  # width over which an edge is shaded as if rounded
 
@@ -159,12 +161,16 @@ class Camera:
     """The fixed view at one resolution: an int for a square, or (height, width).
 
     The vertical field of view is fixed, so a square picture is the central part of a wide one at any resolution.
-    Raises ValueError for a side below 8 pixels."""
+    Raises ValueError for a side below 8 pixels or above LARGEST_SIDE."""
 
     def __init__(self, resolution: int | tuple[int, int]) -> None:
         self.height, self.width = (resolution, resolution) if isinstance(resolution, int) else resolution
         if min(self.height, self.width) < 8:
             raise ValueError(f"resolution {self.width}x{self.height} is too small; use at least 8 pixels per side")
+        if max(self.height, self.width) > LARGEST_SIDE:
+            raise ValueError(
+                f"resolution {self.width}x{self.height} is too large; use {LARGEST_SIDE} pixels per side at most"
+            )
         columns, rows = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         directions = self.directions(columns, rows)
         reach = -EYE[2] / directions[2]

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vidm.config import LARGEST
 from vidm.datasets import fit_square
-from vidm.files import WriteError
+from vidm.files import LARGEST, WriteError
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips
 from vidm.packs import PackWriter, probe, read_frames, write_pack

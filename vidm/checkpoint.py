@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidm.config import LARGEST, Config
+from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.files import atomic_file, has_wrong_checksum, is_compressed, regular_file
+from vidm.files import LARGEST, atomic_file, has_wrong_checksum, is_compressed, regular_file
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vidm.config import LARGEST
 from vidm.datasets import Clips, window_length
+from vidm.files import LARGEST
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import read_frames

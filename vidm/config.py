@@ -13,6 +13,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from vidm.diffusion import LOSSES, PREDICTIONS, SCHEDULES, space_timesteps
+from vidm.files import LARGEST
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
@@ -22,8 +23,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 # Settings in files of earlier versions that are now constants.
 FIXED = {"in_channels": 3, "out_channels": 6}
-# Numbers without a smaller bound of their own are at most this.
-LARGEST, LARGEST_SEED = 10**9, 2**63 - 1
+LARGEST_SEED = 2**63 - 1
 # The file suffix of a video by format; "frames" is a folder of images.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
 LARGEST_JSON = 1 << 24  # bytes
+LARGEST = 10**9  # a number from a file or flag, without a smaller bound of its own
 LONGEST_PATH = 4096  # bytes, as Linux has it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vidm.config import LARGEST
 from vidm.console import short
-from vidm.files import atomic_write, read_json
+from vidm.files import LARGEST, atomic_write, read_json
 from vidm.video_io import read_video, write_video
 from vidm.world_physics import Discs, simulate
 from vidm.world_render import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius

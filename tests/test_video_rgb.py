@@ -205,7 +205,7 @@ def test_of_two_streams_the_default_is_read(tmp_path: Path, default: int) -> Non
 
 
 def write_with_cover(path: Path, with_video: bool) -> None:
-    """Write sound and a cover of 64x64, and five frames of 48x32 that are marked as made for people who see little."""
+    """Write sound, a cover of 64x64, and five frames of 48x32 with FFmpeg's disposition `visual_impaired`."""
     cover = BytesIO()
     Image.new("RGB", (64, 64)).save(cover, "png")
     with av.open(str(path), "w") as container:

@@ -1,5 +1,6 @@
 """Fixtures of several test files. Each test process uses one thread, so that several can run in parallel."""
 
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_run_survives_its_test() -> Iterator[None]:
+    """A run that a failed test leaves behind would slow down all later ones."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 @pytest.fixture(scope="session")

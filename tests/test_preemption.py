@@ -7,7 +7,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -105,15 +104,6 @@ def kill_repeatedly(config: Config, store: Path, kills: int, processes: int = 1)
             load_checkpoint(path)
     finish(started(config, store.with_name(f"{store.name}-last"), processes))
     assert not list(out.glob(".checkpoint_*"))
-
-
-@pytest.fixture(autouse=True)
-def no_run_survives_its_test() -> Iterator[None]:
-    """A run that a failed test leaves behind would slow down all later ones."""
-    yield
-    for process in multiprocessing.active_children():
-        process.kill()
-        process.join()
 
 
 @pytest.fixture

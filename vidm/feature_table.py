@@ -4,7 +4,8 @@
         table.add([("a key", (64, 64), features)])
 
 A row is written completely or not at all, and several runs can share the file. A file that is damaged or has anything
-else in it is made anew, and a row that has changed counts as missing, so no number is computed from one.
+else in it is made anew, and a damaged row counts as missing. Whoever can write the file can also write rows that fit
+their checksums, which have no secret.
 """
 
 import hashlib

@@ -162,7 +162,7 @@ def test_channel_counts_of_old_files_are_accepted_only_if_they_are_the_fixed_one
     [
         ({"out": ""}, "--out is empty"),
         ({"data": ""}, "--data is empty"),
-        ({"ema_decay": 2.0}, r"--ema-decay 2\.0: give a number from 0 to less than 1"),
+        ({"ema_decay": 2.0}, r"--ema-decay 2\.0: give a number from 0 to 0\.999999999"),
     ],
 )
 def test_empty_folders_and_a_decay_outside_its_range_are_named(values, message):

@@ -12,8 +12,7 @@ the file has a checksum, which is verified on reading.
 
 import re
 import reprlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,17 @@ from torch import Tensor, nn
 
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
-from vidm.files import LARGEST, atomic_file, has_wrong_checksum, is_compressed, regular_file
+from vidm.files import LARGEST, atomic_file
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
+from vidm.tensor_file import read_tensors
 
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 _LISTED = 10  # tensors that an error names
 # To be raised when a saved setting changes its meaning; files without a number have format 1.
 FORMAT = 2
+# Parts of a checkpoint that contain tensors.
+_TENSOR_PARTS = ("state_dict", "ema_state_dict", "optimizer", "scaler")
 # Settings that only the motion generator has.
 MOTION_ONLY = ("video_timesteps", "flow_range", "norm", "use_encoder")
 
@@ -127,60 +129,23 @@ def remove_unfinished(folder: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _tensors_in(content: Any, seen: set[int]) -> Iterator[Tensor]:
-    """All tensors in nested dictionaries and lists, each once: a file can contain one list any number of times."""
-    if id(content) in seen:
-        return
-    seen.add(id(content))
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, (Mapping, list, tuple)):
-        for part in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors_in(part, seen)
-
-
-def read_tensors(path: str | Path) -> dict[str, Any]:
-    """Load a file that torch.save wrote as a dictionary of tensors and plain values, on the CPU.
-
-    Checksums are verified if the file has them, which torch itself does not do. Never runs code from the file. Raises
-    FileNotFoundError or ValueError, naming the file.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give a file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    regular_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the error below says what is wrong
-            # torch.save compresses nothing, and a small compressed file could fill the memory.
-            if is_compressed(path) or has_wrong_checksum(path):
-                raise ValueError("a part is compressed or does not match its checksum")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        # A tensor may repeat few stored values without end, and use that much memory once it is copied. Weights and
-        # averaged weights may be the same.
-        if (
-            sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(content, set()))
-            > 2 * path.stat().st_size
-        ):
-            raise ValueError("its tensors are larger than the file")
-    except Exception as error:  # damaged files raise errors of many types
-        raise ValueError(
-            f"{path} is truncated, damaged, not a PyTorch file, or contains code (which was not run): "
-            "download or write it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} contains a {type(content).__name__}, not a dictionary of weights")
-    return content
-
-
 def is_state(value: Any) -> bool:
-    """Whether a value is a dictionary of dense tensors by name."""
+    """Whether a value is a dictionary of tensors by name."""
     return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
-        for name, tensor in value.items()
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
     )
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    """A copy of settings, of which a checkpoint contains what JSON can. Raises ValueError for tensors, for example."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if not isinstance(value, (Mapping, list, tuple)) or (value and id(value) in seen):
+        raise ValueError(f"a setting is a {type(value).__name__}, or is there twice")
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        return {_plain(name, seen): _plain(part, seen) for name, part in value.items()}
+    return [_plain(part, seen) for part in value]
 
 
 def _from_format_1(config: Config) -> Config:
@@ -195,19 +160,23 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
     if missing:
         raise ValueError(f"{path} is not a VIDM checkpoint: it lacks {', '.join(sorted(missing))}")
     states = content["state_dict"], content["ema_state_dict"]
-    if not (all(is_state(s) for s in states) and isinstance(content["optimizer"], dict)):
+    if not (all(is_state(s) for s in states) and all(isinstance(content.get(n, {}), Mapping) for n in _TENSOR_PARTS)):
         raise ValueError(f"{path} is not a VIDM checkpoint: its weights are not named tensors")
-    if not (isinstance(content["iters"], int) and 0 <= content["iters"] <= LARGEST):
-        raise ValueError(f"{path} is not a VIDM checkpoint: its step is {reprlib.repr(content['iters'])}")
-    if not all(isinstance(content.get(name, {}), Mapping) for name in ("scaler", "versions")):
-        raise ValueError(f"{path} is not a VIDM checkpoint: its scaler or versions are no dictionary")
     try:
-        config = Config.from_dict(content["config"])
-        if content.get("format", 1) == 1:
+        settings = _plain({name: part for name, part in content.items() if name not in _TENSOR_PARTS}, set())
+        step, versions = settings["iters"], settings.get("versions", {})
+        if not (type(step) is int and 0 <= step <= LARGEST):
+            raise ValueError(f"its step is {reprlib.repr(step)}")
+        if not isinstance(versions, dict):
+            raise ValueError("its versions are no dictionary")
+        if settings.get("format", 1) not in range(1, FORMAT + 1):
+            raise ValueError(f"its format is {reprlib.repr(settings['format'])}, and this version knows up to {FORMAT}")
+        config = Config.from_dict(settings["config"])
+        if settings.get("format", 1) == 1:
             config = _from_format_1(config)
-        progress = Progress(**content["progress"]) if content.get("progress") else None
-        if progress and not all(isinstance(count, int) for count in asdict(progress).values()):
-            raise ValueError("its progress is not in whole numbers")
+        progress = Progress(**settings["progress"]) if settings.get("progress") else None
+        if progress and not all(type(count) is int and 0 <= count <= LARGEST for count in asdict(progress).values()):
+            raise ValueError(f"its progress is not in whole numbers up to {LARGEST}")
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or was written by another version: {error}") from error
     if config.model.generator == "content" and any(name.startswith("unet.") for name in states[0]):
@@ -215,16 +184,8 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
             f"{path} has the content generator of an earlier version, a network without constant input and timestep "
             "embedding: train it again"
         )
-    return Checkpoint(
-        content["iters"],
-        config,
-        *states,
-        content["optimizer"],
-        content.get("scaler", {}),
-        progress,
-        content.get("versions", {}),
-        source=str(path),
-    )
+    scaler = content.get("scaler", {})
+    return Checkpoint(step, config, *states, content["optimizer"], scaler, progress, versions, source=str(path))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state, read_tensors
+from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state
 from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write, read_json, regular_file
+from vidm.tensor_file import read_tensors
 
 PREFIX = "module."
 # <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).

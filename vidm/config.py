@@ -101,7 +101,7 @@ class DiffusionConfig:
         "eps", "output of the network: eps, the published one, or v, for short training", "--prediction", PREDICTIONS
     )
     p2_gamma: float = setting(1.0, "exponent of the P2 weighting of eps (0: no weighting)", "--p2-gamma", least=0)
-    p2_k: float = setting(1.0, "offset of the P2 weighting")
+    p2_k: float = setting(1.0, "offset of the P2 weighting", least=0)
     loss: str = setting(
         "charbonnier", "penalty: charbonnier (robust), or mse, the squared error of the authors' code", "--loss", LOSSES
     )
@@ -137,7 +137,7 @@ class DataConfig:
 class TrainConfig:
     """The optimization, its logs and its checkpoints."""
 
-    batch_size: int = setting(256, "samples per optimizer step over all GPUs", "--batch-size -b", least=1)
+    batch_size: int = setting(256, "samples per optimizer step over all GPUs", "--batch-size -b", least=1, most=10**6)
     accum_steps: int = setting(1, "micro-batches per step, whose gradients are averaged", "--accum-steps", least=1)
     workers: int = setting(32, "data loading processes over all GPUs, at most one per core", "--workers -j", least=0)
     total_iters: int = setting(800_000, "last optimizer step", "--total-iters", least=1)
@@ -147,8 +147,10 @@ class TrainConfig:
     )
     warmup_iters: int = setting(0, "steps over which the learning rate rises to --lr", "--warmup-iters", least=0)
     weight_decay: float = setting(0.0, "weight decay of AdamW", "--weight-decay", least=0)
-    clip_norm: float = setting(1.0, "largest norm of the gradient; larger ones are scaled down")
-    ema_decay: float = setting(0.999, "decay of the averaged weights, which are used for sampling", "--ema-decay")
+    clip_norm: float = setting(1.0, "largest norm of the gradient; larger ones are scaled down", above=0)
+    ema_decay: float = setting(
+        0.999, "decay of the averaged weights, which are used for sampling", "--ema-decay", least=0, most=1 - 1e-9
+    )
     precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)
     compile: bool = setting(False, "compile the networks: the first steps are slow, later ones faster", "--compile")
     checkpoint_activations: str = setting(
@@ -242,8 +244,6 @@ class Config:
         for flag, path in (("--out", train.out), ("--data", self.data.data)):
             if not path:
                 raise ValueError(f"{flag} is empty: give a folder")
-        if not 0 <= train.ema_decay < 1:
-            raise ValueError(f"--ema-decay {train.ema_decay}: give a number from 0 to less than 1")
         if self.data.test_split and not self.data.held_out:
             raise ValueError("--held-out 0: --test-split needs 1 or more")
         if train.eval_freq and self.model.generator == "content":
@@ -266,7 +266,7 @@ class SampleConfig:
         None, "number of videos (default: one per first frame; 16 if they are generated)", "--num-samples -ns", least=1
     )
     num_frames: int | None = setting(None, "frames per video (default: as trained)", "--num-frames", least=1)
-    batch_size: int = setting(16, "videos per batch of a process", "--batch-size -b", least=1)
+    batch_size: int = setting(16, "videos per batch of a process", "--batch-size -b", least=1, most=10**6)
     sampler: str = setting("dpm-solver++", "sampler", "--sampler", tuple(SAMPLERS))
     steps: str = setting("20", "denoising steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
     content_steps: str = setting("", "denoising steps of a generated first frame (default: --steps)", "--content-steps")

@@ -306,14 +306,6 @@ def has_wrong_checksum(path: str | Path) -> bool:
         return parts.testzip() is not None
 
 
-def is_compressed(path: str | Path) -> bool:
-    """Whether a zip file has a compressed part. False for files of other formats. Ours."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as parts:
-        return any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
-
-
 def sha256_of(paths: Iterable[Path]) -> str:
     """The sha256 (hexadecimal) of one file's bytes, or of the sizes and bytes of several files in the given order.
 

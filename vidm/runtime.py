@@ -173,5 +173,7 @@ def exit_on_user_error() -> Iterator[None]:
             if "Traceback (most recent call last):\n" in message:
                 message = re.sub(r"^(\w+\.)+\w*Error: ", "", message.split("\n")[-1])
             _exit("error: " + (message.replace("\n", "\\n") or type(error).__name__), 2)
+        except MemoryError as error:
+            _exit(f"error: out of memory on the CPU: {str(error) or 'use smaller settings'}", 2)
         except KeyboardInterrupt:
             _exit("interrupted", 130)

@@ -10,7 +10,8 @@ therefore take the same step, and a run that was stopped and resumed gives the s
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,19 @@ def _match_strides(optimizer: torch.optim.Optimizer) -> None:
         for name, moment in state.items():
             if moment.shape == weight.shape:
                 state[name] = torch.empty_like(weight, requires_grad=False).copy_(moment)
+
+
+def _check_moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `stored` has AdamW's moments of some of the optimizer's weights."""
+    (group,) = optimizer.state_dict()["param_groups"]
+    (stored_group,) = stored["param_groups"]
+    if list(stored_group["params"]) != group["params"] or not set(stored["state"]) <= set(group["params"]):
+        raise ValueError("another number of weights")
+    weights = optimizer.param_groups[0]["params"]
+    for number, moments in stored["state"].items():
+        shapes = {"step": (), "exp_avg": weights[number].shape, "exp_avg_sq": weights[number].shape}
+        if {name: tensor.shape for name, tensor in moments.items()} != shapes:
+            raise ValueError(f"moments of weight {number} of another shape")
 
 
 def _check_same_step(step: int, device: torch.device) -> None:
@@ -138,7 +152,9 @@ class Trainer:
         self.ema.load_state_dict(resume.ema_state_dict)
         try:
             if resume.optimizer:
-                self.optimizer.load_state_dict(dict(resume.optimizer))
+                _check_moments(self.optimizer, resume.optimizer)
+                own = self.optimizer.state_dict()["param_groups"]  # settings come from the configuration
+                self.optimizer.load_state_dict({"state": resume.optimizer["state"], "param_groups": own})
                 _match_strides(self.optimizer)
             if resume.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(dict(resume.scaler))

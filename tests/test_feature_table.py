@@ -19,12 +19,12 @@ def row(seed: int) -> np.ndarray:
 @pytest.mark.parametrize("kept", [True, False])
 def test_rows_are_returned_in_the_order_of_the_keys(tmp_path: Path, kept: bool) -> None:
     table = FeatureTable(tmp_path / "cache" if kept else None)
-    table.add([(f"{i}", (3, i), row(i)) for i in range(600)])
+    table.add([(f"{i}", (3, i + 1), row(i)) for i in range(600)])
     keys = [f"{i}" for i in range(599, -1, -1)]
     blocks = list(table.blocks(keys))
     assert [len(block) for block in blocks] == [256, 256, 88]
     np.testing.assert_array_equal(np.concatenate(blocks), [row(i) for i in range(599, -1, -1)])
-    assert table.size_of("41") == (3, 41)
+    assert table.size_of("41") == (3, 42)
     assert table.size_of("nothing") is None
     assert [path.name for path in tmp_path.rglob("*.sqlite")] == [FILE_NAME] * kept
 
@@ -177,3 +177,28 @@ def test_a_pipe_and_a_link_out_of_the_folder_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"features\.sqlite is a link that leads out of its folder"):
         FeatureTable(tmp_path / "linked")
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "features"),
+    [
+        ((1, 2), np.zeros(7)),  # an FVD of rows of zeros is 0
+        ((1, 2), np.full(7, 3.5)),
+        ((1, 2), row(1) * 1e120),
+        ((0, 2), row(1)),
+        ((1, -2), row(1)),
+        ((1, "\x1b[31m"), row(1)),
+        ((1, None), row(1)),
+    ],
+)
+def test_a_row_that_is_not_plausible_counts_as_missing_although_its_checksum_fits(tmp_path, size, features):
+    with closing(FeatureTable(tmp_path)) as table:
+        table.add([("a", size, features)])
+    with closing(FeatureTable(tmp_path)) as table:
+        assert table.size_of("a") is None
+
+
+def test_a_detector_may_return_rows_of_equal_values(tmp_path):
+    with closing(FeatureTable(tmp_path)) as table:
+        table.add([("a", (1, 2), np.zeros(7))])
+        np.testing.assert_array_equal(next(table.blocks(["a"]))[0], np.zeros(7))

@@ -4,8 +4,8 @@
         table.add([("a key", (64, 64), features)])
 
 A row is written completely or not at all, and several runs can share the file. A file that is damaged or has anything
-else in it is made anew, and a damaged row counts as missing. Whoever can write the file can also write rows that fit
-their checksums, which have no secret.
+else in it is made anew, and a row that is damaged or not plausible counts as missing. Whoever can write the file can
+also write plausible rows that fit their checksums, which have no secret.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ FILE_NAME = "features.sqlite"
 BLOCK = 256
 WAIT_S = 60.0
 LARGEST_ROW = 2**24  # bytes
+LARGEST_FEATURE = 1e100  # the sums of their squares are finite
 TABLE = "features (key TEXT PRIMARY KEY, height INT, width INT, row BLOB, sha256 BLOB)"
 
 Size = tuple[int, int]
@@ -48,6 +49,10 @@ def _sha256(key: str, size: Sequence[object], row: bytes) -> bytes:
     return hashlib.sha256(f"{key} {size[0]} {size[1]} ".encode() + row).digest()
 
 
+def _varies(features: np.ndarray) -> bool:
+    return len(features) == 1 or bool((features != features[0]).any())
+
+
 class FeatureTable:
     """Stores features, float64 (d,), by key, with the (height, width) of their clips.
 
@@ -56,6 +61,8 @@ class FeatureTable:
     """
 
     def __init__(self, folder: str | Path | None) -> None:
+        # Rows of equal values, such as zeros, are believed only if this run computed them.
+        self._constant: set[str] = set()
         self.path = target_of(Path(folder, FILE_NAME)) if folder and is_main() else None
         with self._errors_with_path():
             if self.path:
@@ -85,7 +92,9 @@ class FeatureTable:
         if sha256 != _sha256(key, (height, width), row) or len(row) % 8:
             return None
         features = np.frombuffer(row, "<f8")
-        return ((height, width), features) if np.isfinite(features).all() else None
+        plausible = (np.abs(features) <= LARGEST_FEATURE).all() and (key in self._constant or _varies(features))
+        is_size = all(type(side) is int and side > 0 for side in (height, width))
+        return ((height, width), features) if plausible and is_size else None
 
     def size_of(self, key: str) -> Size | None:
         """Return the (height, width) of a row's clip, or None if there is no such row."""
@@ -97,6 +106,8 @@ class FeatureTable:
         values = []
         for key, size, features in rows:
             row = np.asarray(features, dtype="<f8").tobytes()
+            if not _varies(features):
+                self._constant.add(key)
             values.append((key, *size, row, _sha256(key, size, row)))
         with self._errors_with_path(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?)", values)

@@ -25,7 +25,7 @@ from vidm.config import DataConfig
 from vidm.datasets import fit_square
 from vidm.files import atomic_write
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
-from vidm.packs import probe, read_frames
+from vidm.packs import pack_of, probe, read_frames
 from vidm.runtime import exit_on_user_error
 from vidm.verify import damaged_clip, verify
 from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
 def codec_of(path: Path) -> str:
     """Return the codec of a container, else the file type."""
-    if not path.exists():
+    if pack_of(path):
         return "in a pack"
     if path.is_dir():
         return f"{frame_files(path)[0].suffix.lower()[1:]} frames"

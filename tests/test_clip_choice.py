@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidm.clip_choice import ClipSelection, choose_clips, halves
+from vidm.clip_choice import ClipSelection, choose_clips, halves, kinds_of
 from vidm.datasets import Clips
+from vidm.layouts import index_clips
+from vidm.packs import write_pack
 from vidm.video_io import write_video
 
 NUM_VIDEOS, NUM_FRAMES = 12, 9
@@ -114,3 +116,13 @@ def test_halves_are_disjoint_and_of_equal_size_and_drawn_by_the_seed(folder: Pat
     assert not set(one) & set(two)
     assert halves(clips, seed=0) == (one, two)
     assert halves(clips, seed=1) != (one, two)
+
+
+@pytest.mark.parametrize("names", [["."], [".", "a"], ["a", "a/b.npy"]])
+def test_clips_of_a_pack_have_a_kind_whatever_their_names(tmp_path: Path, names: list[str]) -> None:
+    with write_pack(tmp_path / "pack") as writer:
+        for name in names:
+            writer.add_raw(name, np.zeros((2, 8, 8, 3), np.uint8))
+    kinds = kinds_of(index_clips(tmp_path / "pack"))
+    assert sum(kinds.values()) == len(names)
+    assert set(kinds) <= {"frames", "npy"}

@@ -111,7 +111,9 @@ def test_an_index_without_checksums_is_read(pack: Path) -> None:
     assert not [reason for _, reason in verify(list_pack(pack), [3, 3, 3])]
 
 
-@pytest.mark.parametrize("name", ["../a.npy", "..", "/etc/passwd", "a/../../b", "a//b", "./a", "", "a\0b", 3, None])
+@pytest.mark.parametrize(
+    "name", ["../a.npy", "..", "/etc/passwd", "a/../../b", "a//b", "./a", "", "a\0b", "x" * 300, 3, None]
+)
 def test_a_clip_outside_the_pack_is_refused(pack: Path, name: Any) -> None:
     index = index_of(pack)
     index["clips"][0][0] = name
@@ -193,6 +195,7 @@ def test_links_pipes_and_devices_are_refused_without_being_opened(
         (5, 0, "a width is 0"),
         (5, True, "a width is of the type bool"),
         (6, float("nan"), "a frame rate is not a positive number"),
+        (6, 10**400, "a frame rate is not a positive number"),
     ],
 )
 def test_numbers_that_cannot_be_right_are_refused(pack: Path, column: int, value: Any, reason: str) -> None:

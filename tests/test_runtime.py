@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vidm import cli
-from vidm.runtime import provenance, versions_of
+from vidm.runtime import exit_on_user_error, provenance, versions_of
 
 FAULTS = """
 import resource, sys, torch
@@ -59,3 +59,33 @@ def test_provenance_contains_date_versions_and_device():
     assert found["versions"] == {"torch": torch.__version__, "no-such-package": "not installed"}
     assert found["device"] == "cpu"
     assert abs(datetime.now(timezone.utc) - datetime.fromisoformat(found["date"])) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("Unable to allocate 9 GiB"), "error: out of memory (Unable to allocate 9 GiB): use smaller"),
+        (MemoryError(), "error: out of memory (MemoryError): use smaller"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "error: out of memory (CUDA out of memory. Tried)"),
+        (
+            RuntimeError(
+                "Caught _ArrayMemoryError in worker 0.\nTraceback:\nnumpy._ArrayMemoryError: Unable to allocate"
+            ),
+            "error: out of memory (Unable to allocate)",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "error: out of memory (DefaultCPUAllocator: can't",
+        ),
+    ],
+)
+def test_memory_that_runs_out_anywhere_is_reported_in_one_line(capsys, error, line):
+    with pytest.raises(SystemExit) as stopped, exit_on_user_error():
+        raise error
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="expected 3 channels"), exit_on_user_error():
+        raise RuntimeError("expected 3 channels")

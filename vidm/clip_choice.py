@@ -17,7 +17,7 @@ from vidm.datasets import Clips, window_length
 from vidm.files import LARGEST
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
-from vidm.packs import read_frames
+from vidm.packs import is_pack, read_frames
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files
 
 
@@ -147,7 +147,9 @@ class FolderContents(NamedTuple):
 def _kind(path: Path) -> str:
     if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
         return path.suffix.lower()[1:]
-    return f"{frame_files(path)[0].suffix.lower()[1:]} frames" if path.is_dir() else "frames"  # those of a pack
+    if path.is_dir() and not is_pack(path):
+        return f"{frame_files(path)[0].suffix.lower()[1:]} frames"
+    return "frames"  # those of a pack
 
 
 def _size(path: Path) -> str:

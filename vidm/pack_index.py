@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from vidm.files import LARGEST
 from vidm.images import check_budget
 from vidm.video_io import VideoError, VideoInfo
 
@@ -35,6 +36,7 @@ CRC32 = ', "crc32": '  # before the checksum of all the rest, at the end of the 
 PIECE_BYTES = 32
 CHUNK = PIECE_BYTES << 16
 MAX_INDEX_BYTES = 1 << 29  # six million clips
+LONGEST_NAME = 255  # bytes of each part of a path, on most disks
 
 
 class Clip(NamedTuple):
@@ -71,7 +73,8 @@ def _size_of(path: Path) -> int:
 
 def check_name(name: str) -> None:
     """Raise ValueError unless the name of a clip is a relative path inside the pack, in its shortest form. Ours."""
-    if name.startswith(("/", "../")) or name == ".." or name != normpath(name) or "\0" in name:
+    is_inside = not name.startswith(("/", "../")) and name != ".." and name == normpath(name)
+    if not is_inside or "\0" in name or max(map(len, os.fsencode(name).split(b"/"))) > LONGEST_NAME:
         raise ValueError(f"{name[:80]!r} is not a name inside the pack")
 
 
@@ -162,7 +165,6 @@ class PackIndex:
         _check_types("the name of a clip", names, str)
         for name in names:
             check_name(name)
-        os.fsencode("".join(names))
         self.numbers = {name: number for number, name in enumerate(names)}
         if len(self.numbers) < len(names):
             raise ValueError("two clips have the same name")
@@ -175,8 +177,8 @@ class PackIndex:
         check_budget("VIDM_MAX_FRAMES", self.num_frames.max())
         check_budget("VIDM_MAX_PIXELS", int(self._sizes.astype(np.float64).prod(axis=0).max()))
         _check_types("a frame rate", rates, float, int, type(None))
-        if not all(0 < rate < float("inf") for rate in rates if rate is not None):
-            raise ValueError("a frame rate is not a positive number")
+        if not all(0 < rate <= LARGEST for rate in rates if rate is not None):
+            raise ValueError("a frame rate is not a positive number, or too large")
         self._rates = rates
         counts = np.where(np.frombuffer(self._kinds, np.uint8) == KINDS.index("video"), 1, self.num_frames)
         ends = list(accumulate(counts.tolist(), initial=0))

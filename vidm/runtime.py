@@ -88,18 +88,22 @@ def keep_freed_memory(kept: bool = True) -> bool:
     return all(libc.mallopt(parameter, value) for parameter, value in values.items())
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    # From a data loading process, a MemoryError arrives as a RuntimeError with its traceback as text.
+    signs = ("DefaultCPUAllocator", "MemoryError: ")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs)
+
+
 @contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """Turn a failed allocation, on a GPU or the CPU, into a ValueError that says what does not fit, and the advice."""
     try:
         yield
-    except RuntimeError as error:
-        on_cpu = "DefaultCPUAllocator" in str(error)
-        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
+        on_cpu = not isinstance(error, torch.OutOfMemoryError)
         raise ValueError(f"out of memory{' on the CPU' * on_cpu}: {what} do not fit; {advice}") from error
-    except MemoryError as error:
-        raise ValueError(f"out of memory on the CPU: {what} do not fit; {advice}") from error
 
 
 def more_micro_batches(samples: int, accum_steps: int) -> int | None:
@@ -173,7 +177,10 @@ def exit_on_user_error() -> Iterator[None]:
             if "Traceback (most recent call last):\n" in message:
                 message = re.sub(r"^(\w+\.)+\w*Error: ", "", message.split("\n")[-1])
             _exit("error: " + (message.replace("\n", "\\n") or type(error).__name__), 2)
-        except MemoryError as error:
-            _exit(f"error: out of memory on the CPU: {str(error) or 'use smaller settings'}", 2)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = str(error).strip().split("\n")[-1].rpartition("Error: ")[2]
+            _exit(f"error: out of memory ({reason or 'MemoryError'}): use smaller settings, or less of them at once", 2)
         except KeyboardInterrupt:
             _exit("interrupted", 130)

@@ -68,10 +68,10 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def print0(message: str) -> None:
-    """Print a line once, whatever the number of processes."""
+def print0(*lines: str) -> None:
+    """Print lines once, whatever the number of processes."""
     if is_main():
-        print(message, flush=True)
+        print(*lines, sep="\n", flush=True)
 
 
 def pick_device(local_rank: int = 0) -> torch.device:

@@ -228,7 +228,7 @@ def read_samples(data: Path) -> None:
     """Read what a training reads: the index, and a sample of each video."""
     index = index_clips(data, min_frames=NUM_FRAMES)
     if index.skipped:
-        print(index.skipped_message())
+        print(*index.skipped_message().splitlines(), sep="\n")
     samples = FrameTriplets(index, SIZE, NUM_FRAMES, seed=0)
     for i in range(len(samples)):
         samples[0, i]

@@ -88,7 +88,9 @@ def measure(reference: Path, folders: dict[str, Path]) -> dict[str, float]:
         name: compute_fvd(reference, folder, detector, NUM_FRAMES, resolution=RESOLUTION).value
         for name, folder in folders.items()
     }
-    print(f"\n{name_of(detector)}\nof {NUM_TEST} videos to {NUM_TEST} other real ones:")
+    print()
+    print(name_of(detector))
+    print(f"of {NUM_TEST} videos to {NUM_TEST} other real ones:")
     for name, value in distances.items():
         print(f"  {value:9.3f}  {name}")
     return distances
@@ -157,7 +159,8 @@ def main(out: Path) -> int:
     data, page = out / "data", out / "report.html"
     test = make_data(data / "test", NUM_TEST, seed=2)
     shipped = show_shipped(out, test)
-    print(f"\nwrote videos of the shipped generators to {page} after {time.monotonic() - started:.0f} seconds\n")
+    print()
+    print(f"wrote videos of the shipped generators to {page} after {time.monotonic() - started:.0f} seconds\n")
     make_data(data / "train", NUM_TRAIN, seed=1)
     reference = make_data(data / "reference", NUM_TEST, seed=3)
 
@@ -200,7 +203,8 @@ def main(out: Path) -> int:
         settings=settings_of(motion_minutes, content_minutes),
     )
     write_report(page, report)
-    print(f"\nwrote {page} after {(time.monotonic() - started) / 60:.1f} minutes; open it in a browser")
+    print()
+    print(f"wrote {page} after {(time.monotonic() - started) / 60:.1f} minutes; open it in a browser")
     if distances["continued after a short training"] >= distances["continued without training"]:
         print("error: the trained generator is not closer to real videos than the untrained one", file=sys.stderr)
         return 1

@@ -36,13 +36,6 @@ free_bytes() {
     df -Pk "$existing" | awk 'NR == 2 { printf "%.0f", $4 * 1024 }'
 }
 
-# size_of ADDRESS: print the archive's size as reported by the server; fail if the server does not report one.
-size_of() {
-    local headers
-    headers=$(curl --proto =http,https --fail --location --head --silent --connect-timeout 20 "$1") || return
-    length_of <<<"$headers"
-}
-
 wanted=
 for part in $parts; do
     if [ -d "$folder/$(split_of "$part")" ]; then

@@ -42,7 +42,7 @@ download() {
             rm -f "$part" "$part.from"
             continue
         fi
-        [ -L "$folder/downloads.sha256" ] && rm -f "$folder/downloads.sha256"
+        is_file "$folder/downloads.sha256" || rm -f "$folder/downloads.sha256"
         echo "$found  $file" >>"$folder/downloads.sha256" && mv "$part" "$folder/$file" && rm -f "$part.from" &&
             echo "$folder/$file  sha256 $found" && return
     done

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             index = index_clips(options.data, layout=options.layout)
             print(f"{options.data}: {index.found}")
             if index.skipped:
-                print(index.skipped_message(), file=sys.stderr)
+                print(*index.skipped_message().splitlines(), sep="\n", file=sys.stderr)
             num_bad = len(index.skipped) + add(pack, index, options.raw)
         shards = list(Path(options.out).glob("*.tar"))
         size = sum(shard.stat().st_size for shard in shards)

@@ -146,7 +146,8 @@ def end_point_errors(spynet: SPyNet, pairs: Pairs) -> list[dict[str, Any]]:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    print("| displacement | point | share of pixels | zero flow, px | SPyNet, px |\n|---|---|--:|--:|--:|")
+    print("| displacement | point | share of pixels | zero flow, px | SPyNet, px |")
+    print("|---|---|--:|--:|--:|")
     for row in rows:
         shown = f"{row['share']:.2%} | {row['zero_flow']:.2f} | {row['spynet']:.2f}"
         print(f"| {row['displacement']} | {row['point']} | {shown} |")

@@ -259,6 +259,7 @@ def test_steps_are_counted_from_start_iters(world, tmp_path, capsys):
         ("--init {text}", "text.pt"),
         ("--gpu -1", "--gpu -1"),
         ("--start-iters -2", "--start-iters -2"),
+        (f"--start-iters {10**20}", f"--start-iters {10**20}: give a number from 0 to 1000000000"),
         ("--world-size 2", "--world-size and --rank count nodes"),
         ("--resume {empty}", "is a folder"),
         ("--world-size 2 --rank 5 --multiprocessing-distributed", "--rank 5"),

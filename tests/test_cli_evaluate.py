@@ -1,6 +1,7 @@
 """Tests of the evaluation commands: printed text, records, pages and errors."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from vidm.cli_evaluate import (
     evaluate_vis_parser,
 )
 from vidm.detectors import PROTOCOLS, load_detector
+from vidm.evaluation import ready_to_write
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
 from vidm.video_io import read_video, write_video
@@ -268,18 +270,18 @@ def test_the_inception_score_is_printed_and_recorded(
     [
         ("-n 6 -ns 9", "8 video(s) of 6 frames or more and 9 are needed"),
         ("-n 7", "the longest has 6"),
-        ("-n 0", "num_frames is 0"),
-        ("-n 6 -b 0", "batch_size is 0"),
-        ("-n 6 --frame-stride 0", "frame_stride is 0"),
-        ("-n 6 --real-stride 0", "real_stride is 0"),
-        ("-n 6 --repeats 0", "repeats is 0"),
-        ("-n 6 -r 0", "resolution is 0"),
+        ("-n 0", "--nframes 0: give a number from 1 to 1000000000"),
+        ("-n 6 -b 0", "--batch 0: give"),
+        ("-n 6 --frame-stride 0", "--frame-stride 0: give"),
+        ("-n 6 --real-stride 0", "--real-stride 0: give"),
+        ("-n 6 --repeats 0", "--repeats 0: give"),
+        ("-n 6 -r 0", "--resolution 0: give"),
         ("-n 6 --split absent", "--split absent"),
         ("-n 6 --cache {file}", "another --cache"),
         ("-n 6 --json {folder}", "is a folder: give the name of a file"),
         ("-n 6 --report {file}/a.html", "{file}"),
-        ("-n 0 --metrics psnr", "num_frames is 0"),
-        ("-n 6 --metrics psnr -r 0", "resolution is 0"),
+        ("-n 0 --metrics psnr", "--nframes 0"),
+        ("-n 6 --metrics psnr -r 0", "--resolution 0: give"),
         ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels or more"),
         ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for; there are 8"),
     ],
@@ -308,8 +310,14 @@ def test_an_unknown_metric_is_named_in_the_error(videos: tuple[Path, Path], caps
     [
         ("--suite -n 16", "-n and --frame-stride have no effect with --suite"),
         ("--metrics psnr --repeats 4", "--repeats has no effect on PSNR and SSIM"),
-        ("--workers 0", "--workers 0: give 1 or more"),
-        ("--seed -1", "--seed -1: give 0 or more"),
+        ("--workers 0", "--workers 0: give a number from 1 to 1024"),
+        ("--workers 1000000", "--workers 1000000: give a number from 1 to 1024"),
+        ("--seed -1", "--seed -1: give a number from 0 to 4294967295"),
+        (f"--seed {10**23}", f"--seed {10**23}: give a number from 0 to 4294967295"),
+        (f"-b {10**10}", f"--batch {10**10}: give a number from 1 to 1000000000"),
+        (f"--repeats {10**10}", f"--repeats {10**10}: give a number"),
+        (f"--frame-stride {10**10}", f"--frame-stride {10**10}: give a number"),
+        ("-r 10000", "--resolution 10000: give a number from 1 to 8192"),
         ("--fram 2", "unrecognized arguments: --fram 2"),
     ],
 )
@@ -319,3 +327,44 @@ def test_a_flag_without_effect_or_an_invalid_one_is_one_line(flags, message, cap
     assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize("flag", ["--dir1", "--dir2", "--i3d", "--json", "--report", "--cache"])
+def test_an_empty_path_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        evaluate_fvd_main(["-dir1", "A", "-dir2", "B", flag, ""])
+    assert capsys.readouterr().err == f"error: {flag} is empty: give a path, or leave it out\n"
+
+
+@pytest.mark.parametrize("flag", ["-dir1", "-i3d"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_not_called_missing(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, kind: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "pipe" if kind == "pipe" else Path("/dev/zero")
+    with pytest.raises(SystemExit, match="2"):
+        run(videos, flag, path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path} is a pipe or a device: give a ")
+
+
+@pytest.mark.parametrize("flag", ["--json", "--report"])
+def test_a_pipe_without_a_reader_is_refused_before_the_measurement(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit, match="2"):
+        run(videos, "-n", 4, flag, tmp_path / "pipe")
+    printed = capsys.readouterr()
+    assert printed.err.endswith("pipe is a pipe or socket that no process reads: start its reader first\n")
+    assert "videos" not in printed.out
+
+
+def test_the_reader_of_a_pipe_sees_no_end_before_the_record(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with ready_to_write(str(tmp_path / "pipe"), "/dev/null", None), pytest.raises(BlockingIOError):
+        os.read(reader, 1)
+    assert os.read(reader, 1) == b""
+    os.close(reader)

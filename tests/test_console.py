@@ -17,8 +17,8 @@ from vidm.video_io import write_video
 
 ROOT = Path(__file__).parent.parent
 # A title, colours, the end of the line, C1's control sequence, the direction of text, and a byte that is not UTF-8.
-NAME = "a\x1b]0;title\x07\x1b[31m\r\x9b2J\u202eb\udce4"
-ESCAPED = r"a\x1b]0;title\x07\x1b[31m\r\x9b2J\u202eb\udce4"
+NAME = "a\x1b]0;title\x07\x1b[31m\r\n\x9b2J\u202eb\udce4"
+ESCAPED = r"a\x1b]0;title\x07\x1b[31m\r\n\x9b2J\u202eb\udce4"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 
 
@@ -34,8 +34,29 @@ class Terminal(io.TextIOWrapper):
 
 def test_control_characters_are_escaped_and_other_text_is_not() -> None:
     assert printable(NAME) == printable(printable(NAME)) == ESCAPED
-    text = "\xdcberraschung/\u0432\u0438\u0434\u0435\u043e \u732b.mp4:\t1 x 2\nsecond line"
+    text = "\xdcberraschung/\u0432\u0438\u0434\u0435\u043e \u732b.mp4:\t1 x 2"
     assert printable(text) == text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028"])
+@pytest.mark.parametrize("write", [print, tqdm.write])
+def test_what_is_printed_is_one_line_whatever_the_name_of_a_file(
+    monkeypatch: pytest.MonkeyPatch, end: str, write
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console():
+        write(f"skipped: a{end}error: b.mp4", file=sys.stderr)
+    assert terminal.text() == f"skipped: a{end.encode('unicode_escape').decode()}error: b.mp4\n"
+
+
+def test_several_lines_are_several_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with console():
+        print("first", "second", sep="\n")
+        sys.stdout.write("third\n\n")
+    assert terminal.text() == "first\nsecond\nthird\n\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -41,7 +41,7 @@ def download(server: FileServer, *words: object, sources: str = "good") -> subpr
         "VIDM_SOURCES": " ".join(f"{server.base}/{source}" for source in sources.split()),
         "no_proxy": "127.0.0.1",
     }
-    return subprocess.run([str(SCRIPT), *map(str, words)], env=environment, capture_output=True, text=True)
+    return subprocess.run([str(SCRIPT), *map(str, words)], env=environment, capture_output=True, text=True, timeout=60)
 
 
 def error_of(done: subprocess.CompletedProcess[str]) -> str:

@@ -35,7 +35,7 @@ def download(server, folder: Path, *names: str, sources: str = "good") -> subpro
         "VIDM_SOURCES": " ".join(f"{server.base}/{source}" for source in sources.split()),
         "no_proxy": "127.0.0.1",
     }
-    return subprocess.run([SCRIPT, *names], env=environment, capture_output=True, text=True)
+    return subprocess.run([SCRIPT, *names], env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_a_model_is_downloaded_and_its_sha256_is_printed(server, tmp_path):
@@ -57,6 +57,12 @@ def test_a_downloaded_detector_is_used_and_a_file_put_beside_it_is_not(server, t
     shutil.copy(tmp_path / "script.pt", tmp_path / "models" / "c3d_ucf101.pt")
     assert detectors.load_detector().name == f"FVD (I3D {I3D})"
     assert detectors.load_classifier().name.startswith("score of random classes")
+
+
+def test_the_record_of_downloads_is_not_written_to_a_pipe(server, tmp_path):
+    os.mkfifo(tmp_path / "downloads.sha256")
+    assert download(server, tmp_path, "i3d").returncode == 0
+    assert hashlib.sha256(CONTENT).hexdigest() in (tmp_path / "downloads.sha256").read_text()
 
 
 def test_an_interrupted_download_resumes(server, tmp_path):

@@ -1,7 +1,9 @@
-"""Tests of scripts/fetch.sh: a download continues only if it is the same file; what a server says is never run."""
+"""Tests of scripts/fetch.sh: a download continues only if it is the same file; what a server says is never run, and
+what it sends is bounded in size and time."""
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +25,17 @@ def server() -> Iterator[FileServer]:
         yield server
 
 
-def fetch(server: FileServer, part: Path, length: object = "") -> subprocess.CompletedProcess[str]:
-    command = ["bash", "-uc", '. "$0" && fetch "$@"', str(SCRIPT), f"{server.base}/file", str(part)]
+def shell(commands: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run commands after the script, with words as their parameters."""
+    command = ["bash", "-uc", f'. "$0" && {commands}', str(SCRIPT), *map(str, words)]
     environment = {**os.environ, "no_proxy": "127.0.0.1"}
-    words = [str(length)] if length else []
-    return subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def fetch(
+    server: FileServer, part: Path, length: object = "", limits: str = "true"
+) -> subprocess.CompletedProcess[str]:
+    return shell(f'{limits} && fetch "$@"', f"{server.base}/file", part, *([length] if length else []))
 
 
 def broken_off(server: FileServer, part: Path) -> None:
@@ -80,8 +88,9 @@ def test_a_part_of_something_else_is_thrown_away(server, tmp_path, begun_with):
         record.unlink()
     elif begun_with == "another address":
         record.write_text(record.read_text().replace("/file", "/elsewhere"))
-    length = 1000 if begun_with == "another length" else ""
-    assert fetch(server, part, length).returncode == 0
+    elif begun_with == "another length":
+        record.write_text(record.read_text().replace(f"Content-Length: {len(OLD)}", "Content-Length: 9000"))
+    assert fetch(server, part, len(OLD)).returncode == 0
     assert part.read_bytes() == OLD
     assert server.asked == WHOLE
 
@@ -112,6 +121,70 @@ def test_links_are_not_followed(server, tmp_path, name):
     assert outside.read_text() == "mine"
     assert (tmp_path / "part").read_bytes() == OLD
     assert not (tmp_path / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["part", "part.from"])
+def test_a_pipe_is_not_opened(server, tmp_path, name):
+    (tmp_path / "part").write_bytes(OLD[:5000])
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert fetch(server, tmp_path / "part").returncode == 0
+    assert (tmp_path / "part").read_bytes() == OLD
+    assert (tmp_path / "part.from").is_file()
+
+
+@pytest.mark.parametrize("announced", ["the right length", "nothing"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_server_that_sends_without_end_is_cut_off(server, tmp_path, announced, known):
+    """curl ignores the length of an answer in chunks. Without a known length, the largest allowed one counts."""
+    server.then = "goes on"
+    server.headers = {"Transfer-Encoding": "chunked"} if announced == "the right length" else {"Content-Length": None}
+    done = fetch(server, tmp_path / "part", len(OLD) if known else "", f"largest={len(OLD)}")
+    assert done.returncode != 0
+    assert f"above {len(OLD)} bytes" in done.stderr
+    assert server.sent < 50e6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rest_of_a_part_is_no_longer_than_announced(server, tmp_path):
+    broken_off(server, tmp_path / "part")
+    server.then, server.headers = "goes on", {"Transfer-Encoding": "chunked"}
+    done = fetch(server, tmp_path / "part", len(OLD))
+    assert done.returncode != 0
+    assert server.sent < 50e6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_whose_length_is_above_the_largest_is_thrown_away(server, tmp_path):
+    broken_off(server, tmp_path / "part")
+    assert fetch(server, tmp_path / "part", limits="largest=9000").returncode != 0
+    assert server.asked == WHOLE
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [len(OLD) - 1, len(OLD) + 1])
+def test_a_file_of_another_length_than_announced_before_is_refused(server, tmp_path, length):
+    assert fetch(server, tmp_path / "part", length).returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_silent_server_is_not_waited_for(server, tmp_path):
+    """A part outlives the silence, and continues."""
+    server.breaks_after, server.then = 5000, "is silent"
+    assert fetch(server, tmp_path / "part", limits="silence=2").returncode != 0
+    assert (tmp_path / "part").read_bytes() == OLD[:5000]
+    server.then = "ends"
+    assert fetch(server, tmp_path / "part").returncode == 0
+    assert (tmp_path / "part").read_bytes() == OLD
+    assert server.asked == WHOLE + REST
+
+
+@pytest.mark.parametrize("command", ["fetch", "size_of"])
+def test_a_server_that_never_answers_is_not_waited_for(tmp_path, command):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}/file"
+        assert shell(f'silence=2 && {command} "$@"', address, tmp_path / "part").returncode != 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_download_leaves_nothing(server, tmp_path):

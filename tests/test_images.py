@@ -2,13 +2,18 @@
 
 import os
 import shutil
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from vidm.images import BUDGETS, open_image
+from vidm import images
+from vidm.images import BUDGETS, open_image, rgb_from_image
 from vidm.video_io import VideoError, probe, read_frames, read_image, read_video, write_video
 
 CLIP = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), np.uint8)
@@ -37,6 +42,8 @@ def video(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     [("VIDM_MAX_PIXELS", 3072, 3071), ("VIDM_MAX_FRAMES", 5, 4), ("VIDM_MAX_BYTES", 46080, 46079)],
 )
 def test_a_file_over_a_budget_is_named_with_the_variable_that_raises_it(video, monkeypatch, name, enough, too_little):
+    if video.suffix == ".gif" and name == "VIDM_MAX_PIXELS":
+        enough, too_little = 4 * enough, 4 * enough - 1
     monkeypatch.setenv(name, str(enough))
     assert read_video(video).shape == CLIP.shape
     monkeypatch.setenv(name, str(too_little))
@@ -86,3 +93,59 @@ def test_a_png_of_more_pixels_than_the_budget_is_refused_without_a_warning(tmp_p
     with pytest.raises(VideoError, match="VIDM_MAX_PIXELS"):
         read_image(path)
     assert not recwarn.list
+
+
+def test_a_large_animation_is_refused_before_a_frame_is_decoded(tmp_path):
+    """Pillow took 1.7 GiB for 8,000 x 8,000 pixels, although each frame was within the budget."""
+    path = tmp_path / "a.gif"
+    write_video(path, CLIP[:2, :4, :4])
+    data = bytearray(path.read_bytes())
+    data[6:10] = (8_000).to_bytes(2, "little") * 2
+    path.write_bytes(data)
+    for read in (read_video, probe, lambda path: read_frames(path, [0])):
+        with pytest.raises(VideoError, match=r"a\.gif: .* 16777216 in one of an animation.*VIDM_MAX_PIXELS"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif"])
+def test_the_pages_of_a_tiff_are_not_counted(tmp_path, monkeypatch, name):
+    """Pillow takes minutes for 200,000, and only the first is read."""
+    first, *others = [Image.fromarray(frame) for frame in CLIP]
+    first.save(tmp_path / name, format="TIFF", save_all=True, append_images=others)
+    counted = property(lambda image: pytest.fail("the pages were counted"))
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", counted)
+    frame = read_image(tmp_path / name) if name == "a.tif" else read_video(tmp_path / name)[0]
+    assert (frame == CLIP[0]).all()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def test_an_image_takes_little_more_memory_than_its_pixels(tmp_path):
+    """A PNG of 16-bit RGBA and 67 million pixels took 2 GiB; four bytes a pixel are decoded and three returned."""
+    side = 4096
+    header = struct.pack(">IIBBBBB", side, side, 16, 6, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + b"\x80\0" * 4 * side) * side, 1)
+    path = tmp_path / "deep.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    code = (
+        "import resource, sys; from vidm.video_io import read_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "read_image(sys.argv[1])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 10 * side * side
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "1", "CMYK", "YCbCr"])
+def test_strips_of_an_image_are_converted_as_the_whole(monkeypatch, mode):
+    image = Image.fromarray(np.concatenate([CLIP[0], CLIP[1, :, :, :1]], axis=2), "RGBA").convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 7
+    whole = image
+    if image.has_transparency_data:
+        whole = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    monkeypatch.setattr(images, "STRIP_PIXELS", 5 * 64 + 1)
+    assert (rgb_from_image(image) == np.asarray(whole.convert("RGB"))).all()

@@ -251,7 +251,12 @@ def test_an_evaluation_started_by_hand_does_not_wait_for_others(tmp_path):
     assert "unset RANK WORLD_SIZE LOCAL_RANK MASTER_PORT MASTER_ADDR" in (tmp_path / "printed.txt").read_text()
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e308])
 def test_an_invalid_timeout_is_named(timeout):
     with pytest.raises(ValueError, match=r"--timeout .*: give a number of seconds above 0"):
         launch(do_nothing, (), rendezvous=Rendezvous(timeout=timeout))
+
+
+def test_an_absurd_number_of_nodes_is_refused():
+    with pytest.raises(ValueError, match="--world-size 1000000000000: give at most 1000000 nodes"):
+        launch(do_nothing, (), multiprocessing=True, num_nodes=10**12)

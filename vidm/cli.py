@@ -20,6 +20,7 @@ from vidm.checkpoint import Checkpoint
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig, flagged
 from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, launch, print0
+from vidm.files import LARGEST
 from vidm.generator import Generator, load_generator
 from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
@@ -233,8 +234,8 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with exit_on_user_error():
-        if options.start_iters is not None and options.start_iters < 0:
-            raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
+        if options.start_iters is not None and not 0 <= options.start_iters <= LARGEST:
+            raise ValueError(f"--start-iters {options.start_iters}: give a number from 0 to {LARGEST}")
         config, resume, init = train_config(options)
         _report_tf32(device, config.train.precision)
         trainer = Trainer(config, device, resume, init, options.start_iters)

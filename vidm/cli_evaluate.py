@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +24,11 @@ from vidm.detectors import (
     load_detector,
 )
 from vidm.distributed import is_main, launch, on_main, print0, world_size
-from vidm.evaluation import circumstances, table_of, text_of_vis, warnings_of, write_results
+from vidm.evaluation import circumstances, ready_to_write, table_of, text_of_vis, warnings_of, write_results
 from vidm.features import MeasureSettings
-from vidm.files import target_of
+from vidm.files import LARGEST
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
+from vidm.images import LARGEST_SIDE
 from vidm.layouts import LAYOUTS
 from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
 from vidm.runtime import CommandParser, exit_on_user_error
@@ -38,6 +38,8 @@ METRICS = ("fvd", "kvd", "psnr", "ssim")
 # StyleGAN-V's three measurements: 16 frames, 128 frames, and 16 frames at stride 8.
 SUITE = {"FVD16": (16, 1), "FVD128": (128, 1), "FVD128 by 8": (16, 8)}
 NOT_SPECIFIED = "not specified"
+# The smallest and largest values of flags, if not 1 and LARGEST. numpy takes no larger seed.
+RANGES = {"seed": (0, 2**32 - 1), "workers": (1, 1024), "resolution": (1, LARGEST_SIDE)}
 # Whether a generator was trained on the videos of a split of this name, unless --real says otherwise.
 USE_OF_SPLIT = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "test"), "held-out")}
 USES = tuple(dict.fromkeys(USE_OF_SPLIT.values()))
@@ -165,15 +167,6 @@ def evaluate_vis_parser() -> argparse.ArgumentParser:
 # Commands
 
 
-def _ready_to_write(*paths: str | None) -> None:
-    """Raise an error for an output that cannot be written before the measurement starts."""
-    for path in paths:
-        if path and target_of(path).is_dir():
-            raise ValueError(f"{path} is a folder: give the name of a file")
-        if path:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-
-
 def _workers(options: argparse.Namespace) -> int:
     return options.workers or max((os.cpu_count() or 1) // world_size(), 1)
 
@@ -223,17 +216,19 @@ def _print(
     print(", ".join(f"{key} {choices[key]}" for key in printed))
     if NOT_SPECIFIED in choices.values():
         print("record where the videos came from with --real and --first-frames: numbers cannot be compared without it")
-    print(table_of(measured, frames, metrics))
+    print(*table_of(measured, frames, metrics), sep="\n")
     for warning in warnings_of(measured, frames):
         print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_common_flags(options: argparse.Namespace) -> None:
     """Raise ValueError, naming the flag, for invalid values."""
-    if options.workers is not None and options.workers < 1:
-        raise ValueError(f"--workers {options.workers}: give 1 or more")
-    if options.seed < 0:
-        raise ValueError(f"--seed {options.seed}: give 0 or more")
+    for name, value in vars(options).items():
+        if value == "" and name != "split":
+            raise ValueError(f"--{name} is empty: give a path, or leave it out")
+        least, most = RANGES.get(name, (1, LARGEST))
+        if type(value) is int and not least <= value <= most:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: give a number from {least} to {most}")
 
 
 def _check_fvd_flags(options: argparse.Namespace) -> None:
@@ -246,9 +241,7 @@ def _check_fvd_flags(options: argparse.Namespace) -> None:
 
 
 def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
-    with exit_on_user_error():
-        _check_fvd_flags(options)
-        _ready_to_write(options.json, options.report)
+    with exit_on_user_error(), ready_to_write(options.json, options.report):
         detector = load_detector(options.i3d, device)
         protocol = PROTOCOLS[options.protocol]
         settings = MeasureSettings(
@@ -276,9 +269,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
 
 
 def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
-    with exit_on_user_error():
-        _check_common_flags(options)
-        _ready_to_write(options.json)
+    with exit_on_user_error(), ready_to_write(options.json):
         classifier = load_classifier(options.c3d, device)
         contents = _found(ClipSelection(options.dir2, options.nframes))
         result = compute_vis(
@@ -297,7 +288,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         )
         if not is_main():
             return
-        print(text_of_vis(result))
+        print(*text_of_vis(result), sep="\n")
         if result.num_samples < result.splits * result.num_classes:
             print(
                 f"warning: with {result.num_samples} videos in {result.splits} splits a score cannot exceed "
@@ -311,16 +302,17 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         write_results(options.json, None, {"VIS": result}, None, choices)
 
 
-def _run(worker: Callable[..., None], options: argparse.Namespace) -> None:
+def _run(check: Callable[..., None], worker: Callable[..., None], options: argparse.Namespace) -> None:
     with exit_on_user_error():
+        check(options)
         launch(worker, (options,))
 
 
 def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
     """evaluate_FVD.py: print the distance between two folders with its settings; also under torchrun."""
-    _run(_evaluate_fvd, evaluate_parser().parse_args(argv))
+    _run(_check_fvd_flags, _evaluate_fvd, evaluate_parser().parse_args(argv))
 
 
 def evaluate_vis_main(argv: Sequence[str] | None = None) -> None:
     """scripts/evaluate_VIS.py: print the inception score of a folder; also under torchrun."""
-    _run(_evaluate_vis, evaluate_vis_parser().parse_args(argv))
+    _run(_check_common_flags, _evaluate_vis, evaluate_vis_parser().parse_args(argv))

@@ -20,13 +20,10 @@ _MOVES = re.compile(r"\r|(\x1b\[A)+\Z")
 
 
 def printable(text: str) -> str:
-    r"""Escape control characters other than line ends and tabs, and bytes of file names that are not UTF-8, as \udcXX.
-
-    Ours.
-    """
+    r"""Escape line ends, other control characters but tabs, and bytes that are not UTF-8, as \udcXX: one line. Ours."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def short(value: object) -> str:
@@ -35,14 +32,19 @@ def short(value: object) -> str:
 
 
 class _Console:
-    """A text stream that escapes what it is given, and drops what it cannot write while the disk is full."""
+    """A text stream that escapes what it is given, and drops what it cannot write while the disk is full.
+
+    A text ends lines only at its end, because a line end within it may be part of a file's name. Several lines are
+    several texts: print(*lines, sep="\\n").
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         moves = found[0] if (found := _MOVES.match(text)) else ""
-        escaped = moves + printable(text[len(moves) :])
+        line = text[len(moves) :].rstrip("\n")
+        escaped = moves + printable(line) + text[len(moves) + len(line) :]
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         with self._full_disk_ignored():
             self._stream.write(escaped.encode(encoding, "backslashreplace").decode(encoding))

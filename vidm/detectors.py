@@ -114,7 +114,9 @@ class _TorchScript:
     """A network from a file, called with the protocol's switches; `needs` says in errors how many frames it needs."""
 
     def __init__(self, path: Path, url: str, name: str, needs: str, device: torch.device | str) -> None:
-        if not path.is_file():
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give a file in it")
+        if not path.exists():
             raise FileNotFoundError(
                 f"no such file: {path}; download it from {url} to that path, or use the random detector"
             )

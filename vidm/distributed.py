@@ -26,10 +26,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vidm.console import console
 from vidm.exchange import decoded, encoded
+from vidm.files import LARGEST
 from vidm.torchrun import is_one_node, torchrun_place
 
 BACKENDS = ("nccl", "gloo")
 TIMEOUT_S = 1800.0
+MOST_NODES = 10**6
 # After a process has failed, the others get this time to end, and again after SIGTERM.
 _GRACE_S = 10.0
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -68,10 +70,10 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def print0(message: str) -> None:
-    """Print a line once, whatever the number of processes."""
+def print0(*lines: str) -> None:
+    """Print lines once, whatever the number of processes."""
     if is_main():
-        print(message, flush=True)
+        print(*lines, sep="\n", flush=True)
 
 
 def pick_device(local_rank: int = 0) -> torch.device:
@@ -197,8 +199,10 @@ def launch(
     The environment variables of this process are not changed, except under torchrun with several processes on one node:
     there, as in the processes that this one starts, gloo and nccl are told to use the loopback interface.
     """
-    if not 0 < rendezvous.timeout < float("inf"):
-        raise ValueError(f"--timeout {rendezvous.timeout:g}: give a number of seconds above 0")
+    if not 0 < rendezvous.timeout <= LARGEST:
+        raise ValueError(f"--timeout {rendezvous.timeout:g}: give a number of seconds above 0, at most {LARGEST}")
+    if num_nodes > MOST_NODES:
+        raise ValueError(f"--world-size {num_nodes}: give at most {MOST_NODES} nodes")
     by_flags = multiprocessing and "TORCHELASTIC_RUN_ID" not in os.environ
     place = None if by_flags else torchrun_place(os.environ)
     if place:

@@ -2,7 +2,7 @@
 
     measured = {"FVD16": compute_fvd(real, generated, detector, 16, neighbours=True)}
     choices = {"real": real, "generated": generated, **circumstances("cpu")}
-    print(table_of(measured, None))
+    print(*table_of(measured, None), sep="\n")
     write_json("fvd.json", record_of(measured, None, choices))
     write_evaluation_report("fvd.html", measured, None, choices)
 
@@ -12,7 +12,8 @@ All three contain the settings of the measurement, without which numbers cannot 
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from vidm.datasets import fit_square, window_length
-from vidm.files import atomic_write
+from vidm.files import append, atomic_write, target_of
 from vidm.frame_metrics import FrameMetrics
 from vidm.metrics import FVDResult, VISResult
 from vidm.packs import read_frames
@@ -42,7 +43,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> str:
+def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> list[str]:
     """Return lines for a terminal: every number with its deviation over repeats, its floor and its clips.
 
     `metrics` names the frame metrics to print.
@@ -63,17 +64,17 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
             lines.append(
                 f"{label:<14}{_number(getattr(frames, name)):>12}{'':>27}{frames.num_pairs} pairs {frames.pairing}"
             )
-    return "\n".join(lines)
+    return lines
 
 
-def text_of_vis(result: VISResult) -> str:
+def text_of_vis(result: VISResult) -> list[str]:
     """Return two lines for a terminal: the score and its clips."""
     height, width = result.size
-    return (
-        f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}\n"
+    return [
+        f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}",
         f"{result.num_samples} videos, their first {result.num_frames} frames at {width} x {height}, "
-        f"{result.num_classes} classes, {result.splits} splits, seed {result.seed}, {len(result.skipped)} skipped"
-    )
+        f"{result.num_classes} classes, {result.splits} splits, seed {result.seed}, {len(result.skipped)} skipped",
+    ]
 
 
 def warnings_of(measured: Measured, frames: FrameMetrics | None) -> list[str]:
@@ -177,6 +178,24 @@ def write_evaluation_report(
             curves=curves,
         )
         write_report(path, report)
+
+
+@contextmanager
+def ready_to_write(*paths: str | None) -> Iterator[None]:
+    """Raise, before a block that takes long, the errors of outputs that could not be written after it; None is no
+    output. Missing folders are created. Ours."""
+    with ExitStack() as opened:
+        for path in filter(None, paths):
+            target = target_of(path)
+            if target.is_dir():
+                raise ValueError(f"{path} is a folder: give the name of a file")
+            if target.is_fifo():  # held open, because its reader ends with the last process that writes
+                with suppress(OSError):
+                    opened.callback(os.close, os.open(target, os.O_WRONLY | os.O_NONBLOCK))
+            if target.exists() and not target.is_file():
+                append(target, b"")
+            target.parent.mkdir(parents=True, exist_ok=True)
+        yield
 
 
 def write_results(

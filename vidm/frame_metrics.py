@@ -121,7 +121,7 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     bad = {path for path, _ in damaged}
     compared = [pair for pair in zip(paired.made.paths, paired.real.paths, strict=True) if pair[0] not in bad][:count]
     if is_main() and skipped:
-        print(replace(made_index, skipped=skipped).skipped_message(), file=sys.stderr)
+        print(*replace(made_index, skipped=skipped).skipped_message().splitlines(), sep="\n", file=sys.stderr)
     by_order = "videos are paired by order: no first frames are recorded, and names differ"
     warnings = [by_order] if paired.how == "by order" else []
     return FrameMetrics(

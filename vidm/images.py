@@ -8,6 +8,7 @@ Pillow opens more than pictures: for PostScript, it runs another program. Only t
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ from vidm.files import regular_file
 
 EXIF_ORIENTATION = 0x0112
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
+# Formats of several images are animations, or else, as in TIFF, only the first image is read.
+ANIMATIONS = ("GIF", "WEBP", "PNG")
+# Pillow keeps about this many images in memory for the current frame of an animation, such as the one to restore.
+CANVASES = 4
+STRIP_PIXELS = 2**20
 # White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
 LARGEST_GREY = {"I": 65535, "F": 1}
 # Small files can claim sizes that fill the memory. Environment variables of these names raise the budgets: pixels of a
@@ -34,7 +40,8 @@ def budget(name: str) -> int:
 def check_budget(name: str, value: int) -> None:
     """Raise ValueError, naming the variable that raises it, if a file has more than a budget allows. Ours."""
     if value > budget(name):
-        unit = {"VIDM_MAX_PIXELS": "pixels in a frame", "VIDM_MAX_FRAMES": "frames", "VIDM_MAX_BYTES": "bytes"}[name]
+        frame = f"pixels in a frame, or {budget(name) // CANVASES} in one of an animation"
+        unit = {"VIDM_MAX_PIXELS": frame, "VIDM_MAX_FRAMES": "frames", "VIDM_MAX_BYTES": "bytes"}[name]
         raise ValueError(f"it has more than {budget(name)} {unit}; to read it, set the environment variable {name}")
 
 
@@ -48,11 +55,22 @@ def open_image(path: str | Path) -> Image.Image:
         raise
     try:
         check_budget("VIDM_MAX_PIXELS", image.width * image.height)
-        check_budget("VIDM_MAX_FRAMES", getattr(image, "n_frames", 1))
-    except Exception:  # counting the frames of a damaged animation raises errors of many types
+    except ValueError:
         image.close()
         raise
     return image
+
+
+def count_frames(image: Image.Image) -> int:
+    """Count the frames of an opened animation, 1 for a still image. Raises Pillow's errors, and ValueError over budget.
+
+    Ours.
+    """
+    count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
+    check_budget("VIDM_MAX_FRAMES", count)
+    if count > 1:
+        check_budget("VIDM_MAX_PIXELS", CANVASES * image.width * image.height)
+    return count
 
 
 def check_png(image: Image.Image, path: str | Path) -> None:
@@ -77,17 +95,39 @@ def upright_image_size(image: Image.Image) -> tuple[int, int]:
     return height, width
 
 
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Yield the rows of an image, some at a time, so that converting them takes little memory."""
+    num_rows = max(STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, num_rows):
+        bottom = min(top + num_rows, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def _grey_from(image: Image.Image) -> np.ndarray:
+    """Convert a grey image of more than 8 bits: uint8 (H, W). Pillow's own conversion clips at 255."""
+    grey, largest = np.empty((image.height, image.width), np.uint8), LARGEST_GREY[image.mode[0]]
+    arrays = ((rows, np.asarray(strip)) for rows, strip in _strips(image))
+    extremes = np.array([(values.min(), values.max()) for _, values in arrays])
+    low, high = extremes.min(), extremes.max()
+    if not 0 <= low <= high <= largest:
+        raise ValueError(f"its {extremes.dtype} pixels are from {low:g} to {high:g}; 0 to {largest} can be converted")
+    for rows, strip in _strips(image):
+        grey[rows] = (np.asarray(strip) * (255 / largest)).round()
+    return grey
+
+
 def rgb_from_image(image: Image.Image) -> np.ndarray:
     """Convert any image to RGB: uint8 (H, W, 3). Raises ValueError. See read_image. Ours."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in LARGEST_GREY:  # Pillow's own conversion clips at 255
-        values, largest = np.asarray(image), LARGEST_GREY[image.mode[0]]
-        low, high = values.min(), values.max()
-        if not 0 <= low <= high <= largest:
-            raise ValueError(f"its {values.dtype} pixels are from {low:g} to {high:g}; 0 to {largest} can be converted")
-        grey = (values * (255 / largest)).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+    image.load()  # for EXIF, which a PNG may have after its pixels
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    if image.mode[0] in LARGEST_GREY:
+        rgb[...] = _grey_from(image)[:, :, None]
+        return rgb
+    for rows, strip in _strips(image):
+        if strip.has_transparency_data:
+            white = Image.new("RGBA", strip.size, "white")
+            strip = Image.alpha_composite(white, strip.convert("RGBA"))
+        rgb[rows] = np.asarray(strip.convert("RGB"))
+    return rgb

@@ -56,7 +56,7 @@ class ClipIndex:
         lines = [f"skipped: {reason}" for _, reason in self.skipped[:SKIPPED_SHOWN]]
         if len(self.skipped) > SKIPPED_SHOWN:
             lines.append(f"{len(self.skipped)} of {len(self.skipped) + len(self.paths)} clips were skipped")
-        return printable("\n".join(lines))
+        return "\n".join(map(printable, lines))
 
 
 def _where_data_comes_from(root: Path) -> str:
@@ -195,6 +195,8 @@ def _existing_folder(root: str | Path) -> Path:
         raise ValueError(
             f"{root} is {'one video' if is_video else 'a file'}: give a folder of videos, such as {root.parent}"
         )
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a pipe or a device: give a folder of videos")
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(root)}")
     return root

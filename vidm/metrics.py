@@ -114,7 +114,7 @@ def _report_skipped(sides: Sequence[Features]) -> Skipped:
     """Return all skipped videos; the main process also prints them to stderr."""
     for side in sides:
         if is_main() and side.clips.index.skipped:
-            print(side.clips.index.skipped_message(), file=sys.stderr)
+            print(*side.clips.index.skipped_message().splitlines(), sep="\n", file=sys.stderr)
     return tuple(item for side in sides for item in side.clips.index.skipped)
 
 

@@ -176,7 +176,7 @@ def exit_on_user_error() -> Iterator[None]:
             # An error of a data loading process contains its whole traceback, whose last line is the message.
             if "Traceback (most recent call last):\n" in message:
                 message = re.sub(r"^(\w+\.)+\w*Error: ", "", message.split("\n")[-1])
-            _exit("error: " + (message.replace("\n", "\\n") or type(error).__name__), 2)
+            _exit("error: " + (message or type(error).__name__), 2)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise

@@ -65,7 +65,7 @@ def list_content(content: str | Path) -> list[Path]:
     index = index_clips(content)
     print0(f"{content}: {index.found}; videos begin with the first frame of each")
     if index.skipped:
-        print0(index.skipped_message())
+        print0(*index.skipped_message().splitlines())
     return index.paths
 
 

@@ -40,7 +40,7 @@ def describe(trainer: Trainer) -> None:
         f"held out: {len(held_out) or 'none'}"
     )
     if data.index.skipped:
-        print0(data.index.skipped_message())
+        print0(*data.index.skipped_message().splitlines())
     if trainer.resumed and trainer.resumed.num_videos != num_videos:
         print0(f"the checkpoint was trained on {trainer.resumed.num_videos} videos: the order of samples changes now")
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6

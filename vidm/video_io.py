@@ -23,7 +23,7 @@ from PIL import Image
 from vidm.container_headers import missing_bytes
 from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
-from vidm.images import check_budget, check_png, open_image, rgb_from_image, upright_image_size
+from vidm.images import check_budget, check_png, count_frames, open_image, rgb_from_image, upright_image_size
 from vidm.video_containers import (
     CONTAINER_SUFFIXES,
     FrameStream,
@@ -81,7 +81,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def _animation_frames(path: Path) -> FrameStream:
     with open_image(path) as image:
         check_png(image, path)
-        num_frames, size = getattr(image, "n_frames", 1), image.size
+        num_frames, size = count_frames(image), image.size
         check_budget("VIDM_MAX_BYTES", num_frames * size[0] * size[1] * 3)  # it is always decoded from its start
         for index in range(num_frames):
             image.seek(index)

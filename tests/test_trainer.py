@@ -13,7 +13,8 @@ from golden import fill_by_rule
 
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.config import Config, TrainConfig
-from vidm.distributed import Rendezvous, is_main, launch
+from vidm.distributed import Rendezvous, is_main
+from vidm.launch import launch
 from vidm.randomness import draw_noise
 from vidm.trainer import Trainer, learning_rate
 from vidm.training_run import fit

@@ -19,8 +19,9 @@ import torch
 from vidm.checkpoint import Checkpoint
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig, flagged
-from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, launch, print0
+from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, print0
 from vidm.generator import Generator, load_generator
+from vidm.launch import launch
 from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import CommandParser, exit_on_user_error, keep_freed_memory

@@ -10,7 +10,7 @@ therefore take the same step, and a run that was stopped and resumed gives the s
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -58,9 +58,9 @@ def _match_strides(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(weight, requires_grad=False).copy_(moment)
 
 
-def _check_same_step(step: int, device: torch.device) -> None:
+def _check_same_step(step: int) -> None:
     """Raise ValueError unless all processes start from the same step."""
-    steps = gather_rows(torch.tensor([step], device=device)).tolist()
+    steps = gather_rows(torch.tensor([step])).tolist()
     if len(set(steps)) > 1:
         raise ValueError(
             f"processes start from different steps, {steps}: --out must be on a disk that all of them share"
@@ -96,13 +96,14 @@ class Trainer:
             raise ValueError(
                 f"{train.out} has checkpoints of another run: resume it with --resume auto, or give another --out"
             )
-        _check_same_step(self.step, device)
+        _check_same_step(self.step)
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         self.data = TrainingData(config)
         begins_from = resume or init
         self.begins_from = begins_from.source if begins_from else ""
         self.resumed = resume.progress if resume else None
         self.progress = self.resumed or Progress(self.step * train.batch_size, self.step)
+        self.stopping = False
         torch.manual_seed(train.seed)
         self.diffusion = build_diffusion(config)
         self.model = self._build_model(resume, init)
@@ -173,34 +174,38 @@ class Trainer:
         for micro in range(accum_steps):
             with gradients_kept_local(self.parallel, local=micro < accum_steps - 1):
                 losses = self.losses(next(batches), step, micro)
-                self.scaler.scale(losses["loss"].mean() / accum_steps).backward()
+                loss = self.scaler.scale(losses["loss"].mean() / accum_steps)
+                # The gradient of a loss that is not finite may be finite: here it becomes NaN, in every process.
+                loss.backward(1 + 0 * loss.detach())
             means.append({name: value.detach().mean() for name, value in losses.items()})
         return {name: torch.stack([m[name] for m in means]) for name in means[0]}
 
-    def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor] | None:
+    def train_step(
+        self, batches: Iterator[Batch], asked_to_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor] | None:
         """Take one optimizer step; return the losses of `accumulate` and the gradient's norm (1,) before clipping.
 
         If the loss or the gradient of any process is not finite, the weights do not change, the step counts as bad,
-        and None is returned. In fp16, a gradient that is not finite may be an overflow: the loss scale is then halved,
-        and the step counts as bad only at a scale of 1.
+        and None is returned. In fp16, this may be an overflow: the loss scale is then halved, and the step counts as
+        bad only at a scale of 1. `self.stopping` becomes whether any process was asked to stop.
         """
         train = self.config.train
         with explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice()):
             losses = self.accumulate(batches, self.step)
+        # Before the first wait for the GPU, which would never end if another process died before it sent its gradient.
+        self.stopping = any_process(asked_to_stop())
         (group,) = self.optimizer.param_groups
         group["lr"] = learning_rate(train, self.step)
         self.scaler.unscale_(self.optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_(group["params"], train.clip_norm).detach().reshape(1)
-        infinite = [~torch.isfinite(losses["loss"]).all(), ~torch.isfinite(grad_norm).all()]
-        bad_loss, bad_gradient = any_process(infinite, self.device)
-        scaled = self.scaler.get_scale() > 1
-        if not (bad_loss or bad_gradient):
+        updated = math.isfinite(grad_norm.item())
+        bad = not (updated or self.scaler.get_scale() > 1)
+        if updated:
             self.scaler.step(self.optimizer)
             self.ema.update(self.model)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.step += 1
-        updated, bad = not (bad_loss or bad_gradient), bad_loss or (bad_gradient and not scaled)
         done = self.progress
         self.progress = Progress(
             samples_seen=done.samples_seen + train.batch_size,

@@ -4,12 +4,17 @@ import platform
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 import torch
 
 from vidm import cli
-from vidm.runtime import provenance, versions_of
+from vidm.checkpoint import build_model
+from vidm.config import SampleConfig
+from vidm.generator import Generator
+from vidm.runtime import check_bfloat16, explain_out_of_memory, provenance, versions_of
+from vidm.trainer import Trainer
 
 FAULTS = """
 import resource, sys, torch
@@ -46,6 +51,46 @@ def test_the_scripts_keep_freed_memory_only_on_a_cpu(monkeypatch, work, flags):
         with pytest.raises(SystemExit):
             work(torch.device(device), options)
         assert called == [True] * (device == "cpu")
+
+
+def fake_gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-weights"])
+def test_bfloat16_is_refused_on_a_gpu_that_only_emulates_it(monkeypatch, tiny, precision):
+    gpu, message = torch.device("cuda"), f"--precision {precision}: Tesla T4 only emulates .* use --precision fp16"
+    fake_gpu(monkeypatch, (7, 5))
+    with pytest.raises(ValueError, match=message):
+        check_bfloat16(gpu, precision)
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny.replaced({"precision": "bf16"}), gpu) if precision == "bf16" else sampling_on(gpu, tiny, precision)
+    check_bfloat16(torch.device("cpu"), precision)
+    check_bfloat16(gpu, "fp16")
+    fake_gpu(monkeypatch, (8, 0))
+    check_bfloat16(gpu, precision)
+
+
+def sampling_on(device, config, precision):
+    Generator(build_model(config), config, device, Path()).check(SampleConfig(precision=precision))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory. Tried to",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_a_gpu_without_memory_is_recognised_by_what_libraries_say(message):
+    with (
+        pytest.raises(ValueError, match=r"^out of memory: clips do not fit; give less$"),
+        explain_out_of_memory("clips", "give less"),
+    ):
+        raise RuntimeError(message)
 
 
 def test_a_name_without_a_version_is_left_out_or_described():

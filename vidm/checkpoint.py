@@ -25,7 +25,7 @@ from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.files import LARGEST, atomic_file, has_wrong_checksum, is_compressed, regular_file
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.runtime import versions_of
+from vidm.runtime import versions_of, wrong_download
 
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 _LISTED = 10  # tensors that an error names
@@ -150,7 +150,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is a folder: give a file in it")
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
-    regular_file(path)
+    if wrong := wrong_download(regular_file(path)):
+        raise ValueError(f"{path} {wrong}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what is wrong

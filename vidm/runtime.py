@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -30,6 +31,8 @@ from vidm.distributed import rank
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+_NO_MEMORY = (_CPU_ALLOCATOR, "out of memory", "STATUS_ALLOC_FAILED")
 # Parameters of glibc's mallopt, and the values that its dynamic thresholds grow to.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
@@ -50,6 +53,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """Scales losses so that fp16 gradients do not vanish; it does nothing in any other precision."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def check_bfloat16(device: torch.device, precision: str) -> None:
+    """Raise ValueError for bfloat16 on a GPU that only emulates it, which is slower than float32."""
+    if not precision.startswith("bf16") or device.type != "cuda" or not torch.cuda.is_available():
+        return
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"--precision {precision}: {name} only emulates bfloat16, slowly; use --precision fp16")
 
 
 def check_compiler() -> None:
@@ -88,18 +100,32 @@ def keep_freed_memory(kept: bool = True) -> bool:
     return all(libc.mallopt(parameter, value) for parameter, value in values.items())
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is a failed allocation, on a GPU or the CPU. TorchScript and libraries of CUDA only say so."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
 @contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """Turn a failed allocation, on a GPU or the CPU, into a ValueError that says what does not fit, and the advice."""
     try:
         yield
-    except RuntimeError as error:
-        on_cpu = "DefaultCPUAllocator" in str(error)
-        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
+        on_cpu = isinstance(error, MemoryError) or _CPU_ALLOCATOR in str(error)
         raise ValueError(f"out of memory{' on the CPU' * on_cpu}: {what} do not fit; {advice}") from error
-    except MemoryError as error:
-        raise ValueError(f"out of memory on the CPU: {what} do not fit; {advice}") from error
+
+
+def wrong_download(path: Path) -> str:
+    """What a file is that a failed download leaves behind, and what to do; empty for any other file. Ours."""
+    with path.open("rb") as file:
+        head = file.read(256).lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, such as one that asks for a login or a confirmation; download it again in a browser"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself; run git lfs pull where it was cloned"
+    return ""
 
 
 def more_micro_batches(samples: int, accum_steps: int) -> int | None:

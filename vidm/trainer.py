@@ -35,7 +35,14 @@ from vidm.loading import Batch
 from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise
 from vidm.resume import in_own_folder, trains_flow
-from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
+from vidm.runtime import (
+    autocast,
+    check_bfloat16,
+    check_compiler,
+    explain_out_of_memory,
+    loss_scaler,
+    more_micro_batches,
+)
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
 
@@ -86,6 +93,7 @@ class Trainer:
         start_step: int | None = None,
     ) -> None:
         config.check(world_size())
+        check_bfloat16(device, config.train.precision)
         if config.train.compile:
             check_compiler()
         config = config.replaced({"train_flow": trains_flow(config, resume, init)})

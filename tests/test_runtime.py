@@ -1,5 +1,6 @@
 """Tests of memory on a CPU and of provenance."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import pytest_configure
 
 from vidm import cli
 from vidm.checkpoint import build_model
@@ -51,6 +53,15 @@ def test_the_scripts_keep_freed_memory_only_on_a_cpu(monkeypatch, work, flags):
         with pytest.raises(SystemExit):
             work(torch.device(device), options)
         assert called == [True] * (device == "cpu")
+
+
+def test_gpus_are_hidden_unless_only_tests_marked_gpu_are_chosen(monkeypatch, pytestconfig):
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    for chosen, left in (("gpu", "0,1"), ("", ""), ("not slow", ""), ("not gpu", "")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        monkeypatch.setattr(pytestconfig.option, "markexpr", chosen)
+        pytest_configure(pytestconfig)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
 def fake_gpu(monkeypatch, capability):

@@ -35,8 +35,8 @@ SHARED_FLAGS = """
 --world-size
 """.split()
 TRAINING_FLAGS = """
---accum-steps --checkpoint-activations --content-frames --data --dry-run --ema-decay --eval-freq --flow-range
---frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction
+--accum-steps --checkpoint-activations --content-frames --data --deterministic --dry-run --ema-decay --eval-freq
+--flow-range --frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction
 --max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset --print-freq
 --save-freq --schedule --split --spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters
 --weight-decay
@@ -353,10 +353,10 @@ def test_the_frame_rate_of_a_grid_or_a_report_has_an_effect():
 
 
 def test_flags_without_effect_on_a_models_videos_are_reported(world, tmp_path, capsys):
-    train_main(tiny_run(world, tmp_path / "run", "--flow-range", "none"))
+    train_main(tiny_run(world, tmp_path / "run", "--flow-range", "none", "--deterministic"))
+    assert "--deterministic has no effect on a CPU" in capsys.readouterr().out
     flags = f"--resume {tmp_path / 'run' / 'checkpoint_00000001.pt'} --content {world} --out {tmp_path / 'videos'}"
     less = "-ns 1 --num-frames 3 --steps 1 --anchor-every 2 --condition-noise 0.1 --precision tf32 --resolution 16"
-    capsys.readouterr()
     sample_main([*flags.split(), *less.split()])
     printed = capsys.readouterr().out
     assert "--anchor-every 2 has no effect on videos of 3 frames" in printed

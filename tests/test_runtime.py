@@ -15,7 +15,14 @@ from vidm import cli
 from vidm.checkpoint import build_model
 from vidm.config import SampleConfig
 from vidm.generator import Generator
-from vidm.runtime import check_bfloat16, explain_out_of_memory, provenance, versions_of
+from vidm.runtime import (
+    check_bfloat16,
+    explain_no_deterministic_algorithm,
+    explain_out_of_memory,
+    provenance,
+    use_deterministic_algorithms,
+    versions_of,
+)
 from vidm.trainer import Trainer
 
 FAULTS = """
@@ -102,6 +109,51 @@ def test_a_gpu_without_memory_is_recognised_by_what_libraries_say(message):
         explain_out_of_memory("clips", "give less"),
     ):
         raise RuntimeError(message)
+
+
+@pytest.fixture
+def restored():
+    """A process in which an earlier choice of algorithms is restored after the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+        patch.delenv("CUBLAS_WORKSPACE_CONFIG")
+        yield
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_named(restored):
+    use_deterministic_algorithms()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    message = "^--deterministic: put_ .*does not have a deterministic implementation; leave the flag out"
+    with pytest.raises(ValueError, match=message), explain_no_deterministic_algorithm():
+        torch.zeros(4).put_(torch.tensor([0]), torch.ones(1))
+    with pytest.raises(RuntimeError, match="another"), explain_no_deterministic_algorithm():
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("values", "accepted"),
+    [
+        ({}, False),
+        ({"flow_range": "none"}, True),
+        ({"generator": "content"}, True),
+        ({"spynet": "given.pth"}, True),
+        ({"spynet": "given.pth", "train_flow": True}, False),
+    ],
+)
+def test_on_a_gpu_only_a_frozen_spynet_is_deterministic(monkeypatch, restored, tiny, values, accepted):
+    def reached(_):
+        raise LookupError("the settings are accepted")
+
+    monkeypatch.setattr("vidm.trainer.TrainingData", reached)
+    config = tiny.replaced({"deterministic": True, **values})
+    expected, message = (LookupError, "accepted") if accepted else (ValueError, "SPyNet is trained, .* --spynet FILE")
+    with pytest.raises(expected, match=message):
+        Trainer(config, torch.device("cuda"))
+    assert torch.are_deterministic_algorithms_enabled() == accepted
+    with pytest.raises(LookupError, match="accepted"):
+        Trainer(config, torch.device("cpu"))
 
 
 def test_a_name_without_a_version_is_left_out_or_described():

@@ -238,6 +238,8 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
             raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
         config, resume, init = train_config(options)
         _report_tf32(device, config.train.precision)
+        if device.type == "cpu" and config.train.deterministic:
+            print0("--deterministic has no effect on a CPU: every run gives the same bits there")
         trainer = Trainer(config, device, resume, init, options.start_iters)
         (dry_run if options.dry_run else fit)(trainer)
 

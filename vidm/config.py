@@ -151,6 +151,9 @@ class TrainConfig:
     ema_decay: float = setting(0.999, "decay of the averaged weights, which are used for sampling", "--ema-decay")
     precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)
     compile: bool = setting(False, "compile the networks: the first steps are slow, later ones faster", "--compile")
+    deterministic: bool = setting(
+        False, "on a GPU, use algorithms that give the same bits in every run; SPyNet must be frozen", "--deterministic"
+    )
     checkpoint_activations: str = setting(
         "none", "activations to recompute in the backward pass", "--checkpoint-activations", ("none", "posgn", "full")
     )
@@ -164,9 +167,7 @@ class TrainConfig:
     condition_noise: float = setting(
         0.0, "largest level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
     )
-    max_bad_steps: int = setting(
-        10, "end a run after so many steps in a row whose loss or gradient is not finite", "--max-bad-steps", least=1
-    )
+    max_bad_steps: int = setting(10, "end a run after so many steps in a row not finite", "--max-bad-steps", least=1)
     start_seed: int = setting(
         0, "seed of the constant latent of truncated sampling (--psi)", least=0, most=LARGEST_SEED
     )

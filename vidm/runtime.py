@@ -64,6 +64,25 @@ def check_bfloat16(device: torch.device, precision: str) -> None:
         raise ValueError(f"--precision {precision}: {name} only emulates bfloat16, slowly; use --precision fp16")
 
 
+def use_deterministic_algorithms() -> None:
+    """Let the GPU use only algorithms that give the same bits in every run; to be called before anything uses it."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS's are not
+    torch.backends.cudnn.benchmark = False  # it may choose another algorithm in every run
+    torch.use_deterministic_algorithms(True)
+
+
+@contextmanager
+def explain_no_deterministic_algorithm() -> Iterator[None]:
+    """Turn the error of an operation without a deterministic algorithm into a ValueError that names it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        reason = str(error).split(", but ")[0]
+        raise ValueError(f"--deterministic: {reason}; leave the flag out, or train on a CPU") from error
+
+
 def check_compiler() -> None:
     """Raise ValueError unless the C++ compiler that torch.compile calls is installed."""
     command = shlex.split(os.environ.get("CXX", "")) or ["g++"]

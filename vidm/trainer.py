@@ -6,7 +6,9 @@
 
 The data, diffusion steps and noise of a sample depend only on (seed, step, its place in the global batch); each
 process and each micro-batch takes its slice. One process with a batch of 8, two with 4 each and four micro-batches of 2
-therefore take the same step, and a run that was stopped and resumed gives the same result as one that never stopped.
+therefore take the same step, and a run that was stopped and resumed gives the same result as one that never stopped:
+bit for bit on a CPU and, with --deterministic, on GPUs; otherwise up to rounding, which some of a GPU's sums do in an
+order that changes.
 """
 
 import math
@@ -39,9 +41,11 @@ from vidm.runtime import (
     autocast,
     check_bfloat16,
     check_compiler,
+    explain_no_deterministic_algorithm,
     explain_out_of_memory,
     loss_scaler,
     more_micro_batches,
+    use_deterministic_algorithms,
 )
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
@@ -74,6 +78,15 @@ def _check_same_step(step: int) -> None:
         )
 
 
+def _check_deterministic(config: Config) -> None:
+    """Raise ValueError if a network that is trained has a gradient without a deterministic algorithm on a GPU."""
+    if config.model.generator == "motion" and config.model.flow_range != "none" and config.train.train_flow:
+        raise ValueError(
+            "--deterministic: SPyNet is trained, and on a GPU the gradient of its warping is different in every run; "
+            "freeze SPyNet with --spynet FILE and without --train-flow, or give --flow-range none"
+        )
+
+
 class Trainer:
     """Trains a motion or a content generator on one device, as one of world_size() processes.
 
@@ -97,6 +110,9 @@ class Trainer:
         if config.train.compile:
             check_compiler()
         config = config.replaced({"train_flow": trains_flow(config, resume, init)})
+        if config.train.deterministic and device.type == "cuda":
+            _check_deterministic(config)
+            use_deterministic_algorithms()
         self.config, self.device = config, device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
@@ -198,7 +214,8 @@ class Trainer:
         bad only at a scale of 1. `self.stopping` becomes whether any process was asked to stop.
         """
         train = self.config.train
-        with explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice()):
+        fits = explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice())
+        with fits, explain_no_deterministic_algorithm():
             losses = self.accumulate(batches, self.step)
         # Before the first wait for the GPU, which would never end if another process died before it sent its gradient.
         self.stopping = any_process(asked_to_stop())

@@ -10,9 +10,11 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from vidm import distributed
 from vidm.distributed import (
@@ -200,6 +202,17 @@ def test_a_process_that_fails_prints_its_error_and_ends_without_waiting_for_the_
     assert codes == [2, code]
     assert message in errors[1]
     assert errors[0].startswith("[process 0] error: another process died; its error may be printed above")
+
+
+def test_a_process_that_a_signal_ended_is_named_and_the_exit_code_is_2(monkeypatch, capsys):
+    def join(grace_period):
+        raise ProcessExitedException("", error_index=1, error_pid=7, exit_code=-6, signal_name="SIGABRT")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.multiprocessing.spawn", lambda *_, **__: SimpleNamespace(join=join, pids=list))
+    with pytest.raises(SystemExit, match="2"):
+        launch(record, ([],), multiprocessing=True)
+    assert capsys.readouterr().err == "error: process 1 was killed by SIGABRT\n"
 
 
 def come_late():

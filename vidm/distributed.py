@@ -110,7 +110,7 @@ def leave() -> None:
     dist.destroy_process_group()
 
 
-def loss_of_process(error: BaseException, timeout: float) -> str:
+def loss_of_process(error: BaseException) -> str:
     """What happened to another process, if an error means that it died or hangs; otherwise an empty string."""
     text = str(error).strip()
     # torch has an error type for it only with nccl.
@@ -119,8 +119,8 @@ def loss_of_process(error: BaseException, timeout: float) -> str:
         return ""
     reason = text.splitlines()[0]
     hangs = "imed out" in reason or "imeout" in reason
-    what = f"hangs: no answer for {timeout:g} s (--timeout)" if hangs else "died; its error may be printed above"
-    return f"{what} [{reason}]"
+    silence = f"hangs: no answer for {_limit.total_seconds():g} s (--timeout)"
+    return f"{silence if hangs else 'died; its error may be printed above'} [{reason}]"
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def _selected_device(number: int) -> torch.device:
     return device
 
 
-def _end(error: BaseException, timeout: float) -> NoReturn:
+def _end(error: BaseException) -> NoReturn:
     """Print what ended the worker, and end this process.
 
     A regular exit would destroy the process group. NCCL then waits for the other processes, which wait for this one.
@@ -51,7 +51,7 @@ def _end(error: BaseException, timeout: float) -> NoReturn:
     code = 1
     if isinstance(error, SystemExit):  # its message has been printed
         code = error.code if isinstance(error.code, int) else 1
-    elif lost := loss_of_process(error, timeout):
+    elif lost := loss_of_process(error):
         print(f"[process {rank()}] error: another process {lost}", file=sys.stderr)
         code = 2
     else:
@@ -82,7 +82,7 @@ def _run(
     try:
         worker(device, *arguments)
     except BaseException as error:
-        _end(error, rendezvous.timeout)
+        _end(error)
     leave()
 
 

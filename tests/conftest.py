@@ -1,6 +1,7 @@
 """Fixtures of several test files. Each test process uses one thread, so that several can run in parallel."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,18 @@ from vidm.world import write_dataset
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs, also from processes that tests start, unless only tests marked `gpu` are chosen: -m gpu."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` on a machine without a GPU."""
+    """Skip tests marked `gpu` unless there is a GPU that is not hidden."""
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and pytest -m gpu"))
 
 
 @pytest.fixture(scope="session", autouse=True)

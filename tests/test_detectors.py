@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vidm import detectors
+from vidm.checkpoint_formats import load_any
 from vidm.detectors import (
     C3D,
     I3D_NAME,
@@ -259,6 +260,45 @@ def test_a_file_that_is_not_torchscript_is_named_in_the_error(tmp_path: Path) ->
     for name in ("text.pt", "weights.pt"):
         with pytest.raises(ValueError, match=f"{name} is damaged or not a TorchScript file"):
             load_detector(tmp_path / name)
+
+
+PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("load", [load_detector, load_classifier, load_any])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(PAGE, "is a web page, .* in a browser"), (POINTER, "is a Git LFS pointer, .* git lfs pull")],
+)
+def test_what_a_failed_download_left_behind_is_named(tmp_path: Path, load: Any, content: bytes, message: str) -> None:
+    (tmp_path / "file.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"file\.pt {message}"):
+        load(tmp_path / "file.pt")
+
+
+def test_weights_as_a_git_lfs_pointer_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text("{}")
+    (tmp_path / "file.safetensors").write_bytes(POINTER)
+    with pytest.raises(ValueError, match=r"file\.safetensors is a Git LFS pointer"):
+        load_any(tmp_path / "file.safetensors")
+
+
+class TooLarge(torch.nn.Module):
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+
+def test_a_detector_that_runs_out_of_memory_is_not_said_to_need_more_frames(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for number in range(2):
+            write_video(tmp_path / name / f"{number}.npy", np.zeros((4, 16, 16, 3), np.uint8))
+    detector = load_detector(save_torchscript(TooLarge(), tmp_path / "large.pt"))
+    message = r"out of memory on the CPU: batches of 2 clips in the detector do not fit; give a smaller --batch \(-b\)"
+    with pytest.raises(ValueError, match=message):
+        compute_fvd(tmp_path / "a", tmp_path / "b", detector, num_frames=4)
 
 
 @pytest.mark.parametrize(

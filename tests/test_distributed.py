@@ -5,15 +5,30 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from vidm import distributed
-from vidm.distributed import Rendezvous, gather_results, gather_rows, launch, on_main, rank, world_size
+from vidm.distributed import (
+    Rendezvous,
+    any_process,
+    barrier,
+    gather_results,
+    gather_rows,
+    on_main,
+    rank,
+    world_size,
+)
+from vidm.launch import launch
+from vidm.runtime import exit_on_user_error
 from vidm.video_io import VideoError
 
 # Starts processes in milliseconds: they are forked from a process that has imported everything.
@@ -28,12 +43,11 @@ def record(device, seen):
 def test_a_single_process_runs_without_a_group():
     seen = []
     launch(record, (seen,))
-    assert seen == [("cuda" if torch.cuda.is_available() else "cpu", 0, 1)]
+    assert seen == [("cpu", 0, 1)]
     rows = torch.arange(3)
     assert gather_rows(rows) is rows
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the behaviour without a GPU")
 def test_the_original_spawn_flags_run_one_process_on_a_cpu(capsys):
     seen = []
     launch(record, (seen,), multiprocessing=True, rendezvous=Rendezvous(backend="nccl"))
@@ -45,8 +59,7 @@ def test_the_message_that_another_process_died_is_escaped(monkeypatch, capsys):
     def worker(device):
         raise RuntimeError("Connection to \x1b[2J\udce4 closed")
 
-    monkeypatch.setattr(distributed, "init", lambda *_: None)
-    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr("vidm.launch.join", lambda *_: None)
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit, match="2"):
         launch(worker, (), multiprocessing=True, num_nodes=2)
@@ -54,27 +67,42 @@ def test_the_message_that_another_process_died_is_escaped(monkeypatch, capsys):
     assert printed.endswith(r"[Connection to \x1b[2J\udce4 closed]" + "\n")
 
 
-def on_one_of_two(node_rank, store, results, act):
-    """Put (rank, act()) into the queue."""
+def on_one_of_two(node_rank, folder, results, act, timeout):
+    """Put (rank, act()) into the queue, and errors into a file."""
 
     def worker(device):
         results.put((rank(), act()))
 
-    rendezvous = Rendezvous(f"file://{store}")
+    rendezvous = Rendezvous(f"file://{folder / 'store'}", timeout=timeout)
+    sys.stderr = (folder / f"stderr{node_rank}").open("w")
     launch(worker, (), multiprocessing=True, num_nodes=2, node_rank=node_rank, rendezvous=rendezvous)
 
 
-def on_two(tmp_path, act):
-    """What act() returns in two processes, in order of rank."""
+def started(tmp_path, act, timeout=60.0):
+    """Two processes that call act(), and the queue of their results."""
     results = CONTEXT.Queue()
-    arguments = (tmp_path / "store", results, act)
+    arguments = (tmp_path, results, act, timeout)
     processes = [CONTEXT.Process(target=on_one_of_two, args=(node_rank, *arguments)) for node_rank in (0, 1)]
     for process in processes:
         process.start()
+    return processes, results
+
+
+def on_two(tmp_path, act, timeout=60.0):
+    """What act() returns in two processes, in order of rank."""
+    processes, results = started(tmp_path, act, timeout)
     found = sorted(results.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
     return [result for _, result in found]
+
+
+def ends_of_two(tmp_path, act):
+    """The exit codes of two processes that call act(), and their errors."""
+    processes, _ = started(tmp_path, act)
+    for process in processes:
+        process.join(30)
+    return [process.exitcode for process in processes], [(tmp_path / f"stderr{n}").read_text() for n in (0, 1)]
 
 
 def exchange():
@@ -156,6 +184,90 @@ def test_a_pickle_that_a_process_sends_is_not_run(tmp_path):
     assert not (tmp_path / "written").exists()
 
 
+def fail_in_one(error):
+    # As with nccl: it waits for the other process, which waits for this one.
+    torch.distributed.destroy_process_group = partial(time.sleep, 3600)
+    if rank() == 1:
+        with exit_on_user_error():
+            raise error
+    gather_rows(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [(ValueError("bad clip"), 2, "error: bad clip"), (KeyError("a bug"), 1, "KeyError: 'a ")],
+)
+def test_a_process_that_fails_prints_its_error_and_ends_without_waiting_for_the_others(tmp_path, error, code, message):
+    codes, errors = ends_of_two(tmp_path, partial(fail_in_one, error))
+    assert codes == [2, code]
+    assert message in errors[1]
+    assert errors[0].startswith("[process 0] error: another process died; its error may be printed above")
+
+
+def test_a_process_that_a_signal_ended_is_named_and_the_exit_code_is_2(monkeypatch, capsys):
+    def join(grace_period):
+        raise ProcessExitedException("", error_index=1, error_pid=7, exit_code=-6, signal_name="SIGABRT")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.multiprocessing.spawn", lambda *_, **__: SimpleNamespace(join=join, pids=list))
+    with pytest.raises(SystemExit, match="2"):
+        launch(record, ([],), multiprocessing=True)
+    assert capsys.readouterr().err == "error: process 1 was killed by SIGABRT\n"
+
+
+def come_late():
+    if rank() == 1:
+        time.sleep(5)
+    barrier()
+    return "done"
+
+
+def test_a_barrier_waits_for_longer_than_the_timeout(tmp_path):
+    assert on_two(tmp_path, come_late, timeout=3.0) == ["done", "done"]
+
+
+def hang_before_the_flags():
+    distributed._limit = timedelta(seconds=1)  # that of the group is longer, as with nccl
+    if rank() == 1:
+        time.sleep(600)
+    any_process(False)
+
+
+def test_a_process_that_hangs_is_noticed_before_the_limit_of_the_gradients(tmp_path):
+    processes, _ = started(tmp_path, hang_before_the_flags)
+    processes[0].join(30)
+    assert processes[0].exitcode == 2
+    assert (tmp_path / "stderr0").read_text().startswith("[process 0] error: another process hangs: no answer for ")
+
+
+def test_on_gpus_only_gradients_go_over_nccl_and_it_waits_longer_than_gloo(monkeypatch):
+    given = {}
+    monkeypatch.setattr(distributed, "_store", lambda *_: None)
+    monkeypatch.setattr(distributed, "_limit", None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **options: given.update(options))
+    distributed.join(1, 2, Rendezvous(timeout=30), torch.device("cuda", 1))
+    assert (given["backend"], given["device_id"]) == ("cpu:gloo,cuda:nccl", torch.device("cuda", 1))
+    assert given["timeout"] > distributed._limit == timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("options", [{"gpu": 1}, {"multiprocessing": True, "node_rank": 0}])
+def test_a_gpu_is_selected_before_the_worker_runs(monkeypatch, options):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 if "gpu" in options else 1)
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    launch(seen.append, (), **options)
+    assert seen == 2 * [torch.device("cuda", options.get("gpu", 0))]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("vidm.launch.torchrun_place", lambda _: (4, 4, 8))
+    with pytest.raises(ValueError, match="process 5 of this machine has no GPU: start at most 4"):
+        launch(record, ([],))
+
+
 # Writes what each process of a run listens on, and the permissions of what the run keeps in the temporary folder.
 PROGRAM = """
 import os
@@ -164,7 +276,8 @@ from pathlib import Path
 
 import torch
 
-from vidm.distributed import barrier, launch, rank
+from vidm.distributed import barrier, rank
+from vidm.launch import launch
 
 
 def listening():

@@ -16,7 +16,8 @@ import torch
 from test_preemption import assert_identical, final_state, finish, started, stderr_of, wait_for_step
 
 from vidm.config import Config
-from vidm.distributed import Rendezvous, launch
+from vidm.distributed import Rendezvous
+from vidm.launch import launch
 from vidm.torchrun import torchrun_place
 
 ROOT = Path(__file__).parent.parent
@@ -121,11 +122,11 @@ def launching_two(config: Config, tmp_path: Path, timeout: float = 60, grace: fl
     line = ["--multiprocessing-distributed", "--dist-url", "tcp://localhost:10001", "--timeout", str(timeout)]
     program = f"""
 import torch
-from vidm import cli, distributed
+from vidm import cli, launch
 
 if __name__ == "__main__":
     torch.cuda.device_count = lambda: 2
-    distributed._GRACE_S = {grace}
+    launch._GRACE_S = {grace}
     cli.train_main({[*line, *flags_of(config)]!r})
 """
     (tmp_path / "main.py").write_text(program)

@@ -17,7 +17,8 @@ from PIL import Image
 from vidm import layouts
 from vidm.cli import parse_flags
 from vidm.config import Config, DataConfig
-from vidm.distributed import Rendezvous, launch, on_main, rank
+from vidm.distributed import Rendezvous, on_main, rank
+from vidm.launch import launch
 from vidm.layouts import LAYOUTS, ClipIndex, index_clips, survey_clips
 from vidm.packs import write_pack
 from vidm.trainer import Trainer

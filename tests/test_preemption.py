@@ -16,7 +16,8 @@ import torch
 from vidm import files
 from vidm.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from vidm.config import Config
-from vidm.distributed import Rendezvous, launch
+from vidm.distributed import Rendezvous
+from vidm.launch import launch
 from vidm.resume import newest_that_verifies
 from vidm.trainer import Trainer
 from vidm.training_run import fit

@@ -1,15 +1,30 @@
 """Tests of memory on a CPU and of provenance."""
 
+import os
 import platform
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import pytest_configure
 
 from vidm import cli
-from vidm.runtime import exit_on_user_error, provenance, versions_of
+from vidm.checkpoint import build_model
+from vidm.config import SampleConfig
+from vidm.generator import Generator
+from vidm.runtime import (
+    check_bfloat16,
+    exit_on_user_error,
+    explain_no_deterministic_algorithm,
+    explain_out_of_memory,
+    provenance,
+    use_deterministic_algorithms,
+    versions_of,
+)
+from vidm.trainer import Trainer
 
 FAULTS = """
 import resource, sys, torch
@@ -46,6 +61,100 @@ def test_the_scripts_keep_freed_memory_only_on_a_cpu(monkeypatch, work, flags):
         with pytest.raises(SystemExit):
             work(torch.device(device), options)
         assert called == [True] * (device == "cpu")
+
+
+def test_gpus_are_hidden_unless_only_tests_marked_gpu_are_chosen(monkeypatch, pytestconfig):
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    for chosen, left in (("gpu", "0,1"), ("", ""), ("not slow", ""), ("not gpu", "")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        monkeypatch.setattr(pytestconfig.option, "markexpr", chosen)
+        pytest_configure(pytestconfig)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+
+
+def fake_gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-weights"])
+def test_bfloat16_is_refused_on_a_gpu_that_only_emulates_it(monkeypatch, tiny, precision):
+    gpu, message = torch.device("cuda"), f"--precision {precision}: Tesla T4 only emulates .* use --precision fp16"
+    fake_gpu(monkeypatch, (7, 5))
+    with pytest.raises(ValueError, match=message):
+        check_bfloat16(gpu, precision)
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny.replaced({"precision": "bf16"}), gpu) if precision == "bf16" else sampling_on(gpu, tiny, precision)
+    check_bfloat16(torch.device("cpu"), precision)
+    check_bfloat16(gpu, "fp16")
+    fake_gpu(monkeypatch, (8, 0))
+    check_bfloat16(gpu, precision)
+
+
+def sampling_on(device, config, precision):
+    Generator(build_model(config), config, device, Path()).check(SampleConfig(precision=precision))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory. Tried to",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_a_gpu_without_memory_is_recognised_by_what_libraries_say(message):
+    with (
+        pytest.raises(ValueError, match=r"^out of memory: clips do not fit; give less$"),
+        explain_out_of_memory("clips", "give less"),
+    ):
+        raise RuntimeError(message)
+
+
+@pytest.fixture
+def restored():
+    """A process in which an earlier choice of algorithms is restored after the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+        patch.delenv("CUBLAS_WORKSPACE_CONFIG")
+        yield
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_named(restored):
+    use_deterministic_algorithms()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    message = "^--deterministic: put_ .*does not have a deterministic implementation; leave the flag out"
+    with pytest.raises(ValueError, match=message), explain_no_deterministic_algorithm():
+        torch.zeros(4).put_(torch.tensor([0]), torch.ones(1))
+    with pytest.raises(RuntimeError, match="another"), explain_no_deterministic_algorithm():
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("values", "accepted"),
+    [
+        ({}, False),
+        ({"flow_range": "none"}, True),
+        ({"generator": "content"}, True),
+        ({"spynet": "given.pth"}, True),
+        ({"spynet": "given.pth", "train_flow": True}, False),
+    ],
+)
+def test_on_a_gpu_only_a_frozen_spynet_is_deterministic(monkeypatch, restored, tiny, values, accepted):
+    def reached(_):
+        raise LookupError("the settings are accepted")
+
+    monkeypatch.setattr("vidm.trainer.TrainingData", reached)
+    config = tiny.replaced({"deterministic": True, **values})
+    expected, message = (LookupError, "accepted") if accepted else (ValueError, "SPyNet is trained, .* --spynet FILE")
+    with pytest.raises(expected, match=message):
+        Trainer(config, torch.device("cuda"))
+    assert torch.are_deterministic_algorithms_enabled() == accepted
+    with pytest.raises(LookupError, match="accepted"):
+        Trainer(config, torch.device("cpu"))
 
 
 def test_a_name_without_a_version_is_left_out_or_described():

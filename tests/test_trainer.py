@@ -13,7 +13,8 @@ from golden import fill_by_rule
 
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.config import Config, TrainConfig
-from vidm.distributed import Rendezvous, is_main, launch
+from vidm.distributed import Rendezvous, is_main
+from vidm.launch import launch
 from vidm.randomness import draw_noise
 from vidm.trainer import Trainer, learning_rate
 from vidm.training_run import fit
@@ -106,11 +107,11 @@ def test_noise_depends_on_the_place_of_a_sample_and_not_on_its_batch():
     assert not torch.equal(noise, draw_noise(1, 5, range(8), frame, 1000)[1])
 
 
-def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
+def run(config: Config, resume: Path | None = None, device: torch.device = CPU) -> dict[str, torch.Tensor]:
     """Train and return the state; a new run begins in an empty folder."""
     if not resume:
         shutil.rmtree(config.train.out, ignore_errors=True)
-    trainer = Trainer(config, CPU, load_checkpoint(resume) if resume else None)
+    trainer = Trainer(config, device, load_checkpoint(resume) if resume else None)
     fit(trainer)
     state = {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
     for i, moments in trainer.optimizer.state_dict()["state"].items():
@@ -118,12 +119,27 @@ def run(config: Config, resume: Path | None = None) -> dict[str, torch.Tensor]:
     return state | trainer.model.state_dict()
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path):
-    whole = run(tiny)
-    run(tiny.replaced({"total_iters": 2, "out": str(tmp_path / "half")}))
-    resumed = run(tiny.replaced({"out": str(tmp_path / "half")}), tmp_path / "half" / "checkpoint_00000002.pt")
+def assert_resumes_bit_for_bit(config: Config, folder: Path, device: torch.device = CPU) -> None:
+    whole = run(config, device=device)
+    run(config.replaced({"total_iters": 2, "out": str(folder)}), device=device)
+    resumed = run(config.replaced({"out": str(folder)}), folder / "checkpoint_00000002.pt", device)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path):
+    assert_resumes_bit_for_bit(tiny, tmp_path / "half")
+
+
+@pytest.mark.gpu
+def test_with_deterministic_a_resumed_run_on_a_gpu_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path):
+    spynet = fill_by_rule(Trainer(tiny, CPU).model.spynet, "spynet")
+    torch.save(spynet.state_dict(), tmp_path / "spynet.pt")
+    config = tiny.replaced({"deterministic": True, "spynet": str(tmp_path / "spynet.pt")})
+    try:
+        assert_resumes_bit_for_bit(config, tmp_path / "half", torch.device("cuda", 0))
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def contiguous(value):

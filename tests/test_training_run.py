@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from test_preemption import CONTEXT
 
 from vidm.checkpoint import list_checkpoints, load_checkpoint
 from vidm.config import Config
-from vidm.distributed import Rendezvous, gather_rows, is_main, launch
+from vidm.distributed import Rendezvous, gather_rows, is_main, rank
+from vidm.launch import launch
 from vidm.layouts import index_clips
 from vidm.randomness import draw_condition_noise
 from vidm.resume import newest_that_verifies
@@ -198,10 +200,10 @@ def save_losses(device: torch.device, config: Config, steps: int, path: Path) ->
         torch.save(found, path)
 
 
-def one_of_two(node_rank: int, config: Config, steps: int, path: Path, store: Path) -> None:
+def one_of_two(node_rank: int, worker: Callable[..., None], arguments: tuple[object, ...], store: Path) -> None:
     torch.set_num_threads(1)
     nodes = {"num_nodes": 2, "node_rank": node_rank, "rendezvous": Rendezvous(f"file://{store}")}
-    launch(save_losses, (config, steps, path), multiprocessing=True, **nodes)
+    launch(worker, arguments, multiprocessing=True, **nodes)
 
 
 @pytest.mark.slow
@@ -209,7 +211,7 @@ def test_twenty_steps_are_the_same_on_one_process_on_two_and_in_micro_batches(ti
     config = tiny.replaced({"batch_size": 8, "total_iters": 20, "lr": 1e-4, "penalty_eps": 1e-2})
     expected, _ = losses_and_weights(config, 20)
     in_micro_batches, _ = losses_and_weights(config.replaced({"accum_steps": 4}), 20)
-    arguments = (config, 20, tmp_path / "found.pt", tmp_path / "store")
+    arguments = (save_losses, (config, 20, tmp_path / "found.pt"), tmp_path / "store")
     group = [CONTEXT.Process(target=one_of_two, args=(rank, *arguments)) for rank in range(2)]
     for process in group:
         process.start()
@@ -220,6 +222,61 @@ def test_twenty_steps_are_the_same_on_one_process_on_two_and_in_micro_batches(ti
     assert in_micro_batches == pytest.approx(expected, rel=1e-4)
     assert on_two == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) == 20
+
+
+def in_the_other_only(device: torch.device, config: Config, found: Path) -> None:
+    """A step in which process 1 is asked to stop, and one in which its loss, but not its gradient, is infinite."""
+    trainer = Trainer(config, device)
+    batches, losses = trainer.batches(), trainer.losses
+    updated = [trainer.train_step(batches, lambda: not is_main()) is not None]
+    stopping = [trainer.stopping]
+    if not is_main():
+        infinite = torch.tensor(torch.inf)
+        trainer.losses = lambda *place: {name: loss + infinite for name, loss in losses(*place).items()}
+    updated += [trainer.train_step(batches) is not None]
+    stopping += [trainer.stopping]
+    found.with_name(f"found{rank()}").write_text(f"{updated} {stopping} {trainer.progress.bad_steps}")
+
+
+def test_two_processes_stop_together_and_leave_out_the_same_steps(tiny, tmp_path):
+    arguments = (in_the_other_only, (tiny, tmp_path / "found"), tmp_path / "store")
+    group = [CONTEXT.Process(target=one_of_two, args=(node, *arguments)) for node in range(2)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(120)
+        assert process.exitcode == 0
+    for number in range(2):
+        assert (tmp_path / f"found{number}").read_text() == "[True, False] [True, False] 1"
+
+
+def test_flags_are_exchanged_before_a_step_waits_for_its_gradient(tiny, monkeypatch):
+    trainer = Trainer(tiny, CPU)
+    events, item, accumulate = [], torch.Tensor.item, trainer.accumulate
+
+    def accumulated(*arguments):
+        losses = accumulate(*arguments)
+        events.clear()
+        return losses
+
+    monkeypatch.setattr(trainer, "accumulate", accumulated)
+    monkeypatch.setattr("vidm.trainer.any_process", lambda flag: events.append("flags") or flag)
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: events.append("wait") or item(tensor))
+    assert trainer.train_step(trainer.batches())
+    assert events == ["flags", "wait"]
+
+
+# Workers
+
+
+@pytest.mark.parametrize(("workers", "processes", "each"), [(32, 64, 1), (0, 64, 0), (8, 3, 2), (8, 1, 3)])
+def test_each_process_has_a_worker_unless_there_are_none(tiny, monkeypatch, workers, processes, each):
+    given = []
+    monkeypatch.setattr("vidm.training_data.world_size", lambda: processes)
+    monkeypatch.setattr("vidm.training_data.load_batches", lambda *arguments: given.append(arguments[2]))
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    TrainingData(tiny.replaced({"workers": workers})).batches(0, pin_memory=False)
+    assert given == [each]
 
 
 # Conditioning noise

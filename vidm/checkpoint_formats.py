@@ -21,7 +21,7 @@ from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state
 from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write, read_json, regular_file
-from vidm.tensor_file import read_tensors
+from vidm.tensor_file import read_tensors, wrong_download
 
 PREFIX = "module."
 # <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).
@@ -96,6 +96,8 @@ def _load_safetensors(path: Path) -> Checkpoint:
         if not file.exists():
             raise FileNotFoundError(f"no such file: {file}; .safetensors weights need a .json file with their settings")
     described = read_json(settings)
+    if wrong := wrong_download(regular_file(path)):
+        raise ValueError(f"{path} {wrong}")
     try:
         with regular_file(path).open("rb") as source:  # the library opens no path that is not UTF-8
             stored = load_file(f"/dev/fd/{source.fileno()}")

@@ -19,9 +19,10 @@ import torch
 from vidm.checkpoint import Checkpoint
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig, flagged
-from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, launch, print0
+from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, print0
 from vidm.files import LARGEST
 from vidm.generator import Generator, load_generator
+from vidm.launch import launch
 from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import CommandParser, exit_on_user_error, keep_freed_memory
@@ -238,6 +239,8 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
             raise ValueError(f"--start-iters {options.start_iters}: give a number from 0 to {LARGEST}")
         config, resume, init = train_config(options)
         _report_tf32(device, config.train.precision)
+        if device.type == "cpu" and config.train.deterministic:
+            print0("--deterministic has no effect on a CPU: every run gives the same bits there")
         trainer = Trainer(config, device, resume, init, options.start_iters)
         (dry_run if options.dry_run else fit)(trainer)
 

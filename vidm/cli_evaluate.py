@@ -23,12 +23,13 @@ from vidm.detectors import (
     load_classifier,
     load_detector,
 )
-from vidm.distributed import is_main, launch, on_main, print0, world_size
+from vidm.distributed import is_main, on_main, print0, world_size
 from vidm.evaluation import circumstances, ready_to_write, table_of, text_of_vis, warnings_of, write_results
 from vidm.features import MeasureSettings
 from vidm.files import LARGEST
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
 from vidm.images import LARGEST_SIDE
+from vidm.launch import launch
 from vidm.layouts import LAYOUTS
 from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
 from vidm.runtime import CommandParser, exit_on_user_error

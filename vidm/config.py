@@ -153,6 +153,7 @@ class TrainConfig:
     )
     precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)
     compile: bool = setting(False, "compile the networks: the first steps are slow, later ones faster", "--compile")
+    deterministic: bool = setting(False, "on GPUs, equal bits in every run; SPyNet must be frozen", "--deterministic")
     checkpoint_activations: str = setting(
         "none", "activations to recompute in the backward pass", "--checkpoint-activations", ("none", "posgn", "full")
     )
@@ -169,9 +170,7 @@ class TrainConfig:
     max_bad_steps: int = setting(
         10, "end a run after so many steps in a row whose loss or gradient is not finite", "--max-bad-steps", least=1
     )
-    start_seed: int = setting(
-        0, "seed of the constant latent of truncated sampling (--psi)", least=0, most=LARGEST_SEED
-    )
+    start_seed: int = setting(0, "seed of the constant latent of truncation (--psi)", least=0, most=LARGEST_SEED)
     print_freq: int = setting(100, "steps between log lines", "--print-freq -p", least=1)
     test_freq: int = setting(1000, "steps between previews and held-out losses (0: none)", "--test-freq", least=0)
     eval_freq: int = setting(0, "steps between distances to held-out videos (0: none)", "--eval-freq", least=0)

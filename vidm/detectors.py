@@ -31,6 +31,8 @@ from torch import Tensor
 
 from vidm.distributed import is_main
 from vidm.files import has_wrong_checksum, sha256_of
+from vidm.runtime import is_out_of_memory
+from vidm.tensor_file import wrong_download
 
 # The folder of a checkout; an installed package has none.
 PRETRAINED = Path(__file__).parent.parent / "pretrained_models"
@@ -121,6 +123,8 @@ class _TorchScript:
                 f"no such file: {path}; download it from {url} to that path, or use the random detector"
             )
         self.sha256 = sha256_of([path])
+        if wrong := wrong_download(path):
+            raise ValueError(f"{path} {wrong} (from {url})")
         what = "is a program, which can do what you can: use it only if you trust its source"
         _print_once(f"{path} (sha256 {self.sha256}) {what}")
         try:
@@ -140,6 +144,8 @@ class _TorchScript:
         try:
             return self._network(video, **switches)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             # TorchScript prints its own traceback first; the reason is the last line.
             reason = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
             raise ValueError(

@@ -1,40 +1,38 @@
-"""Run on one process or many with the same code. Only this module imports `torch.distributed`.
+"""The same code on one process or many. Only this module imports `torch.distributed`.
 
-    launch(worker, (config,), multiprocessing=True)  # calls worker(device, config) in each process
     print0("printed once, whatever the number of processes")
+    paths = on_main(lambda: list_paths(folder))  # read by one process, known to all
 
-Processes of one machine meet through a file in a private folder and listen on the loopback interface only. Those of
-several machines need a network that can be trusted. What they exchange is tensors and JSON, never pickles.
+What processes exchange is tensors and JSON, never pickles. Gradients go over nccl between GPUs. All else is on the CPU
+and goes over gloo: if another process died or hangs, gloo raises an error, whereas nccl would end this process from
+another thread, without a message of ours.
 """
 
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vidm.console import console
 from vidm.exchange import decoded, encoded
-from vidm.files import LARGEST
-from vidm.torchrun import is_one_node, torchrun_place
+from vidm.torchrun import is_one_node
 
 BACKENDS = ("nccl", "gloo")
 TIMEOUT_S = 1800.0
-MOST_NODES = 10**6
-# After a process has failed, the others get this time to end, and again after SIGTERM.
-_GRACE_S = 10.0
-_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+_FOREVER = timedelta(days=10_000)
+# A step's gradients are sent before its flags. If both had the same limit, nccl's would end first.
+_NCCL_WAITS_LONGER = timedelta(seconds=60)
+# What errors of gloo, and of a wait that is too long, contain.
+_LOSSES = ("gloo", "Connection", "Operation timed out")
+# How long this process waits for the others: Rendezvous.timeout.
+_limit = timedelta(seconds=TIMEOUT_S)
 
 T = TypeVar("T")
 
@@ -50,9 +48,6 @@ class Rendezvous:
     url: str = "tcp://localhost:10001"
     backend: str | None = None
     timeout: float = TIMEOUT_S
-
-
-LOCALHOST = Rendezvous()
 
 
 def rank() -> int:
@@ -76,11 +71,6 @@ def print0(*lines: str) -> None:
         print(*lines, sep="\n", flush=True)
 
 
-def pick_device(local_rank: int = 0) -> torch.device:
-    """The `local_rank`-th CUDA device, or the CPU if there is no GPU."""
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def _store(url: str, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     """The store through which processes find each other.
 
@@ -93,159 +83,64 @@ def _store(url: str, rank: int, world_size: int, timeout: timedelta) -> dist.Sto
     return dist.PrefixStore(f"restart_{restart}", store) if url == "env://" and is_one_node(os.environ) else store
 
 
-def init(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.device) -> None:
+def join(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.device) -> None:
     """Join a group of `world_size` processes. Raises ValueError, naming the address, if it cannot be used."""
+    global _limit
     url, backend = rendezvous.url, rendezvous.backend
     if device.type == "cpu" and backend == "nccl":
         print("no CUDA GPU here: using gloo instead of nccl")
     backend = "gloo" if device.type == "cpu" else backend or "nccl"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if rank == 0:
         print(f"waiting for {world_size} processes to connect to {url}", flush=True)
+    _limit = timedelta(seconds=rendezvous.timeout)
+    options: dict[str, Any] = {"backend": backend, "timeout": _limit}
+    if backend == "nccl":
+        options = {"backend": "cpu:gloo,cuda:nccl", "timeout": _limit + _NCCL_WAITS_LONGER, "device_id": device}
     try:
-        limit = timedelta(seconds=rendezvous.timeout)
-        store = _store(url, rank, world_size, limit)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
+        store = _store(url, rank, world_size, _limit)
+        dist.init_process_group(**options, store=store, rank=rank, world_size=world_size)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"processes cannot connect to {url} ({reason}): give another --dist-url") from error
     print0(f"{world_size} processes over {backend}, the first on {device}")
 
 
-def _is_connection_error(error: RuntimeError) -> bool:
-    """Whether an error means that another process died or hangs: torch has an error type for it only with nccl."""
-    return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
+def leave() -> None:
+    """Leave the group, once all that it was joined for is done: NCCL may wait for the other processes here."""
+    dist.destroy_process_group()
 
 
-def _give_up(error: RuntimeError, timeout: float) -> None:
-    """Print that another process died or hangs, and exit. Whoever started the processes ends those that hang."""
-    reason = str(error).strip().splitlines()[0]
+def loss_of_process(error: BaseException) -> str:
+    """What happened to another process, if an error means that it died or hangs; otherwise an empty string."""
+    text = str(error).strip()
+    # torch has an error type for it only with nccl.
+    lost = isinstance(error, dist.DistBackendError) or any(word in text for word in _LOSSES)
+    if not (isinstance(error, RuntimeError) and lost):
+        return ""
+    reason = text.splitlines()[0]
     hangs = "imed out" in reason or "imeout" in reason
-    what = f"hangs: no answer for {timeout:g} s (--timeout)" if hangs else "died; its error may be printed above"
-    print(f"[process {rank()}] error: another process {what} [{reason}]", file=sys.stderr, flush=True)
-    # A regular exit would destroy the process group, which waits for the other processes.
-    os._exit(2)
-
-
-@console()
-def _run(
-    local_rank: int,
-    worker: Callable[..., None],
-    arguments: Sequence[Any],
-    first_rank: int,
-    world_size: int,
-    rendezvous: Rendezvous,
-    one_node: bool,
-) -> None:
-    """Join a group of processes, call the worker, and leave the group; a single process is not a group."""
-    device = pick_device(local_rank)
-    if world_size == 1:
-        worker(device, *arguments)
-        return
-    if one_node:
-        os.environ.update(GLOO_SOCKET_IFNAME=_LOOPBACK, NCCL_SOCKET_IFNAME=_LOOPBACK)
-    init(first_rank + local_rank, world_size, rendezvous, device)
-    try:
-        worker(device, *arguments)
-    except RuntimeError as error:
-        if _is_connection_error(error):
-            _give_up(error, rendezvous.timeout)
-        raise
-    finally:
-        dist.destroy_process_group()
-
-
-def _spawn(group: tuple[Any, ...], processes: int) -> None:
-    """Call _run(local_rank, *group) in `processes` new processes; SIGTERM and SIGINT are passed on to all of them.
-
-    If one fails, the others are ended, if need be by SIGKILL.
-    """
-    context = mp.spawn(_run, group, nprocs=processes, join=False)
-
-    def pass_on(number: int, frame: object) -> None:
-        for pid in context.pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        while not context.join(grace_period=_GRACE_S):
-            pass
-    except mp.ProcessExitedException as error:
-        # The process has printed its error; its exit code becomes that of the run.
-        sys.exit(error.exit_code)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def launch(
-    worker: Callable[..., None],
-    arguments: Sequence[Any],
-    multiprocessing: bool = False,
-    num_nodes: int = 1,
-    node_rank: int = 0,
-    gpu: int | None = None,
-    rendezvous: Rendezvous = LOCALHOST,
-) -> None:
-    """Call worker(device, *arguments) in this process, or in one process per GPU.
-
-    Under torchrun, its environment variables define the processes. With `multiprocessing`, one process per GPU (a
-    single process without GPUs) runs on this node, number `node_rank` of `num_nodes`. Otherwise, only this process
-    runs, on GPU number `gpu`, the first GPU or the CPU. If a process dies or makes the others wait for too long, all
-    end with a message and exit code 2. Raises ValueError for an unknown GPU or node, and as torchrun_place does.
-
-    The environment variables of this process are not changed, except under torchrun with several processes on one node:
-    there, as in the processes that this one starts, gloo and nccl are told to use the loopback interface.
-    """
-    if not 0 < rendezvous.timeout <= LARGEST:
-        raise ValueError(f"--timeout {rendezvous.timeout:g}: give a number of seconds above 0, at most {LARGEST}")
-    if num_nodes > MOST_NODES:
-        raise ValueError(f"--world-size {num_nodes}: give at most {MOST_NODES} nodes")
-    by_flags = multiprocessing and "TORCHELASTIC_RUN_ID" not in os.environ
-    place = None if by_flags else torchrun_place(os.environ)
-    if place:
-        rank, local_rank, world_size = place
-        by_torchrun = replace(rendezvous, url="env://")
-        _run(local_rank, worker, arguments, rank - local_rank, world_size, by_torchrun, is_one_node(os.environ))
-    elif multiprocessing:
-        per_node = max(torch.cuda.device_count(), 1)
-        if not 0 <= node_rank < num_nodes:
-            raise ValueError(
-                f"--rank {node_rank} is not among {num_nodes} nodes: --world-size N takes ranks 0 to N - 1"
-            )
-        with TemporaryDirectory(prefix="vidm-") as private:  # only this user can open it
-            if num_nodes == 1:
-                rendezvous = replace(rendezvous, url=f"file://{private}/meeting")
-            group = (worker, arguments, node_rank * per_node, num_nodes * per_node, rendezvous, num_nodes == 1)
-            if per_node == 1:
-                _run(0, *group)
-            else:
-                _spawn(group, per_node)
-    else:
-        if num_nodes != 1 or node_rank != 0:
-            raise ValueError("--world-size and --rank count nodes: they need --multiprocessing-distributed")
-        if gpu is not None and not 0 <= gpu < torch.cuda.device_count():
-            raise ValueError(f"--gpu {gpu}: this machine has {torch.cuda.device_count()} CUDA GPUs")
-        worker(pick_device(gpu or 0), *arguments)
+    silence = f"hangs: no answer for {_limit.total_seconds():g} s (--timeout)"
+    return f"{silence if hangs else 'died; its error may be printed above'} [{reason}]"
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Concatenate every process's rows (n, ...), n equal everywhere, in order of rank -> (world_size * n, ...)."""
+    """Concatenate the rows (n, ...) of all processes, n equal everywhere, in order of rank: (world_size * n, ...).
+
+    The result is on the CPU.
+    """
+    rows = rows.cpu().contiguous()
     if world_size() == 1:
         return rows
     gathered = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(gathered, rows.contiguous())
+    dist.all_gather(gathered, rows, async_op=True).wait(_limit)
     return torch.cat(gathered)
 
 
 def _gather_bytes(message: bytes) -> list[bytes]:
     """The message of every process, in order of rank."""
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    lengths = gather_rows(torch.tensor([len(message)], device=device)).tolist()
+    lengths = gather_rows(torch.tensor([len(message)])).tolist()
     padded = torch.frombuffer(bytearray(message.ljust(max(lengths))), dtype=torch.uint8)
-    rows = gather_rows(padded[None].to(device)).cpu().numpy()
+    rows = gather_rows(padded[None]).numpy()
     return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
 
@@ -292,9 +187,11 @@ def on_main(work: Callable[[], T], *records: type) -> T:
 
 
 def barrier() -> None:
-    """Wait until every process calls this."""
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait until every process calls this, however long that takes. Raises RuntimeError if one of them dies."""
+    token, others = torch.zeros(1), [n for n in range(world_size()) if n != rank()]
+    for work in [dist.isend(token, n) for n in others] + [dist.irecv(torch.zeros(1), n) for n in others]:
+        assert work, "this process belongs to the group"
+        work.wait(_FOREVER)
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
@@ -311,9 +208,6 @@ def gradients_kept_local(model: nn.Module, local: bool) -> Iterator[None]:
         yield
 
 
-def any_process(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:
-    """For each flag, whether it is true in any process; all processes must call this."""
-    joined = torch.tensor([float(flag) for flag in flags], device=device)
-    if world_size() > 1:
-        dist.all_reduce(joined, op=dist.ReduceOp.MAX)
-    return [value > 0 for value in joined.tolist()]
+def any_process(flag: bool) -> bool:
+    """Whether the flag is true in any process; all processes must call this."""
+    return bool(gather_rows(torch.tensor([flag])).any())

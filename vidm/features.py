@@ -32,6 +32,7 @@ from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.feature_table import FeatureTable, Size
 from vidm.frechet import FeatureStats
 from vidm.packs import content_sha256
+from vidm.runtime import explain_out_of_memory
 from vidm.video_io import VideoError
 
 # Increase the number when the pixels read from the same video change, so that older rows of a cache are not used.
@@ -175,7 +176,8 @@ def _started(clips: Clips, places: list[int], settings: MeasureSettings) -> Iter
             first = first or (clips.index.paths[place], size)
             _refuse_other_size(clips.index.paths[place], size, *first)
         clips_u8 = np.stack([clip for _, clip in good])
-        features = features_of(settings.detector, clips_u8, settings.protocol, settings.device)
+        with explain_out_of_memory(f"batches of {len(good)} clips in the detector", "give a smaller --batch (-b)"):
+            features = features_of(settings.detector, clips_u8, settings.protocol, settings.device)
         yield _Batch([place for place, _ in good], size, features, damaged)
 
 

@@ -23,7 +23,7 @@ from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.images import rgb_from_image
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
-from vidm.runtime import autocast, check_compiler
+from vidm.runtime import autocast, check_bfloat16, check_compiler
 from vidm.samplers import SAMPLERS
 
 FirstFrame = Image.Image | np.ndarray | Tensor
@@ -74,6 +74,7 @@ class Generator:
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that this generator cannot follow; the methods below trust theirs."""
         settings.check_for(self.config, self.content_config)
+        check_bfloat16(self.device, settings.precision)
         if settings.compile:
             check_compiler()
 

@@ -30,6 +30,8 @@ from vidm.distributed import rank
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+_NO_MEMORY = (_CPU_ALLOCATOR, "MemoryError: ", "out of memory", "STATUS_ALLOC_FAILED")
 # Parameters of glibc's mallopt, and the values that its dynamic thresholds grow to.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
@@ -50,6 +52,34 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """Scales losses so that fp16 gradients do not vanish; it does nothing in any other precision."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def check_bfloat16(device: torch.device, precision: str) -> None:
+    """Raise ValueError for bfloat16 on a GPU that only emulates it, which is slower than float32."""
+    if not precision.startswith("bf16") or device.type != "cuda" or not torch.cuda.is_available():
+        return
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"--precision {precision}: {name} only emulates bfloat16, slowly; use --precision fp16")
+
+
+def use_deterministic_algorithms() -> None:
+    """Let the GPU use only algorithms that give the same bits in every run; to be called before anything uses it."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS's are not
+    torch.backends.cudnn.benchmark = False  # it may choose another algorithm in every run
+    torch.use_deterministic_algorithms(True)
+
+
+@contextmanager
+def explain_no_deterministic_algorithm() -> Iterator[None]:
+    """Turn the error of an operation without a deterministic algorithm into a ValueError that names it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        reason = str(error).split(", but ")[0]
+        raise ValueError(f"--deterministic: {reason}; leave the flag out, or train on a CPU") from error
 
 
 def check_compiler() -> None:
@@ -88,10 +118,12 @@ def keep_freed_memory(kept: bool = True) -> bool:
     return all(libc.mallopt(parameter, value) for parameter, value in values.items())
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    # From a data loading process, a MemoryError arrives as a RuntimeError with its traceback as text.
-    signs = ("DefaultCPUAllocator", "MemoryError: ")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a failed allocation, on a GPU or the CPU. TorchScript and libraries of CUDA only say so.
+
+    From a data loading process, a MemoryError arrives as a RuntimeError with its traceback as text.
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 @contextmanager
@@ -100,9 +132,9 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        on_cpu = not isinstance(error, torch.OutOfMemoryError)
+        on_cpu = isinstance(error, MemoryError) or _CPU_ALLOCATOR in str(error)
         raise ValueError(f"out of memory{' on the CPU' * on_cpu}: {what} do not fit; {advice}") from error
 
 
@@ -178,7 +210,7 @@ def exit_on_user_error() -> Iterator[None]:
                 message = re.sub(r"^(\w+\.)+\w*Error: ", "", message.split("\n")[-1])
             _exit("error: " + (message or type(error).__name__), 2)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = str(error).strip().split("\n")[-1].rpartition("Error: ")[2]
             _exit(f"error: out of memory ({reason or 'MemoryError'}): use smaller settings, or less of them at once", 2)

@@ -117,6 +117,17 @@ def _tensors_in(content: Any, seen: set[int]) -> Iterator[Tensor]:
             yield from _tensors_in(part, seen)
 
 
+def wrong_download(path: Path) -> str:
+    """What a file is that a failed download leaves behind, and what to do; empty for any other file. Ours."""
+    with path.open("rb") as file:
+        head = file.read(256).lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, such as one that asks for a login or a confirmation; download it again in a browser"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself; run git lfs pull where it was cloned"
+    return ""
+
+
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """Load a file that torch.save wrote as a dictionary of tensors and plain values, on the CPU.
 
@@ -128,7 +139,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is a folder: give a file in it")
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
-    regular_file(path)
+    if wrong := wrong_download(regular_file(path)):
+        raise ValueError(f"{path} {wrong}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what is wrong

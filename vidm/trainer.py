@@ -6,11 +6,13 @@
 
 The data, diffusion steps and noise of a sample depend only on (seed, step, its place in the global batch); each
 process and each micro-batch takes its slice. One process with a batch of 8, two with 4 each and four micro-batches of 2
-therefore take the same step, and a run that was stopped and resumed gives the same result as one that never stopped.
+therefore take the same step, and a run that was stopped and resumed gives the same result as one that never stopped:
+bit for bit on a CPU and, with --deterministic, on GPUs; otherwise up to rounding, which some of a GPU's sums do in an
+order that changes.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +38,16 @@ from vidm.loading import Batch
 from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise
 from vidm.resume import in_own_folder, trains_flow
-from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
+from vidm.runtime import (
+    autocast,
+    check_bfloat16,
+    check_compiler,
+    explain_no_deterministic_algorithm,
+    explain_out_of_memory,
+    loss_scaler,
+    more_micro_batches,
+    use_deterministic_algorithms,
+)
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
 
@@ -72,12 +83,21 @@ def _check_moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) 
             raise ValueError(f"moments of weight {number} of another shape")
 
 
-def _check_same_step(step: int, device: torch.device) -> None:
+def _check_same_step(step: int) -> None:
     """Raise ValueError unless all processes start from the same step."""
-    steps = gather_rows(torch.tensor([step], device=device)).tolist()
+    steps = gather_rows(torch.tensor([step])).tolist()
     if len(set(steps)) > 1:
         raise ValueError(
             f"processes start from different steps, {steps}: --out must be on a disk that all of them share"
+        )
+
+
+def _check_deterministic(config: Config) -> None:
+    """Raise ValueError if a network that is trained has a gradient without a deterministic algorithm on a GPU."""
+    if config.model.generator == "motion" and config.model.flow_range != "none" and config.train.train_flow:
+        raise ValueError(
+            "--deterministic: SPyNet is trained, and on a GPU the gradient of its warping is different in every run; "
+            "freeze SPyNet with --spynet FILE and without --train-flow, or give --flow-range none"
         )
 
 
@@ -100,9 +120,13 @@ class Trainer:
         start_step: int | None = None,
     ) -> None:
         config.check(world_size())
+        check_bfloat16(device, config.train.precision)
         if config.train.compile:
             check_compiler()
         config = config.replaced({"train_flow": trains_flow(config, resume, init)})
+        if config.train.deterministic and device.type == "cuda":
+            _check_deterministic(config)
+            use_deterministic_algorithms()
         self.config, self.device = config, device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
@@ -110,13 +134,14 @@ class Trainer:
             raise ValueError(
                 f"{train.out} has checkpoints of another run: resume it with --resume auto, or give another --out"
             )
-        _check_same_step(self.step, device)
+        _check_same_step(self.step)
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         self.data = TrainingData(config)
         begins_from = resume or init
         self.begins_from = begins_from.source if begins_from else ""
         self.resumed = resume.progress if resume else None
         self.progress = self.resumed or Progress(self.step * train.batch_size, self.step)
+        self.stopping = False
         torch.manual_seed(train.seed)
         self.diffusion = build_diffusion(config)
         self.model = self._build_model(resume, init)
@@ -189,34 +214,39 @@ class Trainer:
         for micro in range(accum_steps):
             with gradients_kept_local(self.parallel, local=micro < accum_steps - 1):
                 losses = self.losses(next(batches), step, micro)
-                self.scaler.scale(losses["loss"].mean() / accum_steps).backward()
+                loss = self.scaler.scale(losses["loss"].mean() / accum_steps)
+                # The gradient of a loss that is not finite may be finite: here it becomes NaN, in every process.
+                loss.backward(1 + 0 * loss.detach())
             means.append({name: value.detach().mean() for name, value in losses.items()})
         return {name: torch.stack([m[name] for m in means]) for name in means[0]}
 
-    def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor] | None:
+    def train_step(
+        self, batches: Iterator[Batch], asked_to_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor] | None:
         """Take one optimizer step; return the losses of `accumulate` and the gradient's norm (1,) before clipping.
 
         If the loss or the gradient of any process is not finite, the weights do not change, the step counts as bad,
-        and None is returned. In fp16, a gradient that is not finite may be an overflow: the loss scale is then halved,
-        and the step counts as bad only at a scale of 1.
+        and None is returned. In fp16, this may be an overflow: the loss scale is then halved, and the step counts as
+        bad only at a scale of 1. `self.stopping` becomes whether any process was asked to stop.
         """
         train = self.config.train
-        with explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice()):
+        fits = explain_out_of_memory(f"micro-batches of {self.micro_batch}", self._memory_advice())
+        with fits, explain_no_deterministic_algorithm():
             losses = self.accumulate(batches, self.step)
+        # Before the first wait for the GPU, which would never end if another process died before it sent its gradient.
+        self.stopping = any_process(asked_to_stop())
         (group,) = self.optimizer.param_groups
         group["lr"] = learning_rate(train, self.step)
         self.scaler.unscale_(self.optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_(group["params"], train.clip_norm).detach().reshape(1)
-        infinite = [~torch.isfinite(losses["loss"]).all(), ~torch.isfinite(grad_norm).all()]
-        bad_loss, bad_gradient = any_process(infinite, self.device)
-        scaled = self.scaler.get_scale() > 1
-        if not (bad_loss or bad_gradient):
+        updated = math.isfinite(grad_norm.item())
+        bad = not (updated or self.scaler.get_scale() > 1)
+        if updated:
             self.scaler.step(self.optimizer)
             self.ema.update(self.model)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.step += 1
-        updated, bad = not (bad_loss or bad_gradient), bad_loss or (bad_gradient and not scaled)
         done = self.progress
         self.progress = Progress(
             samples_seen=done.samples_seen + train.batch_size,

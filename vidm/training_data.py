@@ -108,7 +108,9 @@ class TrainingData:
             return islice(self._sampler(start_step + steps), micro_batches, None)
 
         samples = self.samples(self.index, train.seed, self.config.data.flip)
-        return load_batches(samples, keys_from, min(train.workers // world_size(), os.cpu_count() or 1), pin_memory)
+        # With fewer workers than processes, each still has one: only --workers 0 loads in the process itself.
+        workers = min(train.workers, max(train.workers // world_size(), 1), os.cpu_count() or 1)
+        return load_batches(samples, keys_from, workers, pin_memory)
 
     def videos_of_step(self, step: int) -> list[Path]:
         """The videos of a step's global batch, in order of their places in it."""

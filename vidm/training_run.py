@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vidm.checkpoint import remove_unfinished
-from vidm.distributed import any_process, gather_rows, is_main, on_main, print0, world_size
+from vidm.distributed import gather_rows, is_main, on_main, print0, world_size
 from vidm.files import locked
 from vidm.loading import Batch, LoadingError
 from vidm.model import MotionGenerator
@@ -121,7 +121,7 @@ class _Run:
         trainer, train = self.trainer, self.trainer.config.train
         while trainer.step < train.total_iters:
             try:
-                losses = trainer.train_step(batches)
+                losses = trainer.train_step(batches, lambda: bool(self.stop.received))
             except LoadingError:
                 if self.log:
                     self._save(last=True)
@@ -133,16 +133,15 @@ class _Run:
                 self._warn_of_bad_step()
             if self.log:
                 self.log.step()
-            (stopped,) = any_process([bool(self.stop.received)], trainer.device)
             given_up = trainer.progress.bad_in_a_row >= train.max_bad_steps
-            last = trainer.step == train.total_iters or stopped or given_up
+            last = trainer.step == train.total_iters or trainer.stopping or given_up
             if trainer.step % train.print_freq == 0 or last:
                 self._log_window()
             if trainer.step % train.save_freq == 0 or last:
                 self._save(last)
             if given_up:
                 raise ValueError(self._bad_steps_message())
-            if stopped:
+            if trainer.stopping:
                 print0(f"stopped and saved after step {trainer.step}: continue with --resume auto")
                 return
             self._validate()

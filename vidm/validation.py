@@ -25,7 +25,7 @@ from vidm.layouts import ClipIndex
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.randomness import keyed_normal
 from vidm.rollout import animate, generate_first_frames, shared_start, video_noise
-from vidm.runtime import autocast
+from vidm.runtime import autocast, explain_out_of_memory
 from vidm.samplers import sample_ddim
 
 NUM_SAMPLES = 64
@@ -111,7 +111,9 @@ class Validator:
         generated = self._animated(model, real[:, 0], mine)
         sides = FeatureStats(), FeatureStats()
         for stats, clips in zip(sides, (real, generated), strict=True):
-            stats.update(gather_rows(features_of(detector, clips, STYLEGAN_V, self.device)))
+            with explain_out_of_memory(f"{len(clips)} held-out videos in the detector", "give a smaller --held-out"):
+                features = features_of(detector, clips, STYLEGAN_V, self.device)
+            stats.update(gather_rows(features))
         return frechet_of(*sides)
 
 

@@ -206,11 +206,10 @@ class Config:
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for each in (f for section in Config().sections() for f in fields(section)):
             value = values.get(each.name, each.default)
-            kinds = (type(each.default), int) if each.type is float else type(each.default)
-            if isinstance(value, bool) is not isinstance(each.default, bool) or not isinstance(value, kinds):
-                raise ValueError(
-                    f"setting {each.name} is {reprlib.repr(value)}, not of type {type(each.default).__name__}"
-                )
+            wanted = type(each.default)
+            kinds = (wanted, int) if each.type is float else wanted
+            if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, kinds):
+                raise ValueError(f"setting {each.name} is {reprlib.repr(value)}, not of type {wanted.__name__}")
             if isinstance(value, tuple) and not (len(value) <= 100 and all(isinstance(part, int) for part in value)):
                 raise ValueError(f"setting {each.name} is {short(value)}, not whole numbers, at most 100")
         config = Config().replaced(values)
@@ -224,8 +223,7 @@ class Config:
 
     def replaced(self, values: Mapping[str, Any]) -> "Config":
         """A copy with the given values by name, whichever section they are in. Raises ValueError for unknown names."""
-        unknown = set(values) - {f.name for section in self.sections() for f in fields(section)}
-        if unknown:
+        if unknown := set(values) - {f.name for section in self.sections() for f in fields(section)}:
             raise ValueError(f"unknown settings: {short(', '.join(sorted(map(str, unknown))))}")
         parts: dict[str, Any] = {}
         for part, section in zip(fields(self), self.sections(), strict=True):

@@ -1,5 +1,6 @@
 """Tests of the settings: each is defined once, choices are valid, and errors name the flag."""
 
+import time
 from collections import Counter
 from dataclasses import FrozenInstanceError, fields
 
@@ -175,3 +176,32 @@ def test_defaults_that_the_fidelity_page_states():
     assert (train.condition_noise, train.weight_decay, diffusion.penalty_eps) == (0.0, 0.0, 1e-8)
     assert (diffusion.loss, diffusion.schedule, diffusion.p2_gamma, diffusion.p2_k) == ("charbonnier", "linear", 1, 1)
     assert (sample.start_noise, sample.sampler, sample.steps, sample.psi) == ("video", "dpm-solver++", "20", 1.0)
+
+
+@pytest.mark.parametrize("name", ["attention_resolutions", "channel_mult"])
+def test_a_long_list_in_a_file_is_refused_at_once(name):
+    """Two million numbers took half a minute to refuse."""
+    settings = Config().to_dict()
+    settings["model"][name] = [16] * 2_000_000
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=rf"setting {name} is \(16, 16, .*not whole numbers, at most 100"):
+        Config.from_dict(settings)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("diffusion", {"loss": "a" * 10**6}),
+        ("train", {"lr": "a" * 10**6}),
+        ("train", {"lr": [[1] * 100] * 100}),
+        ("train", {"batch_size": 10**4000}),
+        ("train", {"a" * 10**6: 1}),
+        ("model", {"channel_mult": ["a" * 10**6] * 100}),
+    ],
+)
+def test_a_message_does_not_repeat_a_long_value_of_a_file(section, values):
+    settings = Config().to_dict()
+    settings[section] |= values
+    with pytest.raises(ValueError, match=r"^.{10,1200}$"):
+        Config.from_dict(settings)

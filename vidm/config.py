@@ -8,10 +8,12 @@ from one. A field without a flag is set by presets only.
 """
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
+from vidm.console import short
 from vidm.diffusion import LOSSES, PREDICTIONS, SCHEDULES, space_timesteps
 from vidm.files import LARGEST
 from vidm.model import FLOW_RANGES
@@ -53,7 +55,7 @@ def check_values(section: Any) -> None:
         value, valid = getattr(section, each.name), each.metadata
         flag = valid["flags"][0] if valid["flags"] else each.name
         if valid["choices"] and value not in valid["choices"]:
-            raise ValueError(f"{flag} {value!r}: choose from {', '.join(valid['choices'])}")
+            raise ValueError(f"{flag} {short(value)!r}: choose from {', '.join(valid['choices'])}")
         least, above, most = valid["least"], valid["above"], valid["most"]
         if value is None or (least is None and above is None):
             continue
@@ -64,7 +66,7 @@ def check_values(section: Any) -> None:
             if most or large_enough:
                 most = most or LARGEST
                 wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
-            raise ValueError(f"{flag} {value}: give {wanted}")
+            raise ValueError(f"{flag} {short(value)}: give {wanted}")
 
 
 @dataclass(frozen=True)
@@ -205,12 +207,12 @@ class Config:
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for each in (f for section in Config().sections() for f in fields(section)):
             value = values.get(each.name, each.default)
-            if isinstance(value, bool) is not isinstance(each.default, bool) or not isinstance(
-                value, (type(each.default), int) if each.type is float else type(each.default)
-            ):
-                raise ValueError(f"setting {each.name} is {value!r}, not of type {type(each.default).__name__}")
-            if isinstance(value, tuple) and not all(isinstance(number, int) for number in value):
-                raise ValueError(f"setting {each.name} is {value!r}, not whole numbers")
+            wanted = type(each.default)
+            kinds = (wanted, int) if each.type is float else wanted
+            if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, kinds):
+                raise ValueError(f"setting {each.name} is {reprlib.repr(value)}, not of type {wanted.__name__}")
+            if isinstance(value, tuple) and not (len(value) <= 100 and all(isinstance(part, int) for part in value)):
+                raise ValueError(f"setting {each.name} is {short(value)}, not whole numbers, at most 100")
         config = Config().replaced(values)
         for section in config.sections():
             check_values(section)
@@ -222,9 +224,8 @@ class Config:
 
     def replaced(self, values: Mapping[str, Any]) -> "Config":
         """A copy with the given values by name, whichever section they are in. Raises ValueError for unknown names."""
-        unknown = set(values) - {f.name for section in self.sections() for f in fields(section)}
-        if unknown:
-            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        if unknown := set(values) - {f.name for section in self.sections() for f in fields(section)}:
+            raise ValueError(f"unknown settings: {short(', '.join(sorted(map(str, unknown))))}")
         parts: dict[str, Any] = {}
         for part, section in zip(fields(self), self.sections(), strict=True):
             own = {f.name: values[f.name] for f in fields(section) if f.name in values}

@@ -37,9 +37,9 @@ SHARED_FLAGS = """
 TRAINING_FLAGS = """
 --accum-steps --checkpoint-activations --content-frames --data --deterministic --dry-run --ema-decay --eval-freq
 --flow-range --frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction
---max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset --print-freq
---save-freq --schedule --split --spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters
---weight-decay
+--max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset --previous-frame
+--print-freq --save-freq --schedule --split --spynet --start-iters --test-freq --test-split --total-iters --train-flow
+--warmup-iters --weight-decay
 """.split()
 SAMPLING_FLAGS = """
 --anchor-every --content --content-resume --content-steps --eta --format --fps --grid --num-samples --psi --report
@@ -208,10 +208,11 @@ def test_a_model_from_init_trains_at_another_resolution(world, tmp_path, capsys)
 
 
 def test_the_checkpoint_stores_the_ablation_settings(world, tmp_path):
-    switches = "--norm timestep --no-encoder --flow-range none --p2-gamma 0 --prediction eps --loss mse".split()
-    train_main(tiny_run(world, tmp_path / "run", *switches))
+    network = "--norm timestep --no-encoder --previous-frame --flow-range none".split()
+    train_main(tiny_run(world, tmp_path / "run", *network, *"--p2-gamma 0 --prediction eps --loss mse".split()))
     config = load_checkpoint(tmp_path / "run" / "checkpoint_00000001.pt").config
-    assert (config.model.norm, config.model.use_encoder, config.model.flow_range) == ("timestep", False, "none")
+    assert (config.model.norm, config.model.flow_range) == ("timestep", "none")
+    assert (config.model.use_encoder, config.model.use_previous) == (False, True)
     assert (config.diffusion.p2_gamma, config.diffusion.prediction, config.diffusion.loss) == (0.0, "eps", "mse")
 
 

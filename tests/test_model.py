@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
@@ -217,6 +218,17 @@ def test_without_the_encoder_the_first_frame_still_reaches_the_output(inputs):
     with torch.no_grad():
         output = model(**inputs, flow=torch.zeros(3, 2, 32, 32))
         assert (model(**changed) - output).abs().max() > 1e-4
+
+
+def test_the_previous_frame_reaches_the_output_besides_its_flow_only_if_asked_for(inputs):
+    zero = torch.zeros(3, 2, 32, 32)
+    changed = inputs | {"previous": inputs["previous"].flip(3)}
+    for use_encoder, use_previous in product((True, False), (True, False)):
+        switches = {"use_encoder": use_encoder, "use_previous": use_previous}
+        model = fill_by_rule(MotionGenerator(**small_model_arguments(), **switches))
+        with torch.no_grad():
+            difference = (model(**changed, flow=zero) - model(**inputs, flow=zero)).abs().max()
+        assert (difference > 1e-4) == use_previous
 
 
 def test_the_softmax_of_attention_is_float32_where_weights_are_bfloat16():

@@ -87,7 +87,9 @@ def test_bfloat16_gives_nearly_the_same_video(generator, frame, precision):
     assert 0 < np.abs(full - half).mean() < 8
 
 
-@pytest.mark.parametrize("values", [{}, {"norm": "timestep"}, {"use_encoder": False}, {"generator": "content"}])
+@pytest.mark.parametrize(
+    "values", [{}, {"norm": "timestep"}, {"use_encoder": False}, {"use_previous": True}, {"generator": "content"}]
+)
 def test_bfloat16_weights_are_those_of_a_copy_with_nearly_the_same_output(tiny, values):
     model = fill_by_rule(build_model(tiny.replaced(values)))
     rounded = with_bf16_weights(model)

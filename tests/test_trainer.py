@@ -323,7 +323,14 @@ def test_a_content_generator_trains_on_videos_of_one_frame(tiny):
 
 
 @pytest.mark.parametrize(
-    "values", [{"norm": "timestep"}, {"use_encoder": False}, {"p2_gamma": 0.0, "prediction": "eps"}, {"loss": "mse"}]
+    "values",
+    [
+        {"norm": "timestep"},
+        {"use_encoder": False},
+        {"use_previous": True},
+        {"p2_gamma": 0.0, "prediction": "eps"},
+        {"loss": "mse"},
+    ],
 )
 def test_training_works_with_each_strategy_switched_off(tiny, values):
     config = tiny.replaced(values)

@@ -34,7 +34,7 @@ FORMAT = 2
 # Parts of a checkpoint that contain tensors.
 _TENSOR_PARTS = ("state_dict", "ema_state_dict", "optimizer", "scaler")
 # Settings that only the motion generator has.
-MOTION_ONLY = ("video_timesteps", "flow_range", "norm", "use_encoder")
+MOTION_ONLY = ("video_timesteps", "flow_range", "norm", "use_encoder", "use_previous")
 
 
 @dataclass(frozen=True)

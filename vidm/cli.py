@@ -182,7 +182,9 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
         init = load_any(config.train.init, options.stored_timesteps)
         config = init_config(init, values, options.preset or "")
     model, diffusion, train = config.model, config.diffusion, config.train
-    of_motion = "video_timesteps frame_stride flow_range norm use_encoder spynet train_flow condition_noise"
+    of_motion = (
+        "video_timesteps frame_stride flow_range norm use_encoder use_previous spynet train_flow condition_noise"
+    )
     rules = (
         (model.generator == "content", of_motion, "--generator content learns single frames"),
         (model.generator == "motion", "content_frames constant", "it is for --generator content"),

@@ -89,6 +89,9 @@ class ModelConfig(UNetShape):
     use_encoder: bool = setting(
         True, "use no motion encoder; concatenate the first frame to the noisy one instead", "--no-encoder"
     )
+    use_previous: bool = setting(
+        False, "concatenate the previous frame to the noisy one, a baseline for the flow", "--previous-frame"
+    )
     constant: bool = setting(
         True, "no constant input of the content generator: the baseline for truncation", "--no-constant"
     )

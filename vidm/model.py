@@ -85,11 +85,19 @@ class MotionGenerator(nn.Module):
     `shape` are fields of UNetShape. `image_size` is the size of training; the network takes any size whose sides are
     multiples of 2 ** (levels - 1). `flow_range` is what SPyNet sees: "unit", frames in [0, 1], as its normalization
     expects; "published", frames in [-1, 1], as in the authors' training; "none", no flow (zeros). Without
-    `use_encoder` the first frame is concatenated to the noisy one, the baseline for the encoder. Raises ValueError for
-    other sizes and, on the CPU, for a frame_index outside 0 .. video_timesteps - 1. Source: the published code.
+    `use_encoder` the first frame is concatenated to the noisy one, the baseline for the encoder; with `use_previous`
+    the previous frame is as well, besides its flow. Raises ValueError for other sizes and, on the CPU, for a
+    frame_index outside 0 .. video_timesteps - 1. Source: the published code; the baselines are ours.
     """
 
-    def __init__(self, image_size: int = 128, flow_range: str = "unit", use_encoder: bool = True, **shape: Any) -> None:
+    def __init__(
+        self,
+        image_size: int = 128,
+        flow_range: str = "unit",
+        use_encoder: bool = True,
+        use_previous: bool = False,
+        **shape: Any,
+    ) -> None:
         super().__init__()
         if flow_range not in FLOW_RANGES:
             raise ValueError(f"unknown flow_range {flow_range!r}: choose from {', '.join(FLOW_RANGES)}")
@@ -97,8 +105,9 @@ class MotionGenerator(nn.Module):
         self.shape.check_sides(image_size, image_size)
         self.image_size = image_size
         self.flow_range = flow_range
+        self.use_previous = use_previous
         self.encoder = MotionEncoder(self.shape) if use_encoder else None
-        self.unet = UNet(RGB + 2 + (0 if use_encoder else RGB), self.shape)
+        self.unet = UNet(RGB + 2 + RGB * (use_previous + (not use_encoder)), self.shape)
         self.spynet = SPyNet()
         self.to(memory_format=torch.channels_last)
 
@@ -134,6 +143,9 @@ class MotionGenerator(nn.Module):
         position = Position(t, frame_index)
         if flow is None:
             flow = self.flow(first, previous)
+        seen = [x_t, flow]
+        if self.use_previous:
+            seen.append(previous)
         if self.encoder is None:
-            return self.unet(torch.cat([x_t, flow, first], dim=1), position)
-        return self.unet(torch.cat([x_t, flow], dim=1), position, self.encoder(first, position))
+            return self.unet(torch.cat([*seen, first], dim=1), position)
+        return self.unet(torch.cat(seen, dim=1), position, self.encoder(first, position))

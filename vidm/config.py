@@ -92,9 +92,7 @@ class ModelConfig(UNetShape):
     use_previous: bool = setting(
         False, "concatenate the previous frame to the noisy one, a baseline for the flow", "--previous-frame"
     )
-    constant: bool = setting(
-        True, "no constant input of the content generator: the baseline for truncation", "--no-constant"
-    )
+    constant: bool = setting(True, "no constant input, the content generator's baseline", "--no-constant")
 
 
 @dataclass(frozen=True)

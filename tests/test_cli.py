@@ -11,10 +11,11 @@ from vidm import cli
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.cli import parse_flags, sample_config, sample_main, sample_parser, train_config, train_main, train_parser
 from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser
-from vidm.config import Config, SampleConfig, flagged
+from vidm.config import Config, SampleConfig
 from vidm.distributed import BACKENDS
 from vidm.presets import PRESETS
 from vidm.runtime import exit_on_user_error
+from vidm.settings import flagged
 from vidm.video_io import read_video
 from vidm.world import write_dataset
 

@@ -18,7 +18,7 @@ import torch
 
 from vidm.checkpoint import Checkpoint
 from vidm.checkpoint_formats import load_any
-from vidm.config import Config, SampleConfig, flagged
+from vidm.config import Config, SampleConfig
 from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, print0
 from vidm.files import LARGEST
 from vidm.generator import Generator, load_generator
@@ -28,6 +28,7 @@ from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import CommandParser, exit_on_user_error, keep_freed_memory
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
+from vidm.settings import flagged
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 

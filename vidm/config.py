@@ -9,16 +9,16 @@ from one. A field without a flag is set by presets only.
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from vidm.console import short
 from vidm.diffusion import LOSSES, PREDICTIONS, SCHEDULES, space_timesteps
-from vidm.files import LARGEST
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
+from vidm.settings import check_values, setting
 from vidm.unet import NORMS, UNetShape
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -28,45 +28,6 @@ FIXED = {"in_channels": 3, "out_channels": 6}
 LARGEST_SEED = 2**63 - 1
 # The file suffix of a video by format; "frames" is a folder of images.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
-
-
-def setting(
-    default: Any,
-    help: str,
-    flag: str = "",
-    choices: tuple[str, ...] = (),
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-) -> Any:
-    """A dataclass field with its flag (several names are separated by spaces), help text and valid values."""
-    valid = {"choices": choices, "least": least, "above": above, "most": most}
-    return field(default=default, metadata={"help": help, "flags": flag.split(), **valid})
-
-
-def flagged(section: Any) -> Iterator[Field[Any]]:
-    """The fields of a configuration dataclass that have a flag."""
-    return (each for each in fields(section) if each.metadata.get("flags"))
-
-
-def check_values(section: Any) -> None:
-    """Raise ValueError, naming the flag, for a value that is not among the choices or not in the range of its field."""
-    for each in (each for each in fields(section) if each.metadata):
-        value, valid = getattr(section, each.name), each.metadata
-        flag = valid["flags"][0] if valid["flags"] else each.name
-        if valid["choices"] and value not in valid["choices"]:
-            raise ValueError(f"{flag} {short(value)!r}: choose from {', '.join(valid['choices'])}")
-        least, above, most = valid["least"], valid["above"], valid["most"]
-        if value is None or (least is None and above is None):
-            continue
-        # Comparisons with NaN are false, so it is refused as well.
-        large_enough = value > above if least is None else value >= least
-        if not (large_enough and value <= (most or LARGEST)):
-            wanted = f"{least} or more" if above is None else f"a number above {above}"
-            if most or large_enough:
-                most = most or LARGEST
-                wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
-            raise ValueError(f"{flag} {short(value)}: give {wanted}")
 
 
 @dataclass(frozen=True)

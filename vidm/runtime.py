@@ -27,6 +27,7 @@ from torch import Tensor
 from vidm import __version__
 from vidm.console import console, printable
 from vidm.distributed import rank
+from vidm.tf32 import tf32_products
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
@@ -35,16 +36,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """A context in which matrix products and convolutions run in `precision`, one of vidm.config.SAMPLING_PRECISIONS.
 
     Parameters, coordinates, norms and the diffusion process stay float32. "bf16-weights" uses no autocast: parameters
-    are then bfloat16. The call also sets, for the whole process, whether a GPU may round float32 inputs to tf32: only
-    in "tf32", although PyTorch lets convolutions do so by default. On the CPU, "tf32" is the same as "fp32".
+    are then bfloat16. A GPU rounds float32 factors to TF32 in "tf32" only, although PyTorch lets convolutions do so by
+    default; a backward pass needs tf32_products for the same. On the CPU, "tf32" is the same as "fp32".
     """
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return torch.autocast(device.type, _AUTOCAST.get(precision, torch.bfloat16), enabled=precision in _AUTOCAST)
+    dtype = _AUTOCAST.get(precision, torch.bfloat16)
+    with tf32_products(precision == "tf32"), torch.autocast(device.type, dtype, enabled=precision in _AUTOCAST):
+        yield
 
 
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:

@@ -11,9 +11,10 @@ therefore take the same step, and a run that was stopped and resumed gives the s
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidm.checkpoint import (
     Checkpoint,
@@ -36,6 +37,7 @@ from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise
 from vidm.resume import in_own_folder, trains_flow
 from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
+from vidm.tf32 import tf32_products
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
 
@@ -65,6 +67,16 @@ def _check_same_step(step: int, device: torch.device) -> None:
         raise ValueError(
             f"processes start from different steps, {steps}: --out must be on a disk that all of them share"
         )
+
+
+def compile_network(model: nn.Module, **options: Any) -> None:
+    """Compile a generator in place for training; `options` are those of torch.compile."""
+    if isinstance(model, MotionGenerator):
+        # The compiler cannot trace the switch of TF32 in SPyNet's forward, so only what that calls is compiled.
+        spynet: Any = model.spynet
+        spynet.pyramid_flows = torch.compile(spynet.pyramid_flows, **options)
+        spynet.forward = torch.compiler.disable(spynet.forward)
+    model.compile(**options)
 
 
 class Trainer:
@@ -113,7 +125,7 @@ class Trainer:
         if resume:
             self._load_state(resume)
         if train.compile:
-            self.model.compile()
+            compile_network(self.model)
         self.parallel = data_parallel(self.model)
 
     def _build_model(self, resume: Checkpoint | None, init: Checkpoint | None) -> MotionGenerator | ContentGenerator:
@@ -171,7 +183,8 @@ class Trainer:
         accum_steps = self.config.train.accum_steps
         means: list[dict[str, Tensor]] = []
         for micro in range(accum_steps):
-            with gradients_kept_local(self.parallel, local=micro < accum_steps - 1):
+            last = micro == accum_steps - 1
+            with gradients_kept_local(self.parallel, not last), tf32_products(self.config.train.precision == "tf32"):
                 losses = self.losses(next(batches), step, micro)
                 self.scaler.scale(losses["loss"].mean() / accum_steps).backward()
             means.append({name: value.detach().mean() for name, value in losses.items()})

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="steps of each variant (10)")
     arguments = parser.parse_args()
     with exit_on_user_error():
-        check_compiler()
+        check_compiler(torch.device("cpu"))
         config = Config.from_preset(arguments.preset)
     keep_freed_memory()
     torch.set_num_threads(1)

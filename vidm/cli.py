@@ -229,16 +229,20 @@ def _report_tf32(device: torch.device, precision: str) -> None:
         print0("--precision tf32 has no effect on a CPU: it is the same as fp32 there")
 
 
+def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:
+    """The trainer of a run. The checkpoint that it was built from, up to 3 GB of memory, is freed on return."""
+    if options.start_iters is not None and options.start_iters < 0:
+        raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
+    config, resume, init = train_config(options)
+    _report_tf32(device, config.train.precision)
+    return Trainer(config, device, resume, init, options.start_iters)
+
+
 def _train(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with exit_on_user_error():
-        if options.start_iters is not None and options.start_iters < 0:
-            raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
-        config, resume, init = train_config(options)
-        _report_tf32(device, config.train.precision)
-        trainer = Trainer(config, device, resume, init, options.start_iters)
-        (dry_run if options.dry_run else fit)(trainer)
+        (dry_run if options.dry_run else fit)(_trainer(device, options))
 
 
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
@@ -249,7 +253,10 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
         generator = load_generator(options.resume, settings.content_resume or None, options.stored_timesteps, device)
         _report_tf32(device, settings.precision)
         _report_unused(options, settings, generator)
-        print0(f"sampling from {options.resume} on {device}, {settings.steps} steps of {settings.sampler}")
+        precision = generator.precision(settings)
+        print0(
+            f"sampling from {options.resume} on {device} in {precision}, {settings.steps} steps of {settings.sampler}"
+        )
         sample_folder(generator, settings)
         if settings.report:
             write_sample_report(generator, settings)

@@ -19,8 +19,9 @@ from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
 from vidm.unet import NORMS, UNetShape
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
+AUTO_PRECISION = "precision of the networks; auto: bf16 on GPUs that compute in it, tf32 on older ones, fp32 on a CPU"
 # Settings in files of earlier versions that are now constants.
 FIXED = {"in_channels": 3, "out_channels": 6}
 LARGEST_SEED = 2**63 - 1
@@ -149,7 +150,7 @@ class TrainConfig:
     weight_decay: float = setting(0.0, "weight decay of AdamW", "--weight-decay", least=0)
     clip_norm: float = setting(1.0, "largest norm of the gradient; larger ones are scaled down")
     ema_decay: float = setting(0.999, "decay of the averaged weights, which are used for sampling", "--ema-decay")
-    precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)
+    precision: str = setting("auto", AUTO_PRECISION + "; weights stay fp32", "--precision", PRECISIONS)
     compile: bool = setting(False, "compile the networks: the first steps are slow, later ones faster", "--compile")
     checkpoint_activations: str = setting(
         "none", "activations to recompute in the backward pass", "--checkpoint-activations", ("none", "posgn", "full")
@@ -271,7 +272,7 @@ class SampleConfig:
     steps: str = setting("20", "denoising steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
     content_steps: str = setting("", "denoising steps of a generated first frame (default: --steps)", "--content-steps")
     eta: float = setting(0.0, "noise of ddim, from 0 (none) to 1 (as much as ddpm)", "--eta", least=0, most=1)
-    precision: str = setting("fp32", "precision of the networks", "--precision", SAMPLING_PRECISIONS)
+    precision: str = setting("auto", AUTO_PRECISION, "--precision", SAMPLING_PRECISIONS)
     compile: bool = setting(False, "compile the networks for GPUs, which takes minutes", "--compile")
     fps: float = setting(25.0, "frame rate of the written files", "--fps", above=0, most=1000)
     psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)

@@ -36,7 +36,14 @@ from vidm.loading import Batch
 from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise
 from vidm.resume import in_own_folder, trains_flow
-from vidm.runtime import autocast, check_compiler, explain_out_of_memory, loss_scaler, more_micro_batches
+from vidm.runtime import (
+    autocast,
+    check_compiler,
+    chosen_precision,
+    explain_out_of_memory,
+    loss_scaler,
+    more_micro_batches,
+)
 from vidm.tf32 import tf32_products
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
@@ -85,8 +92,9 @@ class Trainer:
     With `resume`, the run continues from that checkpoint, whose network and diffusion process must be those of
     `config`; if it has no optimizer state, the moments start at zero. With `init`, a new run begins with that
     checkpoint's averaged weights. `start_step` replaces the checkpoint's step (or 0). `self.config` is `config` with
-    the decision of vidm.resume.trains_flow. Raises ValueError or FileNotFoundError for invalid settings, data or files;
-    the list of bad videos is then the only file that may have been written.
+    the decision of vidm.resume.trains_flow and the precision that "auto" is on this device. Raises ValueError or
+    FileNotFoundError for invalid settings, data or files; the list of bad videos is then the only file that may have
+    been written.
     """
 
     def __init__(
@@ -99,8 +107,9 @@ class Trainer:
     ) -> None:
         config.check(world_size())
         if config.train.compile:
-            check_compiler()
-        config = config.replaced({"train_flow": trains_flow(config, resume, init)})
+            check_compiler(device)
+        precision = chosen_precision(config.train.precision, device)
+        config = config.replaced({"train_flow": trains_flow(config, resume, init), "precision": precision})
         self.config, self.device = config, device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from vidm import cli
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
@@ -389,6 +390,17 @@ def test_flags_without_effect_on_a_models_videos_are_reported(world, tmp_path, c
     assert "--resolution" not in printed
     if not torch.cuda.is_available():
         assert "--precision tf32 has no effect on a CPU" in printed
+
+
+@pytest.mark.parametrize(("version", "printed"), [("2.14.1+cu130", True), ("2.15.0", False)])
+def test_a_pytorch_without_group_norms_for_channels_last_memory_on_gpus_is_reported(
+    monkeypatch, capsys, version, printed
+):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    cli._report_device(torch.device("cuda"), "bf16")
+    assert ("2.15 or newer does not" in capsys.readouterr().out) == printed
+    cli._report_device(torch.device("cpu"), "bf16")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

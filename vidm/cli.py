@@ -30,6 +30,8 @@ from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
 DIST_URL = "tcp://localhost:10001"
+# The version of PyTorch whose group norms take channels-last memory on GPUs.
+CHANNELS_LAST_SINCE = "2.15"
 TRAINING_ONLY = ("--dry-run", "--preset", "--start-iters")
 # Accepted in sampling because the original code's command passes them.
 UNUSED_IN_SAMPLING = ("--workers", "-j", "--resolution")
@@ -224,9 +226,15 @@ def _report_unused(options: argparse.Namespace, settings: SampleConfig, generato
         print0("--condition-noise has no effect: this model was trained with --flow-range none")
 
 
-def _report_tf32(device: torch.device, precision: str) -> None:
+def _report_device(device: torch.device, precision: str) -> None:
+    """Print a line for a precision that the device does not have, and for a PyTorch that is slow on it."""
     if device.type == "cpu" and precision == "tf32":
         print0("--precision tf32 has no effect on a CPU: it is the same as fp32 there")
+    if device.type == "cuda" and torch.__version__ < CHANNELS_LAST_SINCE:
+        print0(
+            f"PyTorch {torch.__version__} copies every feature map around a group norm on GPUs; "
+            f"{CHANNELS_LAST_SINCE} or newer does not"
+        )
 
 
 def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:
@@ -234,7 +242,7 @@ def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:
     if options.start_iters is not None and options.start_iters < 0:
         raise ValueError(f"--start-iters {options.start_iters}: give 0 or more")
     config, resume, init = train_config(options)
-    _report_tf32(device, config.train.precision)
+    _report_device(device, config.train.precision)
     return Trainer(config, device, resume, init, options.start_iters)
 
 
@@ -251,7 +259,7 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
     with exit_on_user_error():
         settings = sample_config(options)
         generator = load_generator(options.resume, settings.content_resume or None, options.stored_timesteps, device)
-        _report_tf32(device, settings.precision)
+        _report_device(device, settings.precision)
         _report_unused(options, settings, generator)
         precision = generator.precision(settings)
         print0(

@@ -14,7 +14,7 @@ Runs these groups of rows, the most important first, each in its own process wit
     bits          two runs, and one that was stopped and resumed: in how many tensors do their checkpoints differ?
     memory        the largest micro-batch for each --checkpoint-activations
     video         videos of 16 frames with the default settings
-    processes     two processes: a training step, one that raises an error, one that is killed
+    processes     one process per GPU, at least two: a training step, one that raises an error, one that is killed
     reference     benchmarks/reference.py beside the package, in tf32: at least what PyTorch's default gives it
 
 Rows are appended to benchmarks/results/gpu.jsonl as they come. A row that fails contains its error, a group that takes
@@ -517,7 +517,8 @@ def main() -> None:
     arguments = flags.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         flags.error("no CUDA GPU found; --device cpu tests the script without one")
-    multiple = build_model(Config.from_preset(arguments.preset)).shape.side_multiple
+    with torch.device("meta"):
+        multiple = build_model(Config.from_preset(arguments.preset)).shape.side_multiple
     if arguments.size % multiple:
         flags.error(f"--size {arguments.size}: {arguments.preset} needs a multiple of {multiple}")
     own, began = sys.argv[1:], arguments.began or time.time()

@@ -23,6 +23,7 @@ from vidm.config import Config
 from vidm.ema import EMA
 from vidm.model import MotionGenerator
 from vidm.runtime import check_compiler, exit_on_user_error, keep_freed_memory
+from vidm.trainer import compile_network
 
 BASELINE = "fp32"
 
@@ -41,7 +42,7 @@ def variants(config: Config) -> dict[str, Callable[[], None]]:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         ema, optimizer = EMA(model, 0.999), torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.0, fused=True)
         if compiled:
-            model.compile()
+            compile_network(model)
         return partial(training_step, model, optimizer, lambda: ema.update(model), frames, precision)
 
     return {
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=positive, default=10, metavar="N", help="steps of each variant (10)")
     arguments = parser.parse_args()
     with exit_on_user_error():
-        check_compiler()
+        check_compiler(torch.device("cpu"))
         config = Config.from_preset(arguments.preset)
     keep_freed_memory()
     torch.set_num_threads(1)

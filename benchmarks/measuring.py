@@ -31,6 +31,7 @@ from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion
 from vidm.model import MotionGenerator
 from vidm.runtime import autocast, provenance
+from vidm.tf32 import tf32_products
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -165,9 +166,10 @@ def training_step(
     t = torch.full((len(x_start),), 500, device=x_start.device)
     condition = {"first": first, "previous": previous, "frame_index": torch.full_like(t, 5)}
     # In training, t and frame_index differ between samples, so they are not passed as constant_index here.
-    with autocast(x_start.device, precision):
-        losses = PROCESS.training_losses(model, x_start, t, torch.randn_like(x_start), condition)
-    losses["loss"].mean().backward()
+    with tf32_products(precision == "tf32"):
+        with autocast(x_start.device, precision):
+            losses = PROCESS.training_losses(model, x_start, t, torch.randn_like(x_start), condition)
+        losses["loss"].mean().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()

@@ -63,6 +63,7 @@ def tiny(world: Path, tmp_path: Path) -> Config:
         "out": str(tmp_path / "run"),
         "total_iters": 4,
         "workers": 0,
+        "precision": "fp32",
         "print_freq": 1,
         "test_freq": 0,
         "save_freq": 2,

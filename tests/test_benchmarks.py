@@ -9,6 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = ("reference.py", "measuring.py", "ablation_table.py")
+GROUPS = "tests parity step waits compiled train group_norm bits memory video processes reference".split()
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in SHARED)
 
 
@@ -26,16 +27,25 @@ def test_help_contains_the_question_and_the_results_file(script):
     assert "benchmarks/results/" in done.stdout
 
 
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+
+
 @pytest.mark.slow
-def test_the_gpu_benchmark_runs_every_uncompiled_row_on_a_cpu(tmp_path):
-    flags = ["--device", "cpu", "--preset", "tiny", "--size", "16", "--batch-size", "2", "--repetitions", "1"]
-    done = run("run_gpu.py", *flags, "--seconds", "3600", "--results", str(tmp_path / "rows"))
+def test_the_gpu_benchmark_runs_every_group_on_a_cpu(tmp_path):
+    small = "--preset tiny --size 16 --batches 1 2 --samples 2 --repetitions 1".split()
+    flags = ["--device", "cpu", *small, "--seconds", "3600", "--results", str(tmp_path / "rows")]
+    done = run("run_gpu.py", *flags)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert {row["task"] for row in rows} == {"step", "train", "video"}
-    assert {row["precision"] for row in rows} == {"fp32", "tf32", "bf16", "bf16-weights"}
-    assert all(row["difference"] < 1e-3 for row in rows if row["task"] == "step" and row["precision"] == "fp32")
-    assert "skipped: step bf16-weights compiled" in done.stdout
+    rows = rows_of(tmp_path / "rows")
+    assert [row for row in rows if "error" in row] == []
+    assert list(dict.fromkeys(row["group"] for row in rows)) == GROUPS
+    assert all(row["max_difference"] == 0 for row in rows if row["group"] == "parity")
+    assert {row["precision"] for row in rows if row["group"] == "step"} == {"fp32", "tf32", "bf16", "bf16-weights"}
+    assert {(row["again"], row["resumed"]) for row in rows if row["group"] == "bits"} == {(0, 0)}
+    raises, killed = [row for row in rows if row.get("worker") in ("raises", "killed")]
+    assert raises["exit_code"] > 0 < killed["exit_code"]
+    assert "a process fails on purpose" in raises["errors"][0]
 
 
 @pytest.mark.slow
@@ -50,11 +60,15 @@ def test_the_soak_kills_a_run_damages_files_and_continues_where_it_stopped(tmp_p
 
 
 @pytest.mark.gpu
-def test_the_gpu_benchmark_runs_compiled_rows_and_rows_with_cuda_graphs(tmp_path):
-    done = run("run_gpu.py", "--preset", "tiny", "--size", "32", "--results", str(tmp_path / "rows"))
+def test_the_gpu_benchmark_counts_waits_and_runs_compiled_rows_and_rows_with_cuda_graphs(tmp_path):
+    groups = ["parity", "step", "waits", "compiled"]
+    done = run("run_gpu.py", "--preset", "tiny", "--size", "32", "--only", *groups, "--results", str(tmp_path / "rows"))
     assert done.returncode == 0, done.stderr
-    modes = {json.loads(line)["mode"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()}
-    assert modes == {"eager", "contiguous", "compiled", "graphs"}
+    rows = rows_of(tmp_path / "rows")
+    assert [row for row in rows if "error" in row] == []
+    assert list(dict.fromkeys(row["group"] for row in rows)) == groups
+    assert all(row["within"] for row in rows if row["group"] == "parity")
+    assert all(row["kernels"] > 100 for row in rows if row["group"] == "step")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import argparse
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
+from torch.torch_version import TorchVersion
 
 from vidm import cli
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
@@ -61,6 +64,28 @@ def error_of(main, argv: list[str], capsys: pytest.CaptureFixture) -> str:
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("usage", " "))]
     assert len(lines) == 1
     return lines[0]
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--init"])
+def test_the_checkpoint_that_a_run_begins_from_is_freed_before_its_first_step(world, tmp_path, monkeypatch, flag):
+    train_main(tiny_run(world, tmp_path / "run"))
+    read, load_any = [], cli.load_any
+
+    def load(*arguments):
+        checkpoint = load_any(*arguments)
+        read.append(weakref.ref(checkpoint))
+        read.extend(weakref.ref(tensor) for tensor in checkpoint.state_dict.values())
+        moments = checkpoint.optimizer["state"].values()
+        read.extend(weakref.ref(moment["exp_avg"]) for moment in moments)
+        return checkpoint
+
+    monkeypatch.setattr(cli, "load_any", load)
+    monkeypatch.setattr(cli, "fit", lambda trainer: left.extend(each for each in read if each() is not None))
+    left: list[weakref.ref] = []
+    file = str(tmp_path / "run" / "checkpoint_00000001.pt")
+    train_main(tiny_run(world, tmp_path / ("run" if flag == "--resume" else "new"), flag, file))
+    assert len(read) > 100
+    assert not left
 
 
 @pytest.mark.parametrize(("parser", "own"), [(train_parser, TRAINING_FLAGS), (sample_parser, SAMPLING_FLAGS)])
@@ -368,6 +393,17 @@ def test_flags_without_effect_on_a_models_videos_are_reported(world, tmp_path, c
     assert "--precision tf32 has no effect on a CPU" in printed
 
 
+@pytest.mark.parametrize(("version", "printed"), [("2.14.1+cu130", True), ("2.15.0", False)])
+def test_a_pytorch_without_group_norms_for_channels_last_memory_on_gpus_is_reported(
+    monkeypatch, capsys, version, printed
+):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    cli._report_device(torch.device("cuda"), "bf16")
+    assert ("2.15 or newer does not" in capsys.readouterr().out) == printed
+    cli._report_device(torch.device("cpu"), "bf16")
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -409,7 +445,7 @@ def test_the_original_codes_command_takes_a_paper_size_step_without_a_gpu(tmp_pa
     write_dataset(tmp_path / "data" / "CLEVRER", 2, num_frames=128, resolution=64, progress=False)
     done = subprocess.run([sys.executable, ROOT / command[0], *command[1:]], **arguments)
     assert done.returncode == 0, done.stderr
-    assert "M parameters on cpu; a step is 1 x 1 x 2 samples" in done.stdout
+    assert "M parameters on cpu in fp32; a step is 1 x 1 x 2 samples" in done.stdout
     assert (tmp_path / "checkpoints" / "checkpoint_00000001.pt").is_file()
 
 

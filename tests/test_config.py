@@ -97,7 +97,7 @@ def test_every_generator_that_the_flag_offers_is_built():
     [
         ({"loss": "l1"}, "--loss 'l1': choose from charbonnier, mse"),
         ({"flow_range": "full"}, "--flow-range 'full': choose from unit, published, none"),
-        ({"precision": "bf16-weights"}, "--precision 'bf16-weights': choose from fp32, tf32, bf16, fp16"),
+        ({"precision": "bf16-weights"}, "--precision 'bf16-weights': choose from auto, fp32, tf32, bf16, fp16"),
         ({"held_out": -1}, "--held-out -1: give 0 or more"),
         ({"max_bad_fraction": 2.0}, r"--max-bad-fraction 2\.0: give a number from 0 to 1"),
         ({"condition_noise": float("inf")}, "--condition-noise inf: give a number from 0 to"),

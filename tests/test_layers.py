@@ -7,8 +7,9 @@ import torch
 from golden import fill_by_rule
 from torch.nn import functional as F
 
-from vidm.checkpoint import list_checkpoints, load_checkpoint
-from vidm.config import SAMPLING_PRECISIONS, Config
+from vidm import runtime
+from vidm.checkpoint import build_model, list_checkpoints, load_checkpoint
+from vidm.config import Config
 from vidm.layers import GroupNorm, collapsed, constant_index, group_norm, unit_coordinate
 from vidm.runtime import autocast, check_compiler
 from vidm.trainer import Trainer
@@ -156,13 +157,6 @@ def test_every_precision_trains_and_keeps_weights_in_float32(tiny, precision):
     assert {tensor.dtype for tensor in trainer.model.state_dict().values()} == {torch.float32}
 
 
-def test_only_tf32_lets_a_gpu_round_the_inputs_of_fp32_products():
-    for precision in (*SAMPLING_PRECISIONS, "fp32"):
-        autocast(CPU, precision)
-        allowed = {torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32}
-        assert allowed == {precision == "tf32"}
-
-
 def test_tf32_is_fp32_on_a_cpu(tiny):
     found, expected = (gradients(tiny.replaced({"precision": precision})) for precision in ("tf32", "fp32"))
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
@@ -208,13 +202,39 @@ def test_coordinates_differ_where_bfloat16_would_make_them_equal():
 
 def test_the_compiler_in_cxx_may_have_flags(monkeypatch):
     monkeypatch.setenv("CXX", f"{sys.executable} -O2")
-    check_compiler()
+    check_compiler(CPU)
 
 
 def test_without_a_compiler_compiling_is_refused_in_one_line(tiny, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
         Trainer(tiny.replaced({"compile": True}), CPU)
+
+
+@pytest.mark.parametrize(
+    ("triton", "command", "message"), [(None, "gcc", "needs Triton"), (True, "no-such-compiler", "needs a C compiler")]
+)
+def test_compiling_on_a_gpu_needs_triton_and_a_c_compiler(monkeypatch, triton, command, message):
+    monkeypatch.setattr(runtime, "find_spec", lambda name: triton)
+    monkeypatch.setenv("CC", command)
+    with pytest.raises(ValueError, match=f"--compile .*{message}.*leave --compile out"):
+        check_compiler(torch.device("cuda"))
+
+
+def test_attention_gives_fused_kernels_heads_whose_channels_are_adjacent(tiny, monkeypatch):
+    given = []
+
+    def attention(*inputs):
+        given.extend(inputs)
+        return original(*inputs)
+
+    original = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+    model = build_model(tiny)
+    x_t, t = torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
+    model(x_t, t, t + 1, x_t, x_t)
+    assert len(given) > 3
+    assert all(tensor.stride(3) == 1 and tensor.shape[3] == 32 for tensor in given)
 
 
 def test_groups_of_a_given_width_keep_the_means_that_groups_of_one_channel_remove():

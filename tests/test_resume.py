@@ -9,6 +9,7 @@ import torch
 from golden import fill_by_rule
 from test_checkpoint_formats import SMALL, in_published_format
 
+from vidm import trainer
 from vidm.checkpoint import Checkpoint, build_model, list_checkpoints, load_checkpoint, save_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
 from vidm.config import Config
@@ -101,6 +102,22 @@ def test_changed_settings_are_printed_and_those_that_change_the_samples_are_refu
             ValueError, match=f"{name} is .* in .* and .* here, which would change the samples of the rest of the run"
         ):
             resumed_config(checkpoint, {name: value})
+
+
+def test_a_checkpoint_records_the_precision_that_auto_chose_and_a_resumed_run_keeps_it(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(
+        trainer, "chosen_precision", lambda precision, device: "bf16" if precision == "auto" else precision
+    )
+    fit(Trainer(tiny.replaced({"precision": "auto"}), CPU))
+    monkeypatch.undo()
+    checkpoint = newest_that_verifies(tiny.train.out)
+    assert checkpoint is not None
+    assert checkpoint.config.train.precision == "bf16"
+    capsys.readouterr()
+    for values in ({}, {"precision": "auto"}):
+        assert resumed_config(checkpoint, values).train.precision == "bf16"
+    assert "changed" not in capsys.readouterr().out
+    assert resumed_config(checkpoint, {"precision": "fp32"}).train.precision == "fp32"
 
 
 # Whether SPyNet is trained

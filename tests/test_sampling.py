@@ -15,13 +15,15 @@ import pytest
 import torch
 from golden import fill_by_rule
 from PIL import Image
+from torch import nn
 
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, save_checkpoint
 from vidm.config import Config, SampleConfig
 from vidm.datasets import to_float
 from vidm.files import WriteError, sha256_of
-from vidm.generator import load_generator, with_bf16_weights
+from vidm.generator import load_generator, with_autocast_weights, with_bf16_weights
 from vidm.layers import constant_index
+from vidm.runtime import autocast, chosen_precision
 from vidm.sampling import list_content, read_first_frame, sample_folder, video_path
 from vidm.video_io import VideoError, read_video, write_video
 
@@ -106,11 +108,36 @@ def test_bfloat16_weights_are_those_of_a_copy_with_nearly_the_same_output(tiny, 
     assert 0 < (found.float() - expected).norm() < 0.03 * expected.norm()
 
 
+@pytest.mark.parametrize("values", [{}, {"norm": "timestep"}, {"use_encoder": False}, {"generator": "content"}])
+def test_weights_cast_in_advance_give_the_output_of_autocast_bit_for_bit(tiny, values):
+    model = fill_by_rule(build_model(tiny.replaced(values))).requires_grad_(False)
+    cast = with_autocast_weights(model, torch.bfloat16)
+    x_t, first, previous = torch.randn(3, 2, 3, 16, 16).clamp(-1, 1)
+    condition = (
+        {} if "generator" in values else {"frame_index": constant_index(3, x_t), "previous": previous, "first": first}
+    )
+    with torch.no_grad(), autocast(torch.device("cpu"), "bf16"):
+        expected, found = (network(x_t, constant_index(500, x_t), **condition) for network in (model, cast))
+    assert torch.equal(found, expected)
+    layers = {name for name, part in cast.named_modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear)}
+    kept = {name for name in layers if cast.get_parameter(f"{name}.weight").dtype == torch.float32}
+    assert all(name.startswith("spynet") or name.endswith("linear_0") for name in kept)
+    assert kept < layers
+
+
+def test_auto_is_bf16_where_a_gpu_computes_in_it_else_tf32_and_fp32_on_a_cpu(monkeypatch):
+    assert chosen_precision("auto", torch.device("cpu")) == "fp32"
+    for native, expected in ((True, "bf16"), (False, "tf32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert chosen_precision("auto", torch.device("cuda")) == expected
+        assert chosen_precision("fp16", torch.device("cuda")) == "fp16"
+
+
 @pytest.mark.slow
 def test_compiled_networks_generate_the_same_video(generator, frame):
     plain, compiled = (generator.animate(frame, **QUICK, compile=c).astype(int) for c in (False, True))
     assert np.abs(plain - compiled).max() <= 1
-    assert generator._networks["motion", False, True] is not generator._networks["motion", False, False]
+    assert generator._networks["motion", "fp32", True] is not generator._networks["motion", "fp32", False]
 
 
 def test_frames_of_another_size_are_cropped_and_resized(generator):
@@ -307,6 +334,7 @@ def test_every_format_is_read_back_and_has_a_file_of_its_settings(generator, con
     assert record["first_frame"] == str(content / "frame_9.png")
     assert record["settings"]["checkpoint_sha256"] == sha256_of([generator.path])
     expected = {"seed": 0, "sampler": "ddim", "steps": "2", "psi": 0.5, "num_frames": 3, "frame_stride": 1}
+    expected["precision"] = "fp32"  # what auto is on a CPU
     assert record["settings"].items() >= expected.items()
 
 

@@ -19,7 +19,7 @@ from vidm.layouts import index_clips
 from vidm.randomness import draw_condition_noise
 from vidm.resume import newest_that_verifies
 from vidm.runtime import explain_out_of_memory, more_micro_batches
-from vidm.trainer import Trainer
+from vidm.trainer import Trainer, compile_network
 from vidm.training_data import TrainingData, hold_out
 from vidm.training_run import dry_run, fit
 from vidm.validation import Validator, film_strip
@@ -306,6 +306,8 @@ def test_condition_noise_levels_are_uniform_up_to_the_given_level():
 # Compilation, bfloat16 and GPUs
 
 
+# torch.compile hides this warning of its own, unless warnings are errors.
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_previews_of_a_compiled_run_compile_nothing(tiny):
     compiled = []
 
@@ -318,7 +320,7 @@ def test_previews_of_a_compiled_run_compile_nothing(tiny):
         out = f"{tiny.train.out}-{test_freq}"
         trainer = Trainer(tiny.replaced({"test_freq": test_freq, "out": out}), CPU)
         torch.compiler.reset()
-        trainer.model.compile(backend=backend)
+        compile_network(trainer.model, backend=backend)
         compiled.clear()
         fit(trainer)
         counts.append(len(compiled))
@@ -326,6 +328,7 @@ def test_previews_of_a_compiled_run_compile_nothing(tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compiled_networks_give_the_same_losses_and_the_same_names(tiny):
     config = tiny.replaced({"total_iters": 3, "penalty_eps": 1e-2})
     expected, _ = losses_and_weights(config, 3)

@@ -33,6 +33,8 @@ from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
 DIST_URL = "tcp://localhost:10001"
+# The version of PyTorch whose group norms take channels-last memory on GPUs.
+CHANNELS_LAST_SINCE = "2.15"
 TRAINING_ONLY = ("--dry-run", "--preset", "--start-iters")
 # Accepted in sampling because the original code's command passes them.
 UNUSED_IN_SAMPLING = ("--workers", "-j", "--resolution")
@@ -229,23 +231,33 @@ def _report_unused(options: argparse.Namespace, settings: SampleConfig, generato
         print0("--condition-noise has no effect: this model was trained with --flow-range none")
 
 
-def _report_tf32(device: torch.device, precision: str) -> None:
+def _report_device(device: torch.device, precision: str) -> None:
+    """Print a line for a precision that the device does not have, and for a PyTorch that is slow on it."""
     if device.type == "cpu" and precision == "tf32":
         print0("--precision tf32 has no effect on a CPU: it is the same as fp32 there")
+    if device.type == "cuda" and torch.__version__ < CHANNELS_LAST_SINCE:
+        print0(
+            f"PyTorch {torch.__version__} copies every feature map around a group norm on GPUs; "
+            f"{CHANNELS_LAST_SINCE} or newer does not"
+        )
+
+
+def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:
+    """The trainer of a run. The checkpoint that it was built from, up to 3 GB of memory, is freed on return."""
+    if options.start_iters is not None and not 0 <= options.start_iters <= LARGEST:
+        raise ValueError(f"--start-iters {options.start_iters}: give a number from 0 to {LARGEST}")
+    config, resume, init = train_config(options)
+    _report_device(device, config.train.precision)
+    if device.type == "cpu" and config.train.deterministic:
+        print0("--deterministic has no effect on a CPU: every run gives the same bits there")
+    return Trainer(config, device, resume, init, options.start_iters)
 
 
 def _train(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with exit_on_user_error():
-        if options.start_iters is not None and not 0 <= options.start_iters <= LARGEST:
-            raise ValueError(f"--start-iters {options.start_iters}: give a number from 0 to {LARGEST}")
-        config, resume, init = train_config(options)
-        _report_tf32(device, config.train.precision)
-        if device.type == "cpu" and config.train.deterministic:
-            print0("--deterministic has no effect on a CPU: every run gives the same bits there")
-        trainer = Trainer(config, device, resume, init, options.start_iters)
-        (dry_run if options.dry_run else fit)(trainer)
+        (dry_run if options.dry_run else fit)(_trainer(device, options))
 
 
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
@@ -254,9 +266,12 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
     with exit_on_user_error():
         settings = sample_config(options)
         generator = load_generator(options.resume, settings.content_resume or None, options.stored_timesteps, device)
-        _report_tf32(device, settings.precision)
+        _report_device(device, settings.precision)
         _report_unused(options, settings, generator)
-        print0(f"sampling from {options.resume} on {device}, {settings.steps} steps of {settings.sampler}")
+        precision = generator.precision(settings)
+        print0(
+            f"sampling from {options.resume} on {device} in {precision}, {settings.steps} steps of {settings.sampler}"
+        )
         sample_folder(generator, settings)
         if settings.report:
             write_sample_report(generator, settings)

@@ -21,8 +21,9 @@ from vidm.samplers import SAMPLERS
 from vidm.settings import check_values, setting
 from vidm.unet import NORMS, UNetShape
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
+AUTO_PRECISION = "precision of the networks; auto: bf16 on GPUs that compute in it, tf32 on older ones, fp32 on a CPU"
 # Settings in files of earlier versions that are now constants.
 FIXED = {"in_channels": 3, "out_channels": 6}
 LARGEST_SEED = 2**63 - 1
@@ -115,7 +116,7 @@ class TrainConfig:
     ema_decay: float = setting(
         0.999, "decay of the averaged weights, which are used for sampling", "--ema-decay", least=0, most=1 - 1e-9
     )
-    precision: str = setting("fp32", "precision of the networks; weights stay fp32", "--precision", PRECISIONS)
+    precision: str = setting("auto", AUTO_PRECISION + "; weights stay fp32", "--precision", PRECISIONS)
     compile: bool = setting(False, "compile the networks: the first steps are slow, later ones faster", "--compile")
     deterministic: bool = setting(False, "on GPUs, equal bits in every run; SPyNet must be frozen", "--deterministic")
     checkpoint_activations: str = setting(
@@ -233,7 +234,7 @@ class SampleConfig:
     steps: str = setting("20", "denoising steps per frame: N, ddimN, or a,b,c per section of the schedule", "--steps")
     content_steps: str = setting("", "denoising steps of a generated first frame (default: --steps)", "--content-steps")
     eta: float = setting(0.0, "noise of ddim, from 0 (none) to 1 (as much as ddpm)", "--eta", least=0, most=1)
-    precision: str = setting("fp32", "precision of the networks", "--precision", SAMPLING_PRECISIONS)
+    precision: str = setting("auto", AUTO_PRECISION, "--precision", SAMPLING_PRECISIONS)
     compile: bool = setting(False, "compile the networks for GPUs, which takes minutes", "--compile")
     fps: float = setting(25.0, "frame rate of the written files", "--fps", above=0, most=1000)
     psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)

@@ -18,7 +18,6 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from vidm.distributed import is_main
 from vidm.files import has_wrong_checksum, sha256_of
-from vidm.runtime import is_out_of_memory
+from vidm.runtime import autocast, is_out_of_memory
 from vidm.tensor_file import wrong_download
 
 # The folder of a checkout; an installed package has none.
@@ -258,11 +257,6 @@ def identity_of(detector: Detector) -> dict[str, str | None]:
     return {"name": name_of(detector), "sha256": getattr(detector, "sha256", None)}
 
 
-def _exact_convolutions() -> AbstractContextManager[None]:
-    """Disable TF32 in convolutions, whose 10-bit products would make a GPU's numbers differ from a CPU's."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
 @torch.no_grad()
 def features_of(
     detector: Detector, clips_u8: np.ndarray | Tensor, protocol: Protocol, device: torch.device | str
@@ -279,7 +273,8 @@ def features_of(
         clips = clips.pin_memory()
     # Bytes are copied to the device, because floats would be 4 times the traffic.
     video = clips.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
-    with _exact_convolutions():
+    # TF32 would make a GPU's numbers differ from a CPU's.
+    with autocast(torch.device(device), "fp32"):
         features = detector(protocol.prepare(video), **protocol.switches)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(video):
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

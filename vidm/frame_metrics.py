@@ -29,6 +29,7 @@ from vidm.features import Features, MeasureSettings, measure
 from vidm.frechet import frechet_of
 from vidm.layouts import ClipIndex
 from vidm.pairing import Pairs, pair_videos
+from vidm.runtime import autocast
 from vidm.video_io import VideoError
 
 # Identical frames have an infinite PSNR, which would make every mean infinite.
@@ -60,8 +61,10 @@ def _compared(real_u8: np.ndarray, made_u8: np.ndarray, device: torch.device | s
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     real, made = (torch.from_numpy(clip).to(device).movedim(-1, 1).float() / 255 for clip in (real_u8, made_u8))
-    psnr = peak_signal_noise_ratio(made, real, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=MAX_PSNR)
-    ssim = structural_similarity_index_measure(made, real, data_range=1.0, reduction="none")
+    # TF32 would make a GPU's numbers differ from a CPU's.
+    with autocast(torch.device(device), "fp32"):
+        psnr = peak_signal_noise_ratio(made, real, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=MAX_PSNR)
+        ssim = structural_similarity_index_measure(made, real, data_range=1.0, reduction="none")
     assert isinstance(ssim, torch.Tensor)
     return psnr.double().cpu().numpy(), ssim.double().cpu().numpy()
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
@@ -23,7 +23,7 @@ from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.images import rgb_from_image
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
-from vidm.runtime import autocast, check_bfloat16, check_compiler
+from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
 from vidm.samplers import SAMPLERS
 
 FirstFrame = Image.Image | np.ndarray | Tensor
@@ -44,7 +44,7 @@ class Generator:
     content_model: ContentGenerator | None = None
     content_config: Config | None = None
     content_path: Path | None = None
-    _networks: dict[tuple[str, bool, bool], Any] = field(default_factory=dict, repr=False, compare=False)
+    _networks: dict[tuple[str, str, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def animate(
         self, first_frame: FirstFrame, num_frames: int | None = None, index: int = 0, **settings: Any
@@ -76,18 +76,26 @@ class Generator:
         settings.check_for(self.config, self.content_config)
         check_bfloat16(self.device, settings.precision)
         if settings.compile:
-            check_compiler()
+            check_compiler(self.device)
 
     def num_frames(self, settings: SampleConfig) -> int:
         """Frames per video: the number in the settings, or the one the model was trained on."""
         return settings.num_frames or self.model.video_timesteps
 
+    def precision(self, settings: SampleConfig) -> str:
+        """The precision of the settings, or the one that "auto" is on this generator's device."""
+        return chosen_precision(settings.precision, self.device)
+
     def _network(self, kind: str, model: Any, settings: SampleConfig) -> Any:
         """The network that the settings need: itself or a copy with rounded weights, perhaps compiled; cached."""
-        rounded = settings.precision == "bf16-weights"
-        key = (kind, rounded, settings.compile)
+        precision = self.precision(settings)
+        key = (kind, precision, settings.compile)
         if key not in self._networks:
-            network = with_bf16_weights(model) if rounded else model
+            network = model
+            if precision == "bf16-weights":
+                network = with_bf16_weights(model)
+            elif precision in AUTOCAST_DTYPES:
+                network = with_autocast_weights(model, AUTOCAST_DTYPES[precision])
             self._networks[key] = torch.compile(network, dynamic=False) if settings.compile else network
         return self._networks[key]
 
@@ -141,15 +149,34 @@ class Generator:
         return to_uint8(clip)
 
 
+def _denoising_parts(model: nn.Module) -> list[nn.Module]:
+    """A generator without SPyNet, whose weights are never rounded."""
+    parts = (model.unet, model.encoder) if isinstance(model, MotionGenerator) else (model,)
+    return [part for part in parts if part is not None]
+
+
+def with_autocast_weights(model: Any, dtype: torch.dtype) -> Any:
+    """A copy of a generator with the weights that autocast to `dtype` casts, at every step, already cast.
+
+    Under autocast, its outputs are those of the generator bit for bit. Ours.
+    """
+    model = deepcopy(model)
+    for part in _denoising_parts(model):
+        for name, layer in part.named_modules():
+            # PosGN computes the products of linear_0 in float32.
+            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and not name.endswith("linear_0"):
+                layer.to(dtype)
+    return model
+
+
 def with_bf16_weights(model: Any) -> Any:
     """A copy of a generator whose U-Net and encoder have bfloat16 weights and compute in bfloat16; SPyNet is unchanged.
 
     Coordinates and the sums of norms and attention are float32 for any dtype of the weights. Ours.
     """
     model = deepcopy(model)
-    for part in (model.unet, model.encoder) if isinstance(model, MotionGenerator) else (model,):
-        if part is not None:
-            part.to(torch.bfloat16)
+    for part in _denoising_parts(model):
+        part.to(torch.bfloat16)
     return model
 
 

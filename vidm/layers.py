@@ -7,12 +7,14 @@ h = checkpointed(True, block, h)  # activation checkpointing
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 NUM_GROUPS = 32
 LONGEST_PERIOD = 10_000
@@ -21,7 +23,7 @@ FEW_PIXELS = 1024
 FEW_CHANNELS = 16
 
 
-def zero_init(module: nn.Module) -> nn.Module:
+def zero_init(module: AnyModule) -> AnyModule:
     """Set all parameters of `module` to zero and return it: its residual branch then starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -80,12 +82,16 @@ def checkpointed(enabled: bool, function: Callable[..., Tensor], *inputs: Any) -
 # Faster arithmetic for channels-last tensors
 
 
-def conv1x1(linear: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a linear layer to the channels of x (B, C, H, W) -> (B, D, H, W), both channels last in memory."""
+def conv1x1(layer: nn.Linear | nn.Conv1d, x: Tensor) -> Tensor:
+    """Apply a layer to the channels of x (B, C, H, W) -> (B, D, H, W), both channels last in memory.
+
+    The layer is linear, or a convolution of width 1, which is the same.
+    """
+    weight = layer.weight.flatten(1)
     if x.is_cuda:
-        return linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), weight, layer.bias).permute(0, 3, 1, 2)
     # On a CPU, oneDNN's convolution is up to 2.4 times as fast as its linear layer in float32.
-    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+    return F.conv2d(x, weight[:, :, None, None], layer.bias)
 
 
 def modulated_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import torch
@@ -27,8 +28,10 @@ from torch import Tensor
 from vidm import __version__
 from vidm.console import console, printable
 from vidm.distributed import rank
+from vidm.tf32 import tf32_products
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# The precisions that use autocast.
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _NO_MEMORY = (_CPU_ALLOCATOR, "MemoryError: ", "out of memory", "STATUS_ALLOC_FAILED")
@@ -37,16 +40,27 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """The precision, or what "auto" is on a device: bf16 on GPUs that compute in it, tf32 on others, fp32 on a CPU."""
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "tf32"
+
+
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """A context in which matrix products and convolutions run in `precision`, one of vidm.config.SAMPLING_PRECISIONS.
 
     Parameters, coordinates, norms and the diffusion process stay float32. "bf16-weights" uses no autocast: parameters
-    are then bfloat16. The call also sets, for the whole process, whether a GPU may round float32 inputs to tf32: only
-    in "tf32", although PyTorch lets convolutions do so by default. On the CPU, "tf32" is the same as "fp32".
+    are then bfloat16. A GPU rounds float32 factors to TF32 in "tf32" only, although PyTorch lets convolutions do so by
+    default; a backward pass needs tf32_products for the same. On the CPU, "tf32" is the same as "fp32".
     """
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return torch.autocast(device.type, _AUTOCAST.get(precision, torch.bfloat16), enabled=precision in _AUTOCAST)
+    precision = chosen_precision(precision, device)
+    dtype = AUTOCAST_DTYPES.get(precision)
+    with tf32_products(precision == "tf32"), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        yield
 
 
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
@@ -58,7 +72,7 @@ def check_bfloat16(device: torch.device, precision: str) -> None:
     """Raise ValueError for bfloat16 on a GPU that only emulates it, which is slower than float32."""
     if not precision.startswith("bf16") or device.type != "cuda" or not torch.cuda.is_available():
         return
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"--precision {precision}: {name} only emulates bfloat16, slowly; use --precision fp16")
 
@@ -82,11 +96,19 @@ def explain_no_deterministic_algorithm() -> Iterator[None]:
         raise ValueError(f"--deterministic: {reason}; leave the flag out, or train on a CPU") from error
 
 
-def check_compiler() -> None:
-    """Raise ValueError unless the C++ compiler that torch.compile calls is installed."""
-    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
-    if not shutil.which(command[0]):
-        raise ValueError("--compile needs a C++ compiler, g++ or the one that CXX names: install one, or leave it out")
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError unless what torch.compile calls is installed: g++, or on a GPU Triton and its C compiler."""
+    if device.type == "cuda" and not find_spec("triton"):
+        raise ValueError("--compile on a GPU needs Triton: pip install triton, or leave --compile out")
+    names = ("CC", "gcc", "clang") if device.type == "cuda" else ("CXX", "g++")
+    variable, *usual = names
+    commands = shlex.split(os.environ.get(variable, ""))[:1] or usual
+    if not any(shutil.which(command) for command in commands):
+        language = "C" if device.type == "cuda" else "C++"
+        raise ValueError(
+            f"--compile needs a {language} compiler, {' or '.join(usual)} or the one that {variable} names: install "
+            "one, or leave --compile out"
+        )
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidm.layers import zero_init
+from vidm.tf32 import tf32_products, without_tf32_in_backward
 
 NUM_LEVELS = 6
 SIDE_MULTIPLE = 2 ** (NUM_LEVELS - 1)
@@ -71,7 +72,7 @@ class SPyNet(nn.Module):
 
     Shapes: forward(reference (B, 3, H, W), support (B, 3, H, W)) -> flow (B, 2, H, W) in pixels, x then y, such that
     warp(support, flow) resembles reference. The normalization expects frames in [0, 1]. Frames of any size are resized
-    up to multiples of 32, and the flow is resized and scaled back. Computed in float32 under any autocast.
+    up to multiples of 32, and the flow is resized and scaled back. Computed in float32 without TF32 in any precision.
     """
 
     mean: Tensor
@@ -110,11 +111,12 @@ class SPyNet(nn.Module):
         height, width = reference.shape[2:]
         padded = [-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (height, width)]
         # Flow is in pixels, which half precision would round to a quarter of a pixel or worse.
-        with torch.autocast(reference.device.type, enabled=False):
+        with torch.autocast(reference.device.type, enabled=False), tf32_products(False):
             reference, support = (
                 F.interpolate(frame.float(), padded, mode="bilinear", align_corners=False)
                 for frame in (reference, support)
             )
             flow = self.pyramid_flows(reference, support)[-1]
             flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
-            return flow * flow.new_tensor([width / padded[1], height / padded[0]]).view(1, 2, 1, 1)
+            flow = flow * flow.new_tensor([width / padded[1], height / padded[0]]).view(1, 2, 1, 1)
+        return without_tf32_in_backward(flow)

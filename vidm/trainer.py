@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidm.checkpoint import (
     Checkpoint,
@@ -42,12 +42,14 @@ from vidm.runtime import (
     autocast,
     check_bfloat16,
     check_compiler,
+    chosen_precision,
     explain_no_deterministic_algorithm,
     explain_out_of_memory,
     loss_scaler,
     more_micro_batches,
     use_deterministic_algorithms,
 )
+from vidm.tf32 import tf32_products
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
 
@@ -101,14 +103,25 @@ def _check_deterministic(config: Config) -> None:
         )
 
 
+def compile_network(model: nn.Module, **options: Any) -> None:
+    """Compile a generator in place for training; `options` are those of torch.compile."""
+    if isinstance(model, MotionGenerator):
+        # The compiler cannot trace the switch of TF32 in SPyNet's forward, so only what that calls is compiled.
+        spynet: Any = model.spynet
+        spynet.pyramid_flows = torch.compile(spynet.pyramid_flows, **options)
+        spynet.forward = torch.compiler.disable(spynet.forward)
+    model.compile(**options)
+
+
 class Trainer:
     """Trains a motion or a content generator on one device, as one of world_size() processes.
 
     With `resume`, the run continues from that checkpoint, whose network and diffusion process must be those of
     `config`; if it has no optimizer state, the moments start at zero. With `init`, a new run begins with that
     checkpoint's averaged weights. `start_step` replaces the checkpoint's step (or 0). `self.config` is `config` with
-    the decision of vidm.resume.trains_flow. Raises ValueError or FileNotFoundError for invalid settings, data or files;
-    the list of bad videos is then the only file that may have been written.
+    the decision of vidm.resume.trains_flow and the precision that "auto" is on this device. Raises ValueError or
+    FileNotFoundError for invalid settings, data or files; the list of bad videos is then the only file that may have
+    been written.
     """
 
     def __init__(
@@ -122,8 +135,9 @@ class Trainer:
         config.check(world_size())
         check_bfloat16(device, config.train.precision)
         if config.train.compile:
-            check_compiler()
-        config = config.replaced({"train_flow": trains_flow(config, resume, init)})
+            check_compiler(device)
+        precision = chosen_precision(config.train.precision, device)
+        config = config.replaced({"train_flow": trains_flow(config, resume, init), "precision": precision})
         if config.train.deterministic and device.type == "cuda":
             _check_deterministic(config)
             use_deterministic_algorithms()
@@ -152,7 +166,7 @@ class Trainer:
         if resume:
             self._load_state(resume)
         if train.compile:
-            self.model.compile()
+            compile_network(self.model)
         self.parallel = data_parallel(self.model)
 
     def _build_model(self, resume: Checkpoint | None, init: Checkpoint | None) -> MotionGenerator | ContentGenerator:
@@ -212,7 +226,8 @@ class Trainer:
         accum_steps = self.config.train.accum_steps
         means: list[dict[str, Tensor]] = []
         for micro in range(accum_steps):
-            with gradients_kept_local(self.parallel, local=micro < accum_steps - 1):
+            last = micro == accum_steps - 1
+            with gradients_kept_local(self.parallel, not last), tf32_products(self.config.train.precision == "tf32"):
                 losses = self.losses(next(batches), step, micro)
                 loss = self.scaler.scale(losses["loss"].mean() / accum_steps)
                 # The gradient of a loss that is not finite may be finite: here it becomes NaN, in every process.

@@ -45,8 +45,8 @@ def describe(trainer: Trainer) -> None:
         print0(f"the checkpoint was trained on {trainer.resumed.num_videos} videos: the order of samples changes now")
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     print0(
-        f"{millions:.1f} M parameters on {trainer.device}; a step is {world_size()} x {train.accum_steps} x "
-        f"{trainer.micro_batch} samples (processes x micro-batches x samples)"
+        f"{millions:.1f} M parameters on {trainer.device} in {train.precision}; a step is {world_size()} x "
+        f"{train.accum_steps} x {trainer.micro_batch} samples (processes x micro-batches x samples)"
     )
     if data.is_motion and config.model.flow_range != "none":
         start = "" if trainer.begins_from or train.spynet else ", starting from zero flow (no --spynet given)"

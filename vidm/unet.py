@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidm.layers import NUM_GROUPS, GroupNorm, checkpointed, modulated_silu, weight_dtype, zero_init
+from vidm.layers import NUM_GROUPS, GroupNorm, checkpointed, conv1x1, modulated_silu, weight_dtype, zero_init
 from vidm.posgn import Position, PositionalGroupNorm, TimestepGroupNorm
 
 RGB = 3
@@ -217,11 +217,12 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x).reshape(b, c, height * width))
-        # The published layout splits heads first, then q, k and v: (B, heads, 3 * ch, HW).
-        q, k, v = qkv.reshape(b, self.num_heads, -1, height * width).transpose(2, 3).chunk(3, dim=3)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, height * width)
-        return x + self.proj_out(attended).reshape(b, c, height, width)
+        qkv = conv1x1(self.qkv, self.norm(x)).permute(0, 2, 3, 1)
+        # The published layout splits heads first, then q, k and v. The channels of a head stay adjacent in memory,
+        # which fused kernels require: (B, heads, HW, ch) each.
+        q, k, v = qkv.reshape(b, height * width, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height, width, c)
+        return x + conv1x1(self.proj_out, attended.permute(0, 3, 1, 2))
 
 
 class BlockSequence(nn.Sequential):

@@ -571,14 +571,14 @@ def test_more_bad_videos_than_allowed_are_an_error_and_are_all_listed_in_a_file(
     for number in range(4):
         write_clip(data / f"{number}.npy")
     for number in range(12):
-        (data / f"bad_{number}.mp4").write_bytes(b"")
+        (data / f"bad_{number}\n.mp4").write_bytes(b"")
     assert len(index_clips(data, max_bad_fraction=0.75, bad_list=bad_list).paths) == 4
     assert not bad_list.exists()
     with pytest.raises(ValueError, match=rf"12 of the 16 clips in {data} .*--max-bad-fraction.* listed in {bad_list}"):
         index_clips(data, max_bad_fraction=0.74, bad_list=bad_list)
     lines = bad_list.read_text().splitlines()
     assert len(lines) == 12
-    assert all(f"bad_{number}.mp4" in line for number, line in enumerate(lines))
+    assert all(rf"bad_{number}\n.mp4" in line for number, line in enumerate(lines))
 
 
 def test_training_does_not_start_if_too_many_videos_are_bad(tiny: Config, tmp_path: Path) -> None:

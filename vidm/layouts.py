@@ -230,7 +230,8 @@ def _refuse_bad_fraction(index: ClipIndex, max_bad_fraction: float, bad_list: Pa
     if len(index.bad) <= max_bad_fraction * total:
         return
     with atomic_write(bad_list) as temporary:
-        temporary.write_text("".join(f"{reason}\n" for _, reason in index.bad), "utf-8", "surrogateescape")
+        lines = [reason.replace("\n", "\\n") for _, reason in index.bad]  # the name of a file may have line ends
+        temporary.write_text("\n".join(lines) + "\n", "utf-8", "surrogateescape")
     raise ValueError(
         f"{len(index.bad)} of the {total} clips in {index.root} cannot be read, more than the allowed fraction "
         f"{max_bad_fraction:g} (--max-bad-fraction): they are listed in {bad_list}; repair or remove them"

@@ -120,7 +120,7 @@ def loss_of_process(error: BaseException) -> str:
     reason = text.splitlines()[0]
     hangs = "imed out" in reason or "imeout" in reason
     silence = f"hangs: no answer for {_limit.total_seconds():g} s (--timeout)"
-    return f"{silence if hangs else 'died; its error may be printed above'} [{reason}]"
+    return f"{silence if hangs else 'died; its error may be printed above'} [{reason.split('. ')[0]}]"
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ the checksums of packs. The exit code is 0 if any clip is usable, 1 if none is o
 invalid command.
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -22,7 +21,9 @@ from tqdm import tqdm
 
 from vidm import video_containers
 from vidm.config import DataConfig
+from vidm.console import CommandParser, given_path
 from vidm.datasets import fit_square
+from vidm.evaluation import ready_to_write
 from vidm.files import atomic_write
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
 from vidm.packs import pack_of, probe, read_frames
@@ -125,17 +126,23 @@ def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("data", type=Path, metavar="DIR", help="folder of videos or of frame folders, at any depth")
+    parser = CommandParser(description=__doc__.split("\n\n", 1)[1])
+    parser.add_argument(
+        "data", type=given_path, metavar="DIR", help="folder of videos or of frame folders, at any depth"
+    )
     parser.add_argument("--min-frames", type=int, default=1, metavar="N", help="frames that a clip must have (1)")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the folder, as in training (auto)")
     parser.add_argument("--split", default="", help="a subfolder or one of UCF-101's lists, as in training (all)")
     parser.add_argument(
-        "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="png file of the contact sheet"
+        "--out",
+        type=given_path,
+        default=Path("contact_sheet.png"),
+        metavar="FILE",
+        help="png of the contact sheet",
     )
     parser.add_argument("--verify", action="store_true", help="read every byte of every clip once")
     options = parser.parse_args()
-    with exit_on_user_error():
+    with exit_on_user_error(), ready_to_write(options.out):
         index = survey_clips(options.data, options.min_frames, options.layout, options.split, progress=True)
         print(f"{options.data}: {index.found}")
         is_whole = report(index, options.out, options.verify)

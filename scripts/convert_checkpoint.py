@@ -5,18 +5,16 @@ checkpoint for training. One ending in .safetensors contains the averaged weight
 settings.
 """
 
-import argparse
-from pathlib import Path
-
 from vidm.checkpoint import load_model, save_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
+from vidm.console import CommandParser, given_path
 from vidm.runtime import exit_on_user_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("source", type=Path, help="the checkpoint to read")
-    parser.add_argument("target", type=Path, help="the .pt or .safetensors file to write")
+    parser = CommandParser(description=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("source", type=given_path, help="the checkpoint to read")
+    parser.add_argument("target", type=given_path, help="the .pt or .safetensors file to write")
     parser.add_argument(
         "--video-timesteps", type=int, metavar="N", help="frames per training video, if the file does not contain them"
     )

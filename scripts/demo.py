@@ -20,6 +20,7 @@ import torch
 
 from vidm.checkpoint import checkpoint_path
 from vidm.config import Config, SampleConfig
+from vidm.console import CommandParser
 from vidm.detectors import load_detector, name_of
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
@@ -212,7 +213,7 @@ def main(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
+    CommandParser(
         description=__doc__.split("\n\n", 1)[1], formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     with exit_on_user_error():

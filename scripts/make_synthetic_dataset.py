@@ -8,15 +8,15 @@ import argparse
 import os
 import sys
 
-from vidm.console import printable
+from vidm.console import CommandParser, given_path, printable
 from vidm.world import write_dataset
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__.split("\n\n", 1)[1], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--out", default="data/CLEVRER", metavar="DIR", help="folder to write to")
+    parser.add_argument("--out", type=given_path, default="data/CLEVRER", metavar="DIR", help="folder to write to")
     parser.add_argument("--num-videos", type=int, default=100, metavar="N", help="how many videos")
     parser.add_argument("--num-frames", type=int, default=128, metavar="T", help="frames per video, 25 per second")
     parser.add_argument("--resolution", type=int, default=128, metavar="R", help="height and width in pixels")
@@ -27,6 +27,9 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -6,7 +6,6 @@ decoded, cropped to their central square and resized to R x R, which is much fas
 no pack.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vidm.console import CommandParser, given_path
 from vidm.datasets import fit_square
 from vidm.files import LARGEST, WriteError
 from vidm.images import LARGEST_SIDE
@@ -68,9 +68,11 @@ def add(pack: PackWriter, index: ClipIndex, resolution: int | None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of videos or of frame folders")
-    parser.add_argument("--out", required=True, metavar="PACK", help="folder to create")
+    parser = CommandParser(description=__doc__.split("\n\n", 1)[1])
+    parser.add_argument(
+        "--data", type=given_path, required=True, metavar="DIR", help="folder of videos or of frame folders"
+    )
+    parser.add_argument("--out", type=given_path, required=True, metavar="PACK", help="folder to create")
     parser.add_argument("--raw", type=int, metavar="R", help="store decoded R x R frames instead of encoded files")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the folder, as in training (auto)")
     parser.add_argument(
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if index.skipped:
                 print(*index.skipped_message().splitlines(), sep="\n", file=sys.stderr)
             num_bad = len(index.skipped) + add(pack, index, options.raw)
-        shards = list(Path(options.out).glob("*.tar"))
+        shards = list(options.out.glob("*.tar"))
         size = sum(shard.stat().st_size for shard in shards)
         num_clips = len(index.paths) + len(index.skipped) - num_bad
         print(f"{options.out}: {num_clips} clips in {len(shards)} tar files, {size / 2**20:.1f} MiB; {num_bad} skipped")

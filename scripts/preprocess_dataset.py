@@ -6,7 +6,6 @@ an interrupted command again continues it. Each folder records the sha256 of its
 extracted anew. Unreadable videos are reported, counted and skipped.
 """
 
-import argparse
 import errno
 import json
 import multiprocessing
@@ -22,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from vidm.console import console
+from vidm.console import CommandParser, console, given_path
 from vidm.files import atomic_dir, read_json, sha256_of
 from vidm.video_io import VideoError, read_frames
 
@@ -108,9 +107,9 @@ def extract_all(data: Path, out: Path, workers: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of videos, at any depth")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser = CommandParser(description=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--data", type=given_path, required=True, metavar="DIR", help="folder of videos, at any depth")
+    parser.add_argument("--out", type=given_path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--frames", action="store_true", required=True, help="extract png frames")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)"
@@ -122,6 +121,9 @@ def main() -> int:
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
     return 0
 
 

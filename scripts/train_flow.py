@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from vidm.console import CommandParser, given_path
 from vidm.datasets import to_float
 from vidm.files import atomic_file, atomic_write
 from vidm.randomness import keyed_generator
@@ -154,10 +155,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__.split("\n\n", 1)[1], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .pt file to write")
+    parser.add_argument("--out", type=given_path, required=True, metavar="FILE", help="the .pt file to write")
     parser.add_argument("--resolution", type=int, default=32, metavar="R", help="side of the frames, a multiple of 32")
     parser.add_argument("--num-frames", type=int, default=16, metavar="T", help="frames per video")
     parser.add_argument("--num-worlds", type=int, default=3000, metavar="N", help="videos for training")

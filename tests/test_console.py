@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from vidm.console import console, printable
-from vidm.runtime import CommandParser, exit_on_user_error
+from vidm.console import CommandParser, console, printable
+from vidm.runtime import exit_on_user_error
 from vidm.video_io import write_video
 
 ROOT = Path(__file__).parent.parent
@@ -157,3 +157,14 @@ def test_commands_on_folders_of_hostile_names_print_them_escaped_and_write_their
     assert f"damaged{ESCAPED}.npy" in printed
     assert not CONTROL.search(printed.replace("\x1b[A", ""))
     assert {path.name for path in tmp_path.glob("a*")} == written
+
+
+@pytest.mark.parametrize("script", ["check_dataset", "convert_checkpoint", "pack_dataset", "preprocess_dataset"])
+def test_an_empty_path_does_not_mean_the_working_folder(script, tmp_path):
+    path = ROOT / "scripts" / f"{script}.py"
+    paths = ["", "x.pt"] if script == "convert_checkpoint" else ["--data", "", "--out", "x", "--frames"]
+    paths = [""] if script == "check_dataset" else paths[: 4 if script == "pack_dataset" else None]
+    done = subprocess.run([sys.executable, str(path), *paths], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: argument \S+: is empty: give a path\n", done.stderr)
+    assert not list(tmp_path.iterdir())

@@ -19,13 +19,14 @@ import torch
 from vidm.checkpoint import Checkpoint
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
+from vidm.console import CommandParser
 from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, print0
 from vidm.files import LARGEST
 from vidm.generator import Generator, load_generator
 from vidm.launch import launch
 from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
-from vidm.runtime import CommandParser, exit_on_user_error, keep_freed_memory
+from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
 from vidm.settings import flagged
@@ -109,7 +110,7 @@ def _add_checkpoint(group: argparse._ActionsContainer, resume: str) -> None:
 def train_parser() -> argparse.ArgumentParser:
     """All flags of training."""
     parser = CommandParser(
-        "Train a VIDM generator.", "With --test the script samples videos: --test --help lists its flags."
+        "Train a VIDM generator.", epilog="With --test the script samples videos: --test --help lists its flags."
     )
     mode = parser.add_argument_group("run")
     mode.add_argument("--test", action="store_true", help="sample videos instead of training")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from vidm.clip_choice import ClipSelection, FolderContents, choose_clips, contents_of, index_of
+from vidm.console import CommandParser
 from vidm.detectors import (
     PROTOCOLS,
     STYLEGAN_V,
@@ -32,7 +33,7 @@ from vidm.images import LARGEST_SIDE
 from vidm.launch import launch
 from vidm.layouts import LAYOUTS
 from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
-from vidm.runtime import CommandParser, exit_on_user_error
+from vidm.runtime import exit_on_user_error
 
 NUM_FRAMES = 128
 METRICS = ("fvd", "kvd", "psnr", "ssim")

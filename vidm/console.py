@@ -1,16 +1,18 @@
-"""What commands print: a file's name cannot control the terminal, and a full disk under a log ends no run. Ours.
+"""What commands read and print: a file's name cannot control the terminal, a full disk under a log ends no run. Ours.
 
 with console():
     print(f"skipped: {path}")
 """
 
+import argparse
 import os
 import re
 import reprlib
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 from vidm.files import is_full
 
@@ -84,3 +86,23 @@ def console() -> Iterator[None]:
             yield
         finally:
             sys.stdout, sys.stderr = before
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line, without the usage, and accepts no abbreviations.
+
+    The meaning of an abbreviation would depend on the command, and change when a flag is added.
+    """
+
+    def __init__(self, description: str, **options: Any) -> None:
+        super().__init__(description=description, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {printable(message)}\n")
+
+
+def given_path(text: str) -> Path:
+    """The type of an argument that is a path: an empty one would mean the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give a path")
+    return Path(text)

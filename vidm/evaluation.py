@@ -181,11 +181,11 @@ def write_evaluation_report(
 
 
 @contextmanager
-def ready_to_write(*paths: str | None) -> Iterator[None]:
+def ready_to_write(*paths: str | Path | None) -> Iterator[None]:
     """Raise, before a block that takes long, the errors of outputs that could not be written after it; None is no
     output. Missing folders are created. Ours."""
     with ExitStack() as opened:
-        for path in filter(None, paths):
+        for path in [path for path in paths if path]:
             target = target_of(path)
             if target.is_dir():
                 raise ValueError(f"{path} is a folder: give the name of a file")

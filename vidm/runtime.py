@@ -6,7 +6,6 @@ with exit_on_user_error(), explain_out_of_memory("micro-batches of 8", "give --a
     scaler.scale(losses["loss"].mean()).backward()
 """
 
-import argparse
 import ctypes
 import os
 import platform
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vidm import __version__
-from vidm.console import console, printable
+from vidm.console import console
 from vidm.distributed import rank
 from vidm.tf32 import tf32_products
 
@@ -198,19 +197,6 @@ def provenance(names: Iterable[str], device: torch.device | str = "cpu") -> dict
         "versions": versions_of(names, missing="not installed"),
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
     }
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line, without the usage, and accepts no abbreviations.
-
-    The meaning of an abbreviation would depend on the command, and change when a flag is added.
-    """
-
-    def __init__(self, description: str, epilog: str | None = None) -> None:
-        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {printable(message)}\n")
 
 
 def _exit(line: str, code: int) -> NoReturn:

@@ -10,7 +10,7 @@ therefore take the same step, and a run that was stopped and resumed gives the s
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -65,6 +65,15 @@ def _match_strides(optimizer: torch.optim.Optimizer) -> None:
         for name, moment in state.items():
             if moment.shape == weight.shape:
                 state[name] = torch.empty_like(weight, requires_grad=False).copy_(moment)
+
+
+def _on_host(content: Any) -> Any:
+    """Nested dictionaries and lists of tensors, on the CPU."""
+    if isinstance(content, Tensor):
+        return content.detach().cpu()
+    if isinstance(content, Mapping):
+        return {name: _on_host(value) for name, value in content.items()}
+    return [_on_host(value) for value in content] if isinstance(content, list) else content
 
 
 def _check_same_step(step: int, device: torch.device) -> None:
@@ -240,26 +249,32 @@ class Trainer:
         smaller = f"--accum-steps {more}" if more else "a smaller --resolution"
         return f"try {smaller}, --checkpoint-activations posgn (or full), or --precision bf16"
 
-    def save(self) -> None:
-        """Write the checkpoint of the current step, then delete all but the newest `keep` up to this step.
-
-        Raises OSError if it cannot be written (the disk is full, for example); earlier checkpoints are then kept.
-        """
-        if not is_main():
-            return
-        train = self.config.train
-        newest = checkpoint_path(train.out, self.step)
-        state = Checkpoint(
+    def snapshot(self) -> Checkpoint:
+        """The state of the current step. Tensors of a GPU are copied to the host, those of the CPU are not."""
+        return Checkpoint(
             self.step,
             self.config,
-            self.model.state_dict(),
-            self.ema.state_dict(),
-            self.optimizer.state_dict(),
+            _on_host(self.model.state_dict()),
+            _on_host(self.ema.state_dict()),
+            _on_host(self.optimizer.state_dict()),
             self.scaler.state_dict(),
             progress=self.progress,
             versions=present_versions(),
         )
+
+    def write(self, state: Checkpoint) -> None:
+        """Write a checkpoint of this run, then delete all but the newest `keep` up to its step.
+
+        Raises OSError if it cannot be written (the disk is full, for example); earlier checkpoints are then kept.
+        """
+        train = self.config.train
+        newest = checkpoint_path(train.out, state.step)
         save_checkpoint(newest, state)
         if train.keep:
             for old in [path for path in list_checkpoints(train.out) if path <= newest][: -train.keep]:
                 old.unlink()
+
+    def save(self) -> None:
+        """Write the checkpoint of the current step, in the main process; raises OSError as `write` does."""
+        if is_main():
+            self.write(self.snapshot())

@@ -1,7 +1,9 @@
 """Tests of the training loop: held-out videos, logs, dry runs, resuming, and equal splits of a step."""
 
+import copy
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import torch
 from golden import fill_by_rule
 from test_preemption import CONTEXT
 
-from vidm.checkpoint import list_checkpoints, load_checkpoint
+import vidm.trainer
+from vidm import training_run
+from vidm.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from vidm.config import Config
 from vidm.distributed import Rendezvous, gather_rows, is_main, rank
 from vidm.launch import launch
@@ -301,6 +305,62 @@ def test_condition_noise_levels_are_uniform_up_to_the_given_level():
     assert (levels - expected).abs().max() < 0.02
     half = draw_condition_noise(0, 3, range(200, 400), frame[:200], level=0.2)
     assert torch.equal(half, draw_condition_noise(0, 3, range(400), frame, level=0.2)[200:])
+
+
+# Writing checkpoints in the background, as on a GPU
+
+
+class InBackground(training_run._Run):
+    """A run whose snapshots are copies, as on a GPU, and whose checkpoints are written while it goes on."""
+
+    def __init__(self, trainer: Trainer, *arguments) -> None:
+        super().__init__(trainer, *arguments)
+        self.saves_in_background = True
+        snapshot = trainer.snapshot
+        trainer.snapshot = lambda: copy.deepcopy(snapshot())  # type: ignore[method-assign]
+
+
+def test_checkpoints_written_in_the_background_are_those_of_their_steps_one_at_a_time(tiny, tmp_path, monkeypatch):
+    config = tiny.replaced({"total_iters": 7, "keep": 0})
+    fit(Trainer(config, CPU))
+    events: list[tuple[str, int, int]] = []
+    trainer = Trainer(config.replaced({"out": str(tmp_path / "background")}), CPU)
+
+    def save(path, state):
+        events.append(("begin", state.step, trainer.step))
+        time.sleep(2)
+        save_checkpoint(path, state)
+        events.append(("end", state.step, trainer.step))
+
+    monkeypatch.setattr(vidm.trainer, "save_checkpoint", save)
+    monkeypatch.setattr(training_run, "_Run", InBackground)
+    fit(trainer)
+    assert [event[:2] for event in events] == [(name, step) for step in (2, 4, 6, 7) for name in ("begin", "end")]
+    assert events[1][2] > 2
+    for path in list_checkpoints(config.train.out):
+        one, other = load_checkpoint(path), load_checkpoint(tmp_path / "background" / path.name)
+        for states in ((one.state_dict, other.state_dict), (one.ema_state_dict, other.ema_state_dict)):
+            assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+        moments = (each.optimizer["state"][0]["exp_avg"] for each in (one, other))
+        assert torch.equal(*moments)
+
+
+@pytest.mark.parametrize("failing", [2, 4])
+def test_a_checkpoint_that_cannot_be_written_in_the_background_is_reported(tiny, monkeypatch, capsys, failing):
+    def save(path, state):
+        if state.step == failing:
+            raise OSError(f"{path} was not written")
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr(vidm.trainer, "save_checkpoint", save)
+    monkeypatch.setattr(training_run, "_Run", InBackground)
+    if failing == tiny.train.total_iters:
+        with pytest.raises(OSError, match=r"checkpoint_00000004\.pt was not written"):
+            fit(Trainer(tiny, CPU))
+    else:
+        fit(Trainer(tiny, CPU))
+        assert "checkpoint_00000002.pt was not written; the run continues" in capsys.readouterr().err
+    assert [path.name for path in list_checkpoints(tiny.train.out)] == [f"checkpoint_{6 - failing:08d}.pt"]
 
 
 # Compilation, bfloat16 and GPUs

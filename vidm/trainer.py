@@ -85,6 +85,15 @@ def _check_moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) 
             raise ValueError(f"moments of weight {number} of another shape")
 
 
+def _on_host(content: Any) -> Any:
+    """Nested dictionaries and lists of tensors, on the CPU."""
+    if isinstance(content, Tensor):
+        return content.detach().cpu()
+    if isinstance(content, Mapping):
+        return {name: _on_host(value) for name, value in content.items()}
+    return [_on_host(value) for value in content] if isinstance(content, list) else content
+
+
 def _check_same_step(step: int) -> None:
     """Raise ValueError unless all processes start from the same step."""
     steps = gather_rows(torch.tensor([step])).tolist()
@@ -279,26 +288,32 @@ class Trainer:
         smaller = f"--accum-steps {more}" if more else "a smaller --resolution"
         return f"try {smaller}, --checkpoint-activations posgn (or full), or --precision bf16"
 
-    def save(self) -> None:
-        """Write the checkpoint of the current step, then delete all but the newest `keep` up to this step.
-
-        Raises OSError if it cannot be written (the disk is full, for example); earlier checkpoints are then kept.
-        """
-        if not is_main():
-            return
-        train = self.config.train
-        newest = checkpoint_path(train.out, self.step)
-        state = Checkpoint(
+    def snapshot(self) -> Checkpoint:
+        """The state of the current step. Tensors of a GPU are copied to the host, those of the CPU are not."""
+        return Checkpoint(
             self.step,
             self.config,
-            self.model.state_dict(),
-            self.ema.state_dict(),
-            self.optimizer.state_dict(),
+            _on_host(self.model.state_dict()),
+            _on_host(self.ema.state_dict()),
+            _on_host(self.optimizer.state_dict()),
             self.scaler.state_dict(),
             progress=self.progress,
             versions=present_versions(),
         )
+
+    def write(self, state: Checkpoint) -> None:
+        """Write a checkpoint of this run, then delete all but the newest `keep` up to its step.
+
+        Raises OSError if it cannot be written (the disk is full, for example); earlier checkpoints are then kept.
+        """
+        train = self.config.train
+        newest = checkpoint_path(train.out, state.step)
         save_checkpoint(newest, state)
         if train.keep:
             for old in [path for path in list_checkpoints(train.out) if path <= newest][: -train.keep]:
                 old.unlink()
+
+    def save(self) -> None:
+        """Write the checkpoint of the current step, in the main process; raises OSError as `write` does."""
+        if is_main():
+            self.write(self.snapshot())

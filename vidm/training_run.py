@@ -8,6 +8,7 @@ or gradient was not finite; or if data loading processes die repeatedly. It save
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
 
@@ -101,15 +102,24 @@ def fit(trainer: Trainer) -> None:
             open_until_the_end.callback(log.close)
             remove_unfinished(train.out)
             log.settings(trainer.config.to_dict())
-        with StopSignals() as stop:
-            _Run(trainer, log, stop).steps(batches)
+        with StopSignals() as stop, ThreadPoolExecutor(1) as thread:
+            run = _Run(trainer, log, stop, thread)
+            try:
+                run.steps(batches)
+            finally:
+                run.finish_saving()
 
 
 class _Run:
-    """The loop over steps, with logs, checkpoints and validation. `log` is None except in the main process."""
+    """The loop over steps, with logs, checkpoints and validation. `log` is None except in the main process.
 
-    def __init__(self, trainer: Trainer, log: RunLog | None, stop: StopSignals) -> None:
-        self.trainer, self.log, self.stop = trainer, log, stop
+    Checkpoints are written by `thread`, one at a time. On a GPU, training goes on meanwhile, since they are copies.
+    """
+
+    def __init__(self, trainer: Trainer, log: RunLog | None, stop: StopSignals, thread: ThreadPoolExecutor) -> None:
+        self.trainer, self.log, self.stop, self.thread = trainer, log, stop, thread
+        self.saving: Future[None] | None = None
+        self.saves_in_background = trainer.device.type == "cuda"
         data, seed = trainer.data, trainer.config.train.seed
         samples = data.samples(data.held_out, seed, flip=False)
         self.validator = Validator(trainer.config, data.held_out, samples, trainer.device)
@@ -123,8 +133,7 @@ class _Run:
             try:
                 losses = trainer.train_step(batches, lambda: bool(self.stop.received))
             except LoadingError:
-                if self.log:
-                    self._save(last=True)
+                self._save(last=True)
                 raise
             self.window_steps += 1
             if losses:
@@ -171,8 +180,18 @@ class _Run:
 
     def _save(self, last: bool) -> None:
         """Save a checkpoint; if it cannot be written and more steps follow, warn and continue."""
+        self.finish_saving()
+        if self.log:
+            self.saving = self.thread.submit(self.trainer.write, self.trainer.snapshot())
+        if last or not self.saves_in_background:
+            self.finish_saving(last)
+
+    def finish_saving(self, last: bool = False) -> None:
+        """Wait until the checkpoint is written; if it cannot be, warn, or raise OSError if it is the last one."""
+        saving, self.saving = self.saving, None
         try:
-            self.trainer.save()
+            if saving:
+                saving.result()
         except OSError as error:
             if last:
                 raise

@@ -21,6 +21,7 @@ from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.images import rgb_from_image
+from vidm.layers import to_device
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
 from vidm.runtime import autocast, check_bfloat16, check_compiler
@@ -131,7 +132,7 @@ class Generator:
             clip = animate(
                 self._network("motion", self.model, settings),
                 _bound_sampler(settings, self.config, settings.steps),
-                to_float(squares).to(self.device),
+                to_device(to_float(squares), self.device),
                 self.num_frames(settings),
                 noise,
                 anchor_every=settings.anchor_every,

@@ -33,6 +33,13 @@ def weight_dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A CPU tensor on a device. The copy to a GPU is queued there from pinned memory, so that the CPU does not wait."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 # Coordinates and embeddings
 
 

@@ -29,6 +29,9 @@ from vidm.samplers import SAMPLERS
 from vidm.trainer import Trainer
 from vidm.training_run import fit
 
+# Operators of an eager denoising step of the preset `tiny`, each about one kernel: 372 were counted.
+KERNELS_OF_A_STEP = 385
+
 
 @pytest.fixture(scope="module", autouse=True)
 def device_works() -> None:
@@ -184,6 +187,19 @@ def test_features_are_computed_on_the_gpu(gpu, protocol):
 def test_class_probabilities_are_computed_on_the_gpu(gpu):
     clips = np.zeros((2, 16, 40, 48, 3), np.uint8)
     assert features_of(load_classifier("random", CUDA), clips, C3D, CUDA).device == CUDA
+
+
+def test_a_denoising_step_computes_the_coordinates_of_posgn_once_for_each_size(gpu, tiny):
+    model = build_model(tiny).to(CUDA).eval().requires_grad_(False)
+    x = torch.zeros(2, 3, 16, 16, device=CUDA)
+    t, frame_index = constant_index(999, x), constant_index(1, x)
+    gpu.clear()
+    with torch.no_grad():
+        model(x, t, frame_index, x, x, flow=x[:, :2])
+    sizes = len(tiny.model.channel_mult)
+    assert gpu.kernels["linspace"] == 2 * sizes
+    assert gpu.kernels["sub"] == 2
+    assert gpu.kernels.total() <= KERNELS_OF_A_STEP
 
 
 def test_denoising_steps_compile_to_one_graph_for_all_steps_and_frames(gpu, tiny):

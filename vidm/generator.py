@@ -89,7 +89,11 @@ class Generator:
         key = (kind, rounded, settings.compile)
         if key not in self._networks:
             network = with_bf16_weights(model) if rounded else model
-            self._networks[key] = torch.compile(network, dynamic=False) if settings.compile else network
+            if settings.compile:
+                # On a GPU, this mode makes a CUDA graph of a step, whose kernels are started by one call. Its output is
+                # overwritten by the next step; the samplers keep only what they compute from it.
+                network = torch.compile(network, dynamic=False, mode="reduce-overhead")
+            self._networks[key] = network
         return self._networks[key]
 
     def draw_first_frames(self, indices: Sequence[int], settings: SampleConfig) -> np.ndarray:

@@ -23,7 +23,7 @@ from vidm.config import SAMPLING_PRECISIONS, Config, SampleConfig
 from vidm.detectors import C3D, PROTOCOLS, features_of, load_classifier, load_detector
 from vidm.ema import EMA
 from vidm.generator import Generator, load_generator
-from vidm.layers import constant_index
+from vidm.layers import GroupNorm, constant_index
 from vidm.runtime import autocast
 from vidm.samplers import SAMPLERS
 from vidm.trainer import Trainer
@@ -200,6 +200,21 @@ def test_a_denoising_step_computes_the_coordinates_of_posgn_once_for_each_size(g
     assert gpu.kernels["linspace"] == 2 * sizes
     assert gpu.kernels["sub"] == 2
     assert gpu.kernels.total() <= KERNELS_OF_A_STEP
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_group_norm_under_autocast_reads_and_writes_a_feature_map_once(gpu, precision):
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    norm = GroupNorm(32).to(CUDA)
+    x = torch.zeros(4, 32, 64, 64, device=CUDA, dtype=dtype).to(memory_format=torch.channels_last)
+    gpu.clear()
+    with autocast(CUDA, precision):
+        y = norm(x)
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert gpu.bytes < 1.01 * (x.nbytes + y.nbytes)
+    y.sum().backward()
+    assert norm.weight.grad.dtype == torch.float32
 
 
 def test_denoising_steps_compile_to_one_graph_for_all_steps_and_frames(gpu, tiny):

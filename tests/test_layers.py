@@ -79,6 +79,25 @@ def test_sums_are_float32_where_x_is_bfloat16(shape, mean):
     assert d_weight < 4e-3
 
 
+# On a GPU, a half-precision map is normalized with weight and bias of its dtype. A CPU's kernel stands in for it.
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2**-9), (torch.float16, 2**-12)])
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_a_half_precision_norm_is_as_near_to_float32_as_its_roundings(shape, dtype, rounding):
+    b, c, height, width = shape
+    tensors = [tensor.to(dtype) for tensor in inputs(shape, torch.float64)]
+    found = with_gradients(
+        lambda x, groups, weight, bias, eps: torch.native_group_norm(
+            x, weight.to(dtype), bias.to(dtype), b, c, height * width, groups, eps
+        )[0],
+        tensors[0].contiguous(),
+        *(tensor.float() for tensor in tensors[1:3]),
+        tensors[3].contiguous(),
+    )
+    exact = with_gradients(F.group_norm, *(tensor.double() for tensor in tensors))
+    for ours, theirs in zip(found, exact, strict=True):
+        assert (ours - theirs).norm() < 4 * rounding * theirs.norm()
+
+
 def test_the_gradient_is_that_of_finite_differences():
     x, weight, bias, _ = inputs((2, 32, 2, 3), torch.float64)
     leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]

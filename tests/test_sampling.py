@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,31 @@ def test_compiled_networks_generate_the_same_video(generator, frame):
     plain, compiled = (generator.animate(frame, **QUICK, compile=c).astype(int) for c in (False, True))
     assert np.abs(plain - compiled).max() <= 1
     assert generator._networks["motion", "fp32", True] is not generator._networks["motion", "fp32", False]
+
+
+def test_compiled_networks_see_one_batch_size_although_the_last_batch_is_smaller(both, content, tmp_path, monkeypatch):
+    modes, sizes = set(), set()
+
+    def compiled(network, dynamic, mode):
+        modes.add((dynamic, mode))
+        network = deepcopy(network)
+        network.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    drawing = replace(both[1], _networks={})
+    continuing = replace(drawing, content_model=None)
+    given, plain, drawn = (tmp_path / name for name in ("given", "plain", "drawn"))
+    sample_folder(continuing, settings(content, plain, batch_size=2, format="npy"))
+    assert not sizes
+    flags = {"batch_size": 2, "compile": True, "format": "npy"}
+    sample_folder(continuing, settings(content, given, **flags))
+    sample_folder(drawing, settings("", drawn, num_samples=3, **flags))
+    assert modes == {(False, "reduce-overhead")}
+    assert sizes == {2}
+    assert names(given) == names(plain) == names(drawn) == [f"video_0000{i}.npy" for i in range(3)]
+    last = [read_video(folder / "video_00002.npy").astype(int) for folder in (given, plain)]
+    assert np.abs(last[0] - last[1]).max() <= 1
 
 
 def test_frames_of_another_size_are_cropped_and_resized(generator):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidm.layers import collapsed
+from vidm.layers import collapsed, to_device
 
 # Noise schedules: float64 tables, and shorter ones by respacing
 
@@ -227,8 +227,9 @@ class GaussianDiffusion:
             }
             # Tensors made in inference mode could not be used in training later.
             with torch.inference_mode(False):
-                found = {k: torch.tensor(table, dtype=torch.float32, device=device) for k, table in tables.items()}
-                found["timestep_map"] = torch.tensor(self.timestep_map, device=device)
+                rows = to_device(torch.from_numpy(np.stack(list(tables.values()))).float(), device)
+                found = dict(zip(tables, rows, strict=True))
+                found["timestep_map"] = to_device(torch.from_numpy(self.timestep_map), device)
             self._device_tables[device] = found
         return self._device_tables[device]
 

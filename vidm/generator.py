@@ -21,6 +21,7 @@ from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.images import rgb_from_image
+from vidm.layers import to_device
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
@@ -96,7 +97,11 @@ class Generator:
                 network = with_bf16_weights(model)
             elif precision in AUTOCAST_DTYPES:
                 network = with_autocast_weights(model, AUTOCAST_DTYPES[precision])
-            self._networks[key] = torch.compile(network, dynamic=False) if settings.compile else network
+            if settings.compile:
+                # On a GPU, this mode makes a CUDA graph of a step, whose kernels are started by one call. Its output is
+                # overwritten by the next step; the samplers keep only what they compute from it.
+                network = torch.compile(network, dynamic=False, mode="reduce-overhead")
+            self._networks[key] = network
         return self._networks[key]
 
     def draw_first_frames(self, indices: Sequence[int], settings: SampleConfig) -> np.ndarray:
@@ -139,7 +144,7 @@ class Generator:
             clip = animate(
                 self._network("motion", self.model, settings),
                 _bound_sampler(settings, self.config, settings.steps),
-                to_float(squares).to(self.device),
+                to_device(to_float(squares), self.device),
                 self.num_frames(settings),
                 noise,
                 anchor_every=settings.anchor_every,

@@ -35,6 +35,13 @@ def weight_dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A CPU tensor on a device. The copy to a GPU is queued there from pinned memory, so that the CPU does not wait."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 # Coordinates and embeddings
 
 
@@ -161,13 +168,18 @@ class _GroupNormChannelsLast(torch.autograd.Function):
 def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """F.group_norm of x (B, C, H, W) with sums in float32; shape, dtype and memory format are x's.
 
-    For channels last on a CPU, torch's kernels walk through the channels of one group at a time, in the forward pass
-    for few channels per group and in the backward pass always, which takes up to eight times as long as a few sums
-    over pixels. There this function uses its own kernel, elsewhere and under torch.compile F.group_norm. Ours.
+    Autocast would run F.group_norm in float32, with float32 copies of x in memory, although the kernels take
+    half-precision tensors and sum in float32. For channels last on a CPU, torch's kernels walk through the channels of
+    one group at a time, in the forward pass for few channels per group and in the backward pass always, which takes up
+    to eight times as long as a few sums over pixels. There this function uses its own kernel, elsewhere and under
+    torch.compile torch's. Ours.
     """
     ours = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     if not ours or torch.compiler.is_compiling():
-        return F.group_norm(x, num_groups, weight, bias, eps).type(x.dtype)
+        b, c, height, width = x.shape
+        # The kernels for GPUs take a single dtype.
+        weight, bias = (each.to(x.dtype) if x.is_cuda else each for each in (weight, bias))
+        return torch.native_group_norm(x, weight, bias, b, c, height * width, num_groups, eps)[0]
     return _GroupNormChannelsLast.apply(x, weight, bias, num_groups, eps)
 
 

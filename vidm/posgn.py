@@ -10,7 +10,7 @@ and of the pixel (y, x), all four mapped to [-1, 1]:
     h = norm(h, Position(t, frame_index))  # h: (B, 64, H, W); t, frame_index: (B,)
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,33 @@ from vidm.layers import (
 EMBEDDING_CHANNELS = 64
 
 
-class Position(NamedTuple):
-    """Where a denoiser is in the diffusion process and in the video: t and frame_index, both int64 (B,)."""
+@dataclass(frozen=True)
+class Position:
+    """Where a denoiser is in the diffusion process and in the video: t and frame_index, both int64 (B,).
+
+    Coordinates are kept, because a network has dozens of norms of few sizes: at small batch sizes, starting the kernels
+    of a denoising step takes a GPU longer than running them.
+    """
 
     t: Tensor
     frame_index: Tensor
+    _kept: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def in_time(self, diffusion_timesteps: int, video_timesteps: int) -> tuple[Tensor, Tensor]:
+        """Coordinates of t and frame_index, float32 (B, 1), or (1, 1) where all samples share one."""
+        key = "time", diffusion_timesteps, video_timesteps
+        if key not in self._kept:
+            t = unit_coordinate(collapsed(self.t), diffusion_timesteps)
+            self._kept[key] = t[:, None], unit_coordinate(collapsed(self.frame_index), video_timesteps)[:, None]
+        return self._kept[key]
+
+    def in_space(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Coordinates of rows and columns, float32 (height, 1) and (width, 1)."""
+        key = "space", height, width
+        if key not in self._kept:
+            y, x = (torch.linspace(-1, 1, side, device=self.t.device)[:, None] for side in (height, width))
+            self._kept[key] = y, x
+        return self._kept[key]
 
 
 class PositionalGroupNorm(nn.Module):
@@ -73,18 +95,13 @@ class PositionalGroupNorm(nn.Module):
 
     def angles(self, position: Position, height: int, width: int) -> Tensor:
         """linear_0 of every pixel's coordinates, float32 (B or 1, height, width, C)."""
-        t, frame_index = map(collapsed, position)
+        t, frame_index = position.in_time(self.diffusion_timesteps, self.video_timesteps)
+        y, x = position.in_space(height, width)
         # A linear layer is a sum of one product per coordinate, so no (B, H, W, 4) tensor is needed. Products and
         # sums are not autocast: in bfloat16 neighbouring diffusion steps would have the same coordinate.
         w_t, w_n, w_y, w_x = self.linear_0.weight.unbind(1)
-        when = (
-            unit_coordinate(t, self.diffusion_timesteps)[:, None] * w_t
-            + unit_coordinate(frame_index, self.video_timesteps)[:, None] * w_n
-            + self.linear_0.bias
-        )
-        y = torch.linspace(-1, 1, height, device=t.device)[:, None] * w_y
-        x = torch.linspace(-1, 1, width, device=t.device)[:, None] * w_x
-        return when[:, None, None] + y[:, None] + x
+        when = t * w_t + frame_index * w_n + self.linear_0.bias
+        return when[:, None, None] + (y * w_y)[:, None] + x * w_x
 
 
 class TimestepGroupNorm(nn.Module):
@@ -106,6 +123,7 @@ class TimestepGroupNorm(nn.Module):
         self.out_rest = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(channels, channels, 3, padding=1)))
 
     def forward(self, h: Tensor, position: Position) -> Tensor:
-        embedding = torch.cat([sinusoidal_embedding(index, EMBEDDING_CHANNELS) for index in position], dim=1)
+        indices = position.t, position.frame_index
+        embedding = torch.cat([sinusoidal_embedding(index, EMBEDDING_CHANNELS) for index in indices], dim=1)
         scale, shift = self.linear(embedding.type(weight_dtype(self)))[:, :, None, None].chunk(2, dim=1)
         return self.out_rest[1](modulated_silu(self.out_norm(h), scale, shift))

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidm.layers import to_device
+
 
 def keyed_generator(key: Sequence[int]) -> torch.Generator:
     """A CPU generator seeded by a sequence of integers >= 0; different keys give independent streams. Ours."""
@@ -32,7 +34,7 @@ def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_t
         generator = keyed_generator((seed, step, place))
         t.append(torch.randint(num_timesteps, (), generator=generator))
         noise.append(torch.randn(frame.shape[1:], generator=generator))
-    return torch.stack(t).to(frame.device), torch.stack(noise).to(frame.device)
+    return to_device(torch.stack(t), frame.device), to_device(torch.stack(noise), frame.device)
 
 
 def draw_condition_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, level: float) -> Tensor:
@@ -42,4 +44,4 @@ def draw_condition_noise(seed: int, step: int, places: Sequence[int], frame: Ten
         generator = keyed_generator((seed, step, place, 1))
         drawn = level * torch.rand((), generator=generator)
         noise.append(drawn * torch.randn(frame.shape[1:], generator=generator))
-    return torch.stack(noise).to(frame.device)
+    return to_device(torch.stack(noise), frame.device)

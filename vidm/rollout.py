@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidm.diffusion import Denoiser
-from vidm.layers import constant_index
+from vidm.layers import constant_index, to_device
 from vidm.model import MotionGenerator
 from vidm.randomness import keyed_normal
 
@@ -31,7 +31,7 @@ def video_noise(seed: int, indices: Sequence[int], device: str | torch.device = 
     """Noise for the videos `indices` of a seed, a function of (seed, video index, frame, step) only."""
 
     def noise(frame: int, step: int, shape: Sequence[int]) -> Tensor:
-        return torch.stack([keyed_normal((seed, index, frame, step), shape) for index in indices]).to(device)
+        return to_device(torch.stack([keyed_normal((seed, index, frame, step), shape) for index in indices]), device)
 
     return noise
 
@@ -60,7 +60,7 @@ def truncated_start(noise: VideoNoise, seed: int, psi: float) -> VideoNoise:
         z = noise(frame, step, shape)
         if step != START:
             return z
-        return math.sqrt(1 - psi**2) * keyed_normal((seed,), shape).to(z) + psi * z
+        return math.sqrt(1 - psi**2) * to_device(keyed_normal((seed,), shape), z.device) + psi * z
 
     return truncated
 

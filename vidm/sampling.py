@@ -9,12 +9,12 @@ an interruption: bit for bit on a CPU; on a GPU this has not been measured. Ours
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -36,6 +36,7 @@ NUM_GENERATED = 16
 # Settings that affect where and how many videos are written, but not their content.
 NOT_RECORDED = ("content", "content_resume", "out", "num_samples", "grid", "report")
 
+T = TypeVar("T")
 # First frames by video index, for a batch of indices; unreadable ones are left out.
 FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
 
@@ -108,11 +109,22 @@ def _reader(paths: list[Path]) -> FirstFrameSource:
     return read
 
 
+def _completed(batch: Sequence[T], settings: SampleConfig, num_videos: int) -> list[T]:
+    """A batch as long as all others, whose last element is repeated: networks are compiled for one size."""
+    missing = min(settings.batch_size, num_videos) - len(batch) if settings.compile else 0
+    return [*batch, *[batch[-1]] * missing]
+
+
 def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int, FirstFrameSource, list[Path]]:
     """Return the number of videos, the source of their first frames, and the files of these, if any."""
     if generator.content_model is not None:
         num_videos = settings.num_samples or NUM_GENERATED
-        return num_videos, lambda batch: dict(zip(batch, generator.draw_first_frames(batch, settings), strict=True)), []
+
+        def draw(batch: range) -> dict[int, np.ndarray]:
+            frames = generator.draw_first_frames(_completed(batch, settings, num_videos), settings)
+            return dict(zip(batch, frames, strict=False))
+
+        return num_videos, draw, []
     if not settings.content:
         raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
     paths = list_content(settings.content)
@@ -232,7 +244,9 @@ def _make(
                 bar.write(f"first frames of {width}x{height} are cropped and resized to {side}x{side}, as in training")
                 resizing_printed = True
             if frames:
-                videos = generator.animate_batch(list(frames.values()), list(frames), settings, progress=is_main())
+                given = _completed(list(frames.values()), settings, len(records))
+                indices = _completed(list(frames), settings, len(records))
+                videos = generator.animate_batch(given, indices, settings, progress=is_main())[: len(frames)]
                 for i, video in zip(frames, videos, strict=True):
                     if i not in finished:
                         _write(settings, records[i], frames[i], video)

@@ -118,5 +118,6 @@ class SPyNet(nn.Module):
             )
             flow = self.pyramid_flows(reference, support)[-1]
             flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
-            flow = flow * flow.new_tensor([width / padded[1], height / padded[0]]).view(1, 2, 1, 1)
+            x, y = flow.split(1, dim=1)
+            flow = torch.cat([x * (width / padded[1]), y * (height / padded[0])], dim=1)
         return without_tf32_in_backward(flow)

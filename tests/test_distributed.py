@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -203,6 +204,22 @@ def test_a_process_that_fails_prints_its_error_and_ends_without_waiting_for_the_
     assert message in errors[1]
     assert errors[0].startswith("[process 0] error: another process died; its error may be printed above [")
     assert errors[0].isascii()  # without gloo's advice, which ends in an emoji
+
+
+def test_a_started_process_that_cannot_connect_ends_with_one_line(tmp_path):
+    with socket.create_server(("localhost", 0)) as taken:
+        url = f"tcp://localhost:{taken.getsockname()[1]}"
+        code = (
+            "from vidm.distributed import Rendezvous; from vidm.launch import _spawn\n"
+            f"if __name__ == '__main__': _spawn((print, (), 0, 2, Rendezvous('{url}', timeout=5), True), 2)"
+        )
+        (tmp_path / "script.py").write_text(code)
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert re.search(rf"^error: processes cannot connect to {url} \(.*\): give another --dist-url$", done.stderr, re.M)
 
 
 def test_a_process_that_a_signal_ended_is_named_and_the_exit_code_is_2(monkeypatch, capsys):

@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 from vidm.console import console
 from vidm.distributed import Rendezvous, join, leave, loss_of_process, rank
 from vidm.files import LARGEST
+from vidm.runtime import exit_on_user_error
 from vidm.torchrun import is_one_node, torchrun_place
 
 LOCALHOST = Rendezvous()
@@ -88,12 +89,17 @@ def _run(
     leave()
 
 
+def _run_spawned(local_rank: int, *group: Any) -> None:
+    with exit_on_user_error():
+        _run(local_rank, *group)
+
+
 def _spawn(group: tuple[Any, ...], processes: int) -> None:
     """Call _run(local_rank, *group) in `processes` new processes; SIGTERM and SIGINT are passed on to all of them.
 
     If one fails, the others are ended, if need be by SIGKILL.
     """
-    context = mp.spawn(_run, group, nprocs=processes, join=False)
+    context = mp.spawn(_run_spawned, group, nprocs=processes, join=False)
 
     def pass_on(number: int, frame: object) -> None:
         for pid in context.pids():

@@ -38,7 +38,7 @@ validator_of() {
 }
 
 limited_curl() {
-    curl --proto =http,https --fail --location --connect-timeout 20 --speed-limit 1000 --speed-time "$silence" "$@"
+    curl --proto =http,https --fail --location --max-redirs 5 --connect-timeout 20 --speed-limit 1000 --speed-time "$silence" "$@"
 }
 
 size_of() {

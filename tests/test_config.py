@@ -115,8 +115,8 @@ def test_an_invalid_setting_of_training_is_named(values, message):
         ({"psi": 1.5}, r"--psi 1\.5: give a number from 0 to 1"),
         ({"psi": float("nan")}, "--psi nan: give a number from 0 to 1"),
         ({"sampler": "euler"}, r"--sampler 'euler': choose from ddpm, ddim, dpm-solver\+\+"),
-        ({"fps": 1001.0}, r"--fps 1001\.0: give a number above 0, at most 1000"),
-        ({"num_samples": 0}, "--num-samples 0: give 1 or more"),
+        ({"fps": 1001.0}, r"--fps 1001\.0: give a number from 0.1 to 1000"),
+        ({"num_samples": 0}, "--num-samples 0: give a number from 1 to 1000000"),
         ({"eta": 0.5}, r"--eta 0\.5: only --sampler ddim uses it, and the sampler is dpm-solver\+\+"),
     ],
 )

@@ -89,7 +89,7 @@ def test_many_mutated_settings_are_refused_in_one_line_or_load(saved):
     "values",
     [
         {"model_channels": 4096, "channel_mult": [256] * 10, "image_size": 512},
-        {"image_size": 16384, "generator": "content"},
+        {"image_size": 8192, "generator": "content"},
         {"num_res_blocks": 16, "channel_mult": [1] * 10, "image_size": 512, "diffusion_timesteps": 10**6},
     ],
 )
@@ -167,6 +167,44 @@ def test_an_optimizer_of_another_shape_is_named(tiny, optimizer):
     resume = Saved(1, config, model.state_dict(), model.state_dict(), optimizer, source="file.pt")
     with pytest.raises(ValueError, match=r"file\.pt has an optimizer's state of another network"):
         Trainer(config, CPU, resume)
+
+
+@pytest.mark.parametrize("step", [float("inf"), float("nan"), [], "1\n2", -1, True, 10**15])
+def test_the_step_of_a_published_checkpoint_is_a_number(saved, tmp_path, step):
+    state = read_tensors(saved)["state_dict"]
+    path = tmp_path / "authors.pth.tar"
+    torch.save({"state_dict": state, "ema_state_dict": state, "optimizer": {}, "iters": step}, path)
+    with pytest.raises(ValueError, match=r"authors\.pth\.tar is damaged .*: its step is ") as error:
+        load_any(path, video_timesteps=16)
+    assert "\n" not in str(error.value)
+
+
+def safetensors(path: Path, dtype: str, shape: list[int], num_bytes: int) -> None:
+    """A file of one tensor, with the settings of a checkpoint beside it."""
+    header = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, num_bytes]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(num_bytes))
+    path.with_suffix(".json").write_text(json.dumps({"format": 2, "iters": 1, "config": SMALL.to_dict()}))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("dtype", "shape", "num_bytes"),
+    [("F32", [0, 2**63, 2**63], 0), ("F4", [2], 1), ("F8_E4M3", [2], 2), ("C64", [2], 16), ("I64", [2], 16)],
+)
+def test_safetensors_of_odd_shapes_and_types_are_refused_in_one_line(tmp_path, dtype, shape, num_bytes):
+    safetensors(tmp_path / "odd.safetensors", dtype, shape, num_bytes)
+    with pytest.raises(ValueError, match=r"odd\.safetensors (is truncated|has weights of the type)") as error:
+        load_any(tmp_path / "odd.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_are_no_weights(saved, tmp_path):
+    state: dict[str, Tensor] = dict(read_tensors(saved)["state_dict"])
+    name = next(iter(state))
+    state[name] = state[name].long()
+    path = rewritten(saved, tmp_path / "whole.pt", ema_state_dict=state)
+    with pytest.raises(ValueError, match=rf"whole\.pt does not fit this network in 1 tensors: {name} is torch.int64"):
+        load_generator(path, device="cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

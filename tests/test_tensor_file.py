@@ -82,7 +82,7 @@ def test_tensors_of_every_usual_form_are_read_as_they_were_saved(tmp_path, form,
         (b"\x8c\x05posix\x8c\x06system\x93X\x02\x00\x00\x00id\x85R", "STACK_GLOBAL"),
         (b"}" + b"\x8f0" * 8, "EMPTY_SET"),
         (b"\x8a\x20" + b"\x01" * 32, "an integer of more than 64 bits"),
-        (b"]" + b"(" * (2**22 + 1), "its pickle is too large"),
+        (b"]" + b"(" * (2**21 + 1), "its pickle is too large"),
     ],
 )
 def test_a_pickle_that_does_more_than_describe_tensors_is_refused_before_it_is_executed(tmp_path, instructions, reason):
@@ -106,6 +106,18 @@ def test_a_file_of_an_old_pytorch_is_checked_as_well(tmp_path, content):
     assert path.read_bytes().startswith(head)
     path.write_bytes(head + b"\x80\x02" + content + b".")
     assert "GLOBAL" in refused(path)
+
+
+def test_a_dictionary_whose_methods_are_replaced_is_refused(tmp_path):
+    content = OrderedDict(weight=torch.ones(2))
+    content.items = OrderedDict  # type: ignore[method-assign,assignment]
+    torch.save({"state_dict": content}, tmp_path / "replaced.pt")
+    assert refused(tmp_path / "replaced.pt") == "a dictionary has attributes"
+
+
+def test_the_metadata_of_a_state_dict_is_no_obstacle(tmp_path):
+    torch.save({"state_dict": torch.nn.Linear(2, 2).state_dict()}, tmp_path / "linear.pt")
+    assert list(read_tensors(tmp_path / "linear.pt")["state_dict"]) == ["weight", "bias"]
 
 
 def test_a_bare_pickle_is_refused(tmp_path):

@@ -541,7 +541,7 @@ def test_odd_sides_grow_by_one_repeated_row_and_column(tmp_path: Path) -> None:
     assert np.abs(video - np.pad(frames, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")).mean() < 8
 
 
-@pytest.mark.parametrize("fps", [8, 25, 30000 / 1001])
+@pytest.mark.parametrize("fps", [0.1, 8, 25, 30000 / 1001])
 def test_the_frame_rate_is_stored(tmp_path: Path, fps: float) -> None:
     write_video(tmp_path / "a.mp4", moving_pattern(5), fps=fps)
     assert probe(tmp_path / "a.mp4").fps == pytest.approx(fps, rel=1e-6)

@@ -148,6 +148,14 @@ def _plain(value: Any, seen: set[int]) -> Any:
     return [_plain(part, seen) for part in value]
 
 
+def step_of(content: Mapping[str, Any], path: str | Path) -> int:
+    """The step in a file's content, 0 if it has none. Raises ValueError, naming the file, for anything else."""
+    step = content.get("iters", 0)
+    if not (type(step) is int and 0 <= step <= LARGEST):
+        raise ValueError(f"{path} is damaged or was written by another version: its step is {reprlib.repr(step)}")
+    return step
+
+
 def _from_format_1(config: Config) -> Config:
     """Settings of format 1, in which `train_flow` was only the flag: without given weights SPyNet was trained, too."""
     train = config.train
@@ -164,9 +172,7 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} is not a VIDM checkpoint: its weights are not named tensors")
     try:
         settings = _plain({name: part for name, part in content.items() if name not in _TENSOR_PARTS}, set())
-        step, versions = settings["iters"], settings.get("versions", {})
-        if not (type(step) is int and 0 <= step <= LARGEST):
-            raise ValueError(f"its step is {reprlib.repr(step)}")
+        versions = settings.get("versions", {})
         if not isinstance(versions, dict):
             raise ValueError("its versions are no dictionary")
         if settings.get("format", 1) not in range(1, FORMAT + 1):
@@ -184,8 +190,8 @@ def checkpoint_from(content: Mapping[str, Any], path: str | Path) -> Checkpoint:
             f"{path} has the content generator of an earlier version, a network without constant input and timestep "
             "embedding: train it again"
         )
-    scaler = content.get("scaler", {})
-    return Checkpoint(step, config, *states, content["optimizer"], scaler, progress, versions, source=str(path))
+    step, optimizer, scaler = step_of(content, path), content["optimizer"], content.get("scaler", {})
+    return Checkpoint(step, config, *states, optimizer, scaler, progress, versions, source=str(path))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -208,10 +214,10 @@ def check_generator(checkpoint: Checkpoint, wanted: str) -> None:
 
 
 def check_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise ValueError unless `state` has the names and shapes of `own`.
+    """Raise ValueError unless `state` has the names and shapes of `own`, and floats where `own` has them.
 
-    The message names `source`, the number of tensors that are missing, unexpected or of another shape, and the first
-    ten of them.
+    The message names `source`, the number of tensors that are missing, unexpected or different, and the first ten of
+    them.
     """
     wrong = [f"{name} is missing" for name in own if name not in state]
     wrong += [f"{name} is unexpected" for name in state if name not in own]
@@ -219,6 +225,11 @@ def check_weights(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source
         f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
+    ]
+    wrong += [
+        f"{name} is {state[name].dtype}, not {tensor.dtype}"
+        for name, tensor in own.items()
+        if name in state and state[name].is_floating_point() != tensor.is_floating_point()
     ]
     if wrong:
         more = f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""

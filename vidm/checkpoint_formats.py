@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state
+from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state, step_of
 from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write, read_json, regular_file
@@ -26,6 +25,7 @@ from vidm.tensor_file import read_tensors, wrong_download
 PREFIX = "module."
 # <block>.emb_layers.coords (B, H, W, 2) and <block>.emb_layers.new_coords (1000, V, 1, 1, 2).
 CACHED = (".emb_layers.coords", ".emb_layers.new_coords")
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Tensors that only the content generator has.
 TIMESTEP_EMBEDDING, CONSTANT = "dt_embed.0.weight", "input.input"
 # The authors' networks: the defaults, except that SPyNet sees frames in [-1, 1].
@@ -83,7 +83,7 @@ def _from_published(content: Mapping, path: Path, config: Config, video_timestep
     else:
         config = _published_motion({**state, **averaged}, path, config, video_timesteps)
     plain, ema = ({k: v for k, v in s.items() if not k.endswith(CACHED)} for s in (state, averaged))
-    return Checkpoint(int(content.get("iters", 0)), config, plain, ema, {}, source=str(path))
+    return Checkpoint(step_of(content, path), config, plain, ema, {}, source=str(path))
 
 
 def _settings_path(path: Path) -> Path:
@@ -101,9 +101,11 @@ def _load_safetensors(path: Path) -> Checkpoint:
     try:
         with regular_file(path).open("rb") as source:  # the library opens no path that is not UTF-8
             stored = load_file(f"/dev/fd/{source.fileno()}")
-        weights = {name: tensor.float() for name, tensor in stored.items()}
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+    except Exception as error:  # the library raises errors of many types, some of many lines
+        raise ValueError(f"{path} is truncated or damaged: {str(error).strip().splitlines()[0]}") from error
+    if others := {tensor.dtype for tensor in stored.values()} - set(WEIGHT_DTYPES):
+        raise ValueError(f"{path} has weights of the type {others.pop()}: they are floats of 16 bits or more")
+    weights = {name: tensor.float() for name, tensor in stored.items()}
     if not isinstance(described, dict):
         raise ValueError(f"{settings} does not describe a checkpoint")
     weights_and_settings = {**described, "state_dict": weights, "ema_state_dict": weights, "optimizer": {}}

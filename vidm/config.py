@@ -38,7 +38,7 @@ class ModelConfig(UNetShape):
     generator: str = setting(
         "motion", "network to train: motion, or content for first frames", "--generator", ("motion", "content")
     )
-    image_size: int = setting(128, "side of the square frames in pixels", "--resolution", least=1, most=16384)
+    image_size: int = setting(128, "side of the square frames in pixels", "--resolution", least=1, most=8192)
     video_timesteps: int = setting(
         128, "frames per video, including the given first one", "--num-frames", least=2, most=10**6
     )
@@ -226,7 +226,11 @@ class SampleConfig:
     content_resume: str = setting("", "content generator's checkpoint, for generated first frames", "--content-resume")
     out: str = setting("results/samples", "folder of videos; finished ones with the same settings are kept", "--out")
     num_samples: int | None = setting(
-        None, "number of videos (default: one per first frame; 16 if they are generated)", "--num-samples -ns", least=1
+        None,
+        "number of videos (default: one per first frame; 16 if they are generated)",
+        "--num-samples -ns",
+        least=1,
+        most=10**6,
     )
     num_frames: int | None = setting(None, "frames per video (default: as trained)", "--num-frames", least=1)
     batch_size: int = setting(16, "videos per batch of a process", "--batch-size -b", least=1, most=10**6)
@@ -236,7 +240,7 @@ class SampleConfig:
     eta: float = setting(0.0, "noise of ddim, from 0 (none) to 1 (as much as ddpm)", "--eta", least=0, most=1)
     precision: str = setting("auto", AUTO_PRECISION, "--precision", SAMPLING_PRECISIONS)
     compile: bool = setting(False, "compile the networks for GPUs, which takes minutes", "--compile")
-    fps: float = setting(25.0, "frame rate of the written files", "--fps", above=0, most=1000)
+    fps: float = setting(25.0, "frame rate of the written files", "--fps", least=0.1, most=1000)
     psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)
     start_noise: str = setting(
         "video", "draw the noise that denoising starts from per video or per frame", "--start-noise", ("frame", "video")

@@ -205,7 +205,7 @@ def _write(settings: SampleConfig, record: dict[str, Any], first_frame: np.ndarr
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     try:
         write_video(video, frames, fps=settings.fps)
-    except OSError:
+    except BaseException:
         _record_path(video).unlink()
         raise
 

@@ -150,7 +150,7 @@ def _is_clip(frames: np.ndarray) -> bool:
 
 
 def _array_frames(path: Path) -> FrameStream:
-    with _header_lock:
+    with _header_lock, np.errstate(all="ignore"):  # sizes that overflow are refused
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not _is_clip(array):
         raise VideoError(f"{path}: contains {array.dtype} {array.shape}; a video is uint8 (T, H, W, 3)")
@@ -281,15 +281,15 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
     .mp4: H.264, 4:2:0, near lossless, plays in any browser; an odd side grows by one repeated row or column.
     .gif (256 colours per frame), .webp (lossless): looping; consecutive equal frames become one longer frame.
     .npy: the array. No suffix: a new or empty folder of 00000.png, 00001.png, ... Only the first three store `fps`,
-    which must be above 0. Missing parent folders are created. Raises ValueError for another suffix, other frames or
+    from 0.1 to 1000. Missing parent folders are created. Raises ValueError for another suffix, other frames or
     another rate, WriteError on a full disk. Ours.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if not _is_clip(frames):
         raise ValueError(f"{path}: cannot write {frames.dtype} {frames.shape}; a video is uint8 (T, H, W, 3)")
-    if fps <= 0:
-        raise ValueError(f"{path}: cannot be written at {fps} frames per second; give more than 0")
+    if not 0.1 <= fps <= 1000:
+        raise ValueError(f"{path}: cannot be written at {fps} frames per second; give 0.1 to 1000")
     if suffix == "":
         with atomic_dir(path) as folder:
             for index, frame in enumerate(frames):

@@ -79,7 +79,7 @@ def collapsed(index: Tensor) -> Tensor:
 def checkpointed(enabled: bool, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """function(*inputs) with activation checkpointing if `enabled`: the backward pass computes activations again.
 
-    The result and the gradients are the same bit for bit. The function must not draw random numbers.
+    The result and the gradients are the same, on a CPU bit for bit. The function must not draw random numbers.
     """
     if not (enabled and torch.is_grad_enabled()):
         return function(*inputs)

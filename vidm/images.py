@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from vidm.files import regular_file
 
@@ -23,6 +24,8 @@ ANIMATIONS = ("GIF", "WEBP", "PNG")
 # Pillow keeps about this many images in memory for the current frame of an animation, such as the one to restore.
 CANVASES = 4
 STRIP_PIXELS = 2**20
+# Each scan of a progressive JPEG goes through all pixels, also one of ten bytes. Files of encoders have about ten scans.
+START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
 # White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
 LARGEST_GREY = {"I": 65535, "F": 1}
 # Small files can claim sizes that fill the memory. Environment variables of these names raise the budgets: pixels of a
@@ -45,6 +48,19 @@ def check_budget(name: str, value: int) -> None:
         raise ValueError(f"it has more than {budget(name)} {unit}; to read it, set the environment variable {name}")
 
 
+def _check_scans(image: Image.Image, path: str | Path) -> None:
+    """Raise ValueError if a JPEG has so many scans that decoding it takes minutes."""
+    limit = MAX_SCANS * budget("VIDM_MAX_PIXELS") // (image.width * image.height)
+    num_scans, last = 0, b""
+    with open(path, "rb") as file:
+        while num_scans <= limit and (chunk := file.read(1 << 20)):
+            num_scans += (last + chunk).count(START_OF_SCAN)
+            last = chunk[-1:]
+    if num_scans > limit:
+        size = f"{image.width}x{image.height}"
+        raise ValueError(f"it has more than {limit} scans of {size} pixels; to read it, raise VIDM_MAX_PIXELS")
+
+
 def open_image(path: str | Path) -> Image.Image:
     """Open an image or animation, without decoding it. Raises Pillow's errors, and ValueError over budget. Ours."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the budget refuses the image
@@ -55,7 +71,9 @@ def open_image(path: str | Path) -> Image.Image:
         raise
     try:
         check_budget("VIDM_MAX_PIXELS", image.width * image.height)
-    except ValueError:
+        if isinstance(image, JpegImageFile):
+            _check_scans(image, path)
+    except (ValueError, OSError):
         image.close()
         raise
     return image

@@ -108,6 +108,27 @@ def test_a_large_animation_is_refused_before_a_frame_is_decoded(tmp_path):
             read(path)
 
 
+def test_a_small_animation_of_many_large_frames_is_refused_before_a_frame_is_decoded(tmp_path):
+    """165 frames of one pixel on a canvas of 4096 x 4096, 4 KB, took 25 seconds."""
+    path = tmp_path / "a.gif"
+    restored = b"\x21\xf9\x04\x0c\4\0\0\0"  # the canvas before the frame is kept, and restored after it
+    frame = restored + b"\x2c\0\0\0\0\1\0\1\0\0\2\2\x44\1\0"
+    path.write_bytes(b"GIF89a" + struct.pack("<HHBBB6x", 4096, 4096, 0x80, 0, 0) + frame * 165 + b";")
+    started = time.monotonic()
+    for read in (read_video, probe, lambda path: read_frames(path, [164])):
+        with pytest.raises(VideoError, match=r"a\.gif: .* 1073741824 in an animation.*VIDM_MAX_BYTES"):
+            read(path)
+    assert time.monotonic() - started < 2
+
+
+def test_a_small_animation_of_a_still_scene_is_read(tmp_path):
+    path = tmp_path / "a.gif"
+    first = np.zeros((1080, 1920, 3), np.uint8)
+    write_video(path, np.stack([first, first + 1, first + 2]))
+    assert 1000 * path.stat().st_size < 3 * first.nbytes
+    assert probe(path).num_frames == 3
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.gif"])
 def test_the_pages_of_a_tiff_are_not_counted(tmp_path, monkeypatch, name):
     """Pillow takes minutes for 200,000, and only the first is read."""

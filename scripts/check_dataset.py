@@ -34,6 +34,7 @@ from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files
 SHEET_CLIPS = 12
 SHEET_FRAMES = 8
 SHEET_SIDE = 96
+SHEET_PIXELS = 2**25  # in memory at a time, before they are resized
 KINDS_SHOWN = 8
 
 
@@ -68,6 +69,17 @@ def tally(title: str, values: Iterable[str]) -> str:
     return f"{title}: {shown}" + (f" and {len(counts) - KINDS_SHOWN} more" if len(counts) > KINDS_SHOWN else "")
 
 
+def thumbnails(path: Path, moments: np.ndarray) -> np.ndarray:
+    """Return frames of a clip, cropped and small, uint8 (len(moments), S, S, 3); each is decoded once."""
+    numbers, places = np.unique(moments, return_inverse=True)
+    first = read_frames(path, numbers[:1])
+    at_once = max(1, SHEET_PIXELS // (first.shape[1] * first.shape[2]))
+    squares = [fit_square(first, SHEET_SIDE)]
+    for start in range(1, len(numbers), at_once):
+        squares.append(fit_square(read_frames(path, numbers[start : start + at_once]), SHEET_SIDE))
+    return np.concatenate(squares)[places]
+
+
 def contact_sheet(index: ClipIndex) -> np.ndarray | None:
     """Return rows of frames of readable clips spread over the index, uint8 (H, W, 3); None without any."""
     chosen = np.unique(np.linspace(0, len(index.paths) - 1, SHEET_CLIPS).round().astype(int))
@@ -75,8 +87,7 @@ def contact_sheet(index: ClipIndex) -> np.ndarray | None:
     for i in chosen:
         moments = np.linspace(0, index.num_frames[i] - 1, SHEET_FRAMES).round().astype(int)
         with suppress(VideoError):
-            frames = fit_square(read_frames(index.paths[i], moments), SHEET_SIDE)
-            rows.append(np.concatenate(list(frames), axis=1))
+            rows.append(np.concatenate(list(thumbnails(index.paths[i], moments)), axis=1))
     return np.concatenate(rows) if rows else None
 
 

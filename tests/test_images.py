@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -107,6 +108,27 @@ def test_a_large_animation_is_refused_before_a_frame_is_decoded(tmp_path):
             read(path)
 
 
+def test_a_small_animation_of_many_large_frames_is_refused_before_a_frame_is_decoded(tmp_path):
+    """165 frames of one pixel on a canvas of 4096 x 4096, 4 KB, took 25 seconds."""
+    path = tmp_path / "a.gif"
+    restored = b"\x21\xf9\x04\x0c\4\0\0\0"  # the canvas before the frame is kept, and restored after it
+    frame = restored + b"\x2c\0\0\0\0\1\0\1\0\0\2\2\x44\1\0"
+    path.write_bytes(b"GIF89a" + struct.pack("<HHBBB6x", 4096, 4096, 0x80, 0, 0) + frame * 165 + b";")
+    started = time.monotonic()
+    for read in (read_video, probe, lambda path: read_frames(path, [164])):
+        with pytest.raises(VideoError, match=r"a\.gif: .* 1073741824 in an animation.*VIDM_MAX_BYTES"):
+            read(path)
+    assert time.monotonic() - started < 2
+
+
+def test_a_small_animation_of_a_still_scene_is_read(tmp_path):
+    path = tmp_path / "a.gif"
+    first = np.zeros((1080, 1920, 3), np.uint8)
+    write_video(path, np.stack([first, first + 1, first + 2]))
+    assert 1000 * path.stat().st_size < 3 * first.nbytes
+    assert probe(path).num_frames == 3
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.gif"])
 def test_the_pages_of_a_tiff_are_not_counted(tmp_path, monkeypatch, name):
     """Pillow takes minutes for 200,000, and only the first is read."""
@@ -116,6 +138,48 @@ def test_the_pages_of_a_tiff_are_not_counted(tmp_path, monkeypatch, name):
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", counted)
     frame = read_image(tmp_path / name) if name == "a.tif" else read_video(tmp_path / name)[0]
     assert (frame == CLIP[0]).all()
+
+
+def progressive_jpeg(side: int, num_scans: int) -> bytes:
+    """Return a grey JPEG with scans of ten bytes, each of which the decoder takes for all pixels."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 255, marker, 2 + len(content)) + content
+
+    one_code = bytes([1, *[0] * 15])
+    tables = segment(0xC4, b"\0" + one_code + b"\0") + segment(0xC4, b"\x10" + one_code + b"\xe0")
+    header = segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
+    first = segment(0xDA, b"\1\1\0\0\0\0") + b"\0"
+    return b"\xff\xd8" + header + tables + first + segment(0xDA, b"\1\1\0\1\x3f\0") * num_scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path):
+    """20 KB took 33 seconds. A small image may have as many scans."""
+    (tmp_path / "frames").mkdir()
+    path = tmp_path / "frames" / "0.jpg"
+    path.write_bytes(progressive_jpeg(8191, 2000))
+    started = time.monotonic()
+    for read in (read_image, lambda path: read_frames(path.parent, [0]), lambda path: probe(path.parent)):
+        with pytest.raises(VideoError, match=r"0\.jpg: .*more than 100 scans of 8191x8191 pixels.*VIDM_MAX_PIXELS"):
+            read(path)
+    assert time.monotonic() - started < 5
+    path.write_bytes(progressive_jpeg(64, 2000))
+    assert read_image(path).shape == (64, 64, 3)
+
+
+def test_the_scans_of_a_jpeg_are_counted_across_the_pieces_in_which_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(CLIP[0]).save(path, progressive=True)
+    assert read_image(path).shape == CLIP[0].shape
+    path.write_bytes(path.read_bytes() + bytes(2**20))
+    data = path.read_bytes()
+    path.write_bytes(data[: 2**20 - 1] + b"\xff\xda" * 3)
+    monkeypatch.setattr(images, "MAX_SCANS", data.count(b"\xff\xda") + 3)
+    monkeypatch.setenv("VIDM_MAX_PIXELS", "3072")
+    assert read_image(path).shape == CLIP[0].shape
+    monkeypatch.setattr(images, "MAX_SCANS", data.count(b"\xff\xda") + 2)
+    with pytest.raises(VideoError, match="scans"):
+        read_image(path)
 
 
 def chunk(name: bytes, content: bytes) -> bytes:

@@ -6,6 +6,7 @@
 FFmpeg reads a truncated file as a shorter video, and takes memory for every sample that a header claims.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,11 +14,14 @@ from typing import BinaryIO
 from vidm.images import budget
 
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
-# Boxes that contain boxes, and the place of the count in those that have one.
-PARENTS = (b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"udta", b"moof", b"traf")
-COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4}
-# Samples of sound count as well: a file has several for each frame.
-SAMPLES_PER_FRAME = 10
+# The kinds of the first box of an mp4. FFmpeg recognizes more, but a file with another first box is not read as an mp4.
+FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"uuid", b"udta")
+# Boxes in which FFmpeg looks for no boxes. It finds tables in all others, also where they do not belong.
+CLOSED_BOXES = (b"mdat", b"uuid", b"skip")
+# Tables that claim samples, and the place of the number in them; each entry of an edit list repeats a track.
+SAMPLE_TABLES, EDIT_LIST, COUNT_OF_EDITS = {b"stsz": 8, b"stz2": 8, b"trun": 4}, b"elst", 4
+COMPRESSED = re.compile(rb"cmov.{4,12}dcom", re.DOTALL)
+MAX_HEADERS = 2**28  # bytes
 
 
 # mp4 and mov (ISO/IEC 14496-12, 4.2)
@@ -44,22 +48,22 @@ def _end_of_boxes(file: BinaryIO, size_on_disk: int) -> int:
     return max((end for kind, _, end in _boxes(file, 0, size_on_disk) if kind in (b"moov", b"mdat")), default=0)
 
 
-def _num_samples(file: BinaryIO, start: int, end: int) -> int:
-    """Return how many samples the tracks in a box have, counting a track once for each entry of its edit list."""
-    num_samples = num_edits = 0
-    for kind, box_start, box_end in _boxes(file, start, end):
-        if kind in PARENTS:
-            found = _num_samples(file, box_start, min(box_end, end))
-            if kind == b"edts":
-                num_edits += found
-            else:
-                num_samples += found
-        elif kind in COUNTS:
-            file.seek(box_start + COUNTS[kind])
-            num_samples += int.from_bytes(file.read(4), "big")
-        elif kind == b"cmov":
-            raise ValueError("its header is compressed: copy it with `ffmpeg -i FILE -c copy NEW.mp4`")
-    return num_samples * max(num_edits, 1)
+def _counts(headers: bytearray, kind: bytes, place: int) -> Iterator[int]:
+    """Yield the number in each table of a kind, at any depth."""
+    position = headers.find(kind)
+    while position >= 0:
+        has_long_size = headers[position - 4 : position] == b"\0\0\0\1"
+        start = position + len(kind) + place + 8 * has_long_size
+        yield int.from_bytes(headers[start : start + 4], "big")
+        position = headers.find(kind, position + 1)
+
+
+def _num_samples(headers: bytearray) -> int:
+    """Return how many samples all tracks have, each counted once for each entry of the longest edit list."""
+    if COMPRESSED.search(headers):
+        raise ValueError("its header is compressed: copy it with `ffmpeg -i FILE -c copy NEW.mp4`")
+    num_samples = sum(sum(_counts(headers, kind, place)) for kind, place in SAMPLE_TABLES.items())
+    return num_samples * max([1, *_counts(headers, EDIT_LIST, COUNT_OF_EDITS)])
 
 
 # mkv and webm (RFC 8794, 4 and 6), avi (RIFF chunks and the "OpenDML AVI File Format Extensions")
@@ -119,13 +123,31 @@ def missing_bytes(path: Path) -> int:
     return max(0, end - size_on_disk)
 
 
+def is_mp4(path: Path) -> bool:
+    """Return whether a file begins like an mp4, mov or 3gp; others must not be opened as one. Raises OSError. Ours."""
+    with path.open("rb") as file:
+        return file.read(8)[4:] in FIRST_BOXES
+
+
 def check_claims(path: Path) -> None:
-    """Raise ValueError if the headers of an mp4 claim more samples than it has bytes, and than the budget allows.
+    """Raise ValueError if the headers of an mp4 claim more samples than it has bytes, and than the budget of frames.
 
     Raises OSError. Ours.
     """
+    if not is_mp4(path):
+        return
     size_on_disk = path.stat().st_size
+    headers = bytearray()
     with path.open("rb") as file:
-        num_samples = _num_samples(file, 0, size_on_disk)
-    if num_samples > max(SAMPLES_PER_FRAME * budget("VIDM_MAX_FRAMES"), size_on_disk):
+        position = 0
+        for kind, _, end in _boxes(file, 0, size_on_disk):
+            if kind not in CLOSED_BOXES:
+                num_bytes = min(end, size_on_disk) - position
+                if len(headers) + num_bytes > MAX_HEADERS:
+                    raise ValueError(f"its headers have more than {MAX_HEADERS} bytes")
+                file.seek(position)
+                headers += file.read(num_bytes)
+            position = end
+    num_samples = _num_samples(headers)
+    if num_samples > max(budget("VIDM_MAX_FRAMES"), size_on_disk):
         raise ValueError(f"its headers claim {num_samples} samples, but it has {size_on_disk} bytes")

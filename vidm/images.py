@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from vidm.files import regular_file
 
@@ -22,7 +23,12 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
 ANIMATIONS = ("GIF", "WEBP", "PNG")
 # Pillow keeps about this many images in memory for the current frame of an animation, such as the one to restore.
 CANVASES = 4
+# Drawing a frame takes time for the whole canvas, also if the file changes one pixel. Files of animations whose pixels
+# take more bytes than this multiple of the file have this fraction of the budget of bytes.
+SMALL_FILE, SMALL_FILE_DIVISOR = 1000, 8
 STRIP_PIXELS = 2**20
+# Each scan of a progressive JPEG goes through all pixels, also one of ten bytes. Encoders write about ten scans.
+START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
 # White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
 LARGEST_GREY = {"I": 65535, "F": 1}
 # Small files can claim sizes that fill the memory. Environment variables of these names raise the budgets: pixels of a
@@ -41,8 +47,22 @@ def check_budget(name: str, value: int) -> None:
     """Raise ValueError, naming the variable that raises it, if a file has more than a budget allows. Ours."""
     if value > budget(name):
         frame = f"pixels in a frame, or {budget(name) // CANVASES} in one of an animation"
-        unit = {"VIDM_MAX_PIXELS": frame, "VIDM_MAX_FRAMES": "frames", "VIDM_MAX_BYTES": "bytes"}[name]
+        size = f"bytes, or {budget(name) // SMALL_FILE_DIVISOR} in an animation of {SMALL_FILE} times fewer bytes"
+        unit = {"VIDM_MAX_PIXELS": frame, "VIDM_MAX_FRAMES": "frames", "VIDM_MAX_BYTES": size}[name]
         raise ValueError(f"it has more than {budget(name)} {unit}; to read it, set the environment variable {name}")
+
+
+def _check_scans(image: Image.Image, path: str | Path) -> None:
+    """Raise ValueError if a JPEG has so many scans that decoding it takes minutes."""
+    limit = MAX_SCANS * budget("VIDM_MAX_PIXELS") // (image.width * image.height)
+    num_scans, last = 0, b""
+    with open(path, "rb") as file:
+        while num_scans <= limit and (chunk := file.read(1 << 20)):
+            num_scans += (last + chunk).count(START_OF_SCAN)
+            last = chunk[-1:]
+    if num_scans > limit:
+        size = f"{image.width}x{image.height}"
+        raise ValueError(f"it has more than {limit} scans of {size} pixels; to read it, raise VIDM_MAX_PIXELS")
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -55,7 +75,9 @@ def open_image(path: str | Path) -> Image.Image:
         raise
     try:
         check_budget("VIDM_MAX_PIXELS", image.width * image.height)
-    except ValueError:
+        if isinstance(image, JpegImageFile):
+            _check_scans(image, path)
+    except (ValueError, OSError):
         image.close()
         raise
     return image
@@ -71,6 +93,13 @@ def count_frames(image: Image.Image) -> int:
     if count > 1:
         check_budget("VIDM_MAX_PIXELS", CANVASES * image.width * image.height)
     return count
+
+
+def check_work(num_frames: int, image: Image.Image, file_bytes: int) -> None:
+    """Raise ValueError if all frames of an opened animation take too many bytes for a file of its size. Ours."""
+    num_bytes = num_frames * image.width * image.height * 3
+    is_small = num_bytes > SMALL_FILE * file_bytes
+    check_budget("VIDM_MAX_BYTES", num_bytes * SMALL_FILE_DIVISOR if is_small else num_bytes)
 
 
 def check_png(image: Image.Image, path: str | Path) -> None:

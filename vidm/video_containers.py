@@ -20,7 +20,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from vidm.container_headers import check_claims
+from vidm.container_headers import check_claims, is_mp4
 from vidm.images import budget, check_budget
 from vidm.video_rgb import ToRGB, upright_size
 
@@ -93,7 +93,8 @@ def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, a
     _limit_allocations(max(4 * budget("VIDM_MAX_PIXELS"), MIN_ALLOCATION))
     # Without "file:", FFmpeg takes a name with a colon for a protocol. Without "replace", PyAV fails on a title that is
     # not UTF-8, and leaves the file open.
-    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+    formats = [name for name in FORMATS if name != "mov" or is_mp4(path)]
+    options = {"format_whitelist": ",".join(formats), "protocol_whitelist": "file"}
     with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
         stream = _video_stream(container)
         if stream is None:

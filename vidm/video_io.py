@@ -23,7 +23,15 @@ from PIL import Image
 from vidm.container_headers import missing_bytes
 from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
-from vidm.images import check_budget, check_png, count_frames, open_image, rgb_from_image, upright_image_size
+from vidm.images import (
+    check_budget,
+    check_png,
+    check_work,
+    count_frames,
+    open_image,
+    rgb_from_image,
+    upright_image_size,
+)
 from vidm.video_containers import (
     CONTAINER_SUFFIXES,
     FrameStream,
@@ -82,7 +90,7 @@ def _animation_frames(path: Path) -> FrameStream:
     with open_image(path) as image:
         check_png(image, path)
         num_frames, size = count_frames(image), image.size
-        check_budget("VIDM_MAX_BYTES", num_frames * size[0] * size[1] * 3)  # it is always decoded from its start
+        check_work(num_frames, image, path.stat().st_size)  # it is always decoded from its start
         for index in range(num_frames):
             image.seek(index)
             if image.size != size:  # Pillow enlarges the canvas of a gif

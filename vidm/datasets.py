@@ -170,9 +170,14 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
     def __len__(self) -> int:
         return len(self.index.paths)
 
+    def frames(self, index: int) -> range:
+        """Return the numbers of the frames of sample `index` in its video."""
+        start = self.starts[index]
+        return range(start, start + window_length(self.num_frames, self.stride), self.stride)
+
     def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
-        path, start = self.index.paths[index], self.starts[index]
-        clip_u8 = read_frames(path, range(start, start + window_length(self.num_frames, self.stride), self.stride))
+        path = self.index.paths[index]
+        clip_u8 = read_frames(path, self.frames(index))
         return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
 
     def readable(self) -> Iterator[np.ndarray]:

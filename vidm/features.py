@@ -13,10 +13,11 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
 import av
@@ -26,12 +27,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidm.clip_choice import ClipSelection, check_counts, choose_clips
+from vidm.content_keys import ContentKeys
 from vidm.datasets import Clips
 from vidm.detectors import Detector, Protocol, features_of, identity_of, name_of
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.feature_table import FeatureTable, Size
 from vidm.frechet import FeatureStats
-from vidm.packs import content_sha256
 from vidm.runtime import explain_out_of_memory
 from vidm.video_io import VideoError
 
@@ -79,8 +80,9 @@ class MeasureSettings:
     """The detector and protocol that turn clips into features, and settings that do not change the features.
 
     `batch_size` clips at a time go through the detector on `device`; `workers` threads read videos. `cache` is a folder
-    in which features are kept for later runs; None keeps them for this run only. `progress` shows a bar. Raises
-    ValueError for a batch size below 1.
+    in which features are kept for later runs; None keeps them for this run only. `progress` shows a bar. `contents` has
+    the keys of the clips that were found there, for all measurements with these settings. Raises ValueError for a
+    batch size below 1.
     """
 
     detector: Detector
@@ -90,9 +92,17 @@ class MeasureSettings:
     device: torch.device | str = "cpu"
     progress: bool = False
     cache: str | Path | None = None
+    contents: ContentKeys = field(default_factory=ContentKeys, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_counts(batch_size=self.batch_size)
+
+
+def _content(clips: Clips, contents: ContentKeys, place: int) -> str:
+    try:
+        return contents.of(clips.index.paths[place], clips.frames(place))
+    except VideoError:
+        return f"unreadable {token_hex(16)}"  # no row has this key, and reading the clip will tell the reason
 
 
 def _keys(clips: Clips, settings: MeasureSettings) -> list[str]:
@@ -107,7 +117,7 @@ def _keys(clips: Clips, settings: MeasureSettings) -> list[str]:
             )
         how.append(sha256)
         with ThreadPoolExecutor() as pool:
-            videos = list(pool.map(content_sha256, clips.index.paths))
+            videos = list(pool.map(partial(_content, clips, settings.contents), range(len(clips))))
     else:
         videos = [str(path.absolute()) for path in clips.index.paths]
     return [json.dumps([video, start, *how]) for video, start in zip(videos, clips.starts, strict=True)]

@@ -31,7 +31,7 @@ from typing import TypeVar
 import numpy as np
 
 from vidm import video_io
-from vidm.files import append, atomic_dir, sha256_of
+from vidm.files import append, atomic_dir
 from vidm.images import check_budget
 from vidm.pack_index import INDEX_NAME, Clip, PackIndex, check_name, open_file, write_index
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, VideoInfo, frame_files
@@ -178,11 +178,17 @@ class Pack:
             self._check_place(clip, *last)
         return clip.info
 
-    def content_sha256(self, path: Path) -> str:
-        """Return the sha256 of the sizes and checksums of a clip's pieces, which are compared when one is read."""
+    def find(self, path: Path, indices: Iterable[int]) -> tuple[Clip, tuple[int, ...]]:
+        """Return a clip and the numbers of its pieces that contain these frames. Raises VideoError without them."""
         clip = self.clip_at(path)
-        pieces = self.index.pieces(clip.first_piece, clip.num_pieces)[:, 2:].tobytes()
-        return hashlib.sha256(f"{clip.kind} {clip.info} ".encode() + pieces).hexdigest()
+        if clip.kind == "video":
+            return clip, (0,)
+        wanted = sorted(set(indices))
+        for index in wanted:
+            if not 0 <= index < clip.info.num_frames:
+                existing = f"it has {clip.info.num_frames} frames, counted from 0"
+                raise VideoError(f"{path}: frame {index} was requested, but {existing}")
+        return clip, tuple(wanted)
 
     def _check_place(self, clip: Clip, shard: int, offset: int, size: int, _: int) -> None:
         """Raise VideoError if a piece of a clip cannot be at a place, a row of the table."""
@@ -194,45 +200,48 @@ class Pack:
 
     def pieces(self, clip: Clip, numbers: Sequence[int]) -> Iterator[bytes]:
         """Yield the bytes of pieces of a clip by number. Raises VideoError if they are missing or changed."""
+        for place in self.places(clip, numbers):
+            yield b"".join(self.blocks(clip, place))
+
+    def places(self, clip: Clip, numbers: Sequence[int]) -> np.ndarray:
+        """Return the places of pieces of a clip by number, int64 (n, 4): shard, offset, bytes, crc32."""
         first = min(numbers)
         places = self.index.pieces(clip.first_piece + first, max(numbers) - first + 1)
-        for number in numbers:
-            yield self._read(clip, *places[number - first].tolist())
+        return places[np.subtract(numbers, first)]
 
-    def _read(self, clip: Clip, shard_number: int, offset: int, size: int, crc32: int) -> bytes:
+    def blocks(self, clip: Clip, place: np.ndarray, largest: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes of a piece, in blocks of at most `largest`; the checksum is compared after the last one."""
+        shard_number, offset, size, crc32 = place.tolist()
         self._check_place(clip, shard_number, offset, size, crc32)
         shard = self.index.shards[shard_number]
+        found, rest = 0, size
         try:
             check_budget("VIDM_MAX_BYTES", size)
             with open_file(shard) as file:
                 file.seek(offset)
-                data = file.read(size)
+                while rest and (data := file.read(min(rest, largest or rest))):
+                    found, rest = zlib.crc32(data, found), rest - len(data)
+                    yield data
         except OSError as error:
             raise VideoError(f"{shard}: cannot be read for {clip.name} ({error.strerror})") from error
         except ValueError as error:
             raise VideoError(f"{shard}: {clip.name} cannot be read ({error})") from error
-        if len(data) < size:
+        if rest:
             raise VideoError(f"{shard}: truncated before the end of {clip.name}")
-        if zlib.crc32(data) != crc32:
+        if found != crc32:
             raise VideoError(f"{shard}: bytes of {clip.name} have changed since it was packed (crc32)")
-        return data
 
     def read_frames(self, path: Path, indices: Sequence[int]) -> np.ndarray:
-        clip = self.clip_at(path)
+        clip, numbers = self.find(path, indices)
         if clip.kind == "video":
             suffix = Path(clip.name).suffix
             if suffix.lower() not in VIDEO_SUFFIXES:
                 raise VideoError(f"{path}: unknown video format; use {' '.join(VIDEO_SUFFIXES)}")
-            (data,) = self.pieces(clip, [0])
+            (data,) = self.pieces(clip, numbers)
             return _read_as_file(data, suffix, lambda name: video_io.read_frames(name, indices), str(path))
-        wanted = sorted(set(indices))
-        for index in wanted:
-            if not 0 <= index < clip.info.num_frames:
-                existing = f"it has {clip.info.num_frames} frames, counted from 0"
-                raise VideoError(f"{path}: frame {index} was requested, but {existing}")
         frames = {
             index: self._frame(clip, data, f"{path} frame {index}")
-            for index, data in zip(wanted, self.pieces(clip, wanted), strict=True)
+            for index, data in zip(numbers, self.pieces(clip, numbers), strict=True)
         }
         return np.stack([frames[index] for index in indices])
 
@@ -302,15 +311,6 @@ def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
     """
     pack = _pack_around(Path(path))
     return pack.read_frames(Path(path), list(map(int, indices))) if pack else video_io.read_frames(path, indices)
-
-
-def content_sha256(path: str | Path) -> str:
-    """Return a digest of the bytes of a video file, a folder of frames or a clip in a pack, in hexadecimal. Ours."""
-    path = Path(path)
-    pack = _pack_around(path)
-    if pack:
-        return pack.content_sha256(path)
-    return sha256_of(frame_files(path) if path.is_dir() else [path])
 
 
 def frame_sha256(frame: np.ndarray) -> str:

@@ -162,3 +162,21 @@ def test_a_folder_with_only_unread_formats_says_so(
     assert check(monkeypatch, tmp_path, "--out", tmp_path / "sheet.png") == 1
     said = capsys.readouterr().out
     assert f"{tmp_path}: no videos and no folders of frames; passed over: 1 .rm (not read)" in said
+
+
+def test_a_frame_of_the_contact_sheet_is_decoded_once_and_large_ones_are_not_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight copies of one frame of 8192 x 8191 pixels took 3.8 GB."""
+    clip = np.random.default_rng(0).integers(0, 256, (5, 120, 100, 3), np.uint8)
+    write_video(tmp_path / "clip", clip)
+    thumbnails, read = SCRIPT["thumbnails"], SCRIPT["read_frames"]
+    script = thumbnails.__globals__
+    expected = SCRIPT["fit_square"](clip[[0, 0, 1, 3, 4, 4]], SCRIPT["SHEET_SIDE"])
+    asked: list[list[int]] = []
+    monkeypatch.setitem(script, "read_frames", lambda path, numbers: asked.append(list(numbers)) or read(path, numbers))
+    for pixels, groups in ((100 * 120 * 2, [[0], [1, 3], [4]]), (1, [[0], [1], [3], [4]])):
+        asked.clear()
+        monkeypatch.setitem(script, "SHEET_PIXELS", pixels)
+        assert (thumbnails(tmp_path / "clip", np.array([0, 0, 1, 3, 4, 4])) == expected).all()
+        assert asked == groups

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from vidm import images
-from vidm.images import BUDGETS, open_image, rgb_from_image
+from vidm import images, video_containers
+from vidm.images import BUDGETS, open_image, rgb_from_image, upright_image_size
 from vidm.video_io import VideoError, probe, read_frames, read_image, read_video, write_video
 
 CLIP = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), np.uint8)
@@ -201,6 +202,44 @@ def test_an_image_takes_little_more_memory_than_its_pixels(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 10 * side * side
+
+
+@pytest.mark.parametrize("suffix", ["png", "mp4"])
+def test_large_frames_are_decoded_by_one_thread_at_a_time(tmp_path, monkeypatch, suffix):
+    """Six threads took 4.9 GB for images of 8192 x 8191 pixels."""
+    monkeypatch.setattr(images, "PARALLEL_PIXELS", 48 * 64 - 1)
+    running, most = [], []
+    decode = video_containers._info if suffix == "mp4" else images._to_rgb
+
+    def slow(*arguments):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.pop()
+        return decode(*arguments)
+
+    monkeypatch.setattr(*(video_containers, "_info") if suffix == "mp4" else (images, "_to_rgb"), slow)
+    paths = []
+    for number in range(4):
+        paths.append(tmp_path / (f"{number}.mp4" if suffix == "mp4" else str(number)))
+        write_video(paths[-1], CLIP)
+    with ThreadPoolExecutor(4) as pool:
+        assert {info.num_frames for info in pool.map(probe, paths)} == {5}
+    assert len(most) == 4
+    assert set(most) == {1}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_the_upright_size_is_known_without_converting_pixels(tmp_path, monkeypatch, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = orientation
+    Image.fromarray(CLIP[0]).save(path, exif=exif)
+    size = read_image(path).shape[:2]
+    monkeypatch.setattr(images, "_to_rgb", lambda image: pytest.fail("it was converted"))
+    with open_image(path) as image:
+        assert upright_image_size(image) == size == ((48, 64) if orientation < 5 else (64, 48))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "1", "CMYK", "YCbCr"])

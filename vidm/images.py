@@ -7,8 +7,10 @@ Pillow opens more than pictures: for PostScript, it runs another program. Only t
 """
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vidm.files import regular_file
 
-EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION, TRANSPOSED = 0x0112, (5, 6, 7, 8)
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
 # Formats of several images are animations, or else, as in TIFF, only the first image is read.
 ANIMATIONS = ("GIF", "WEBP", "PNG")
@@ -27,6 +29,11 @@ CANVASES = 4
 # take more bytes than this multiple of the file have this fraction of the budget of bytes.
 SMALL_FILE, SMALL_FILE_DIVISOR = 1000, 8
 STRIP_PIXELS = 2**20
+# Larger frames are decoded by one thread at a time: one of 67 million pixels takes up to a gigabyte.
+PARALLEL_PIXELS = 2**24
+_large_frame_lock = threading.Lock()
+# Pillow allocates images in blocks. The C library keeps freed blocks of less than 32 MiB, for each thread.
+Image.core.set_block_size(2**26)
 # Each scan of a progressive JPEG goes through all pixels, also one of ten bytes. Encoders write about ten scans.
 START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
 # White in grey images of more than 8 bits, by the first letter of Pillow's mode: 16-bit integers, and floats.
@@ -113,15 +120,21 @@ def check_png(image: Image.Image, path: str | Path) -> None:
             unread.verify()
 
 
-def upright_image_size(image: Image.Image) -> tuple[int, int]:
-    """Return the height and width (px) of an opened image as rgb_from_image returns it. Raises Pillow's errors. Ours.
+def limit_parallel(size: tuple[int, int]) -> AbstractContextManager[object]:
+    """Return a context in which no other thread decodes large frames, if frames of this size are large. Ours."""
+    return _large_frame_lock if size[0] * size[1] > PARALLEL_PIXELS else nullcontext()
 
-    An image that EXIF turns is decoded: in a TIFF, Pillow has exchanged the sides already.
+
+def upright_image_size(image: Image.Image) -> tuple[int, int]:
+    """Return the height and width (px) of an opened image as rgb_from_image returns it. Raises Pillow's errors.
+
+    Ours.
     """
-    if image.getexif().get(EXIF_ORIENTATION, 1) == 1:
-        return image.height, image.width
-    height, width, _ = rgb_from_image(image).shape
-    return height, width
+    with limit_parallel(image.size):  # a PNG is decoded, because EXIF may come after its pixels
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation in TRANSPOSED and image.format != "TIFF":  # in a TIFF, Pillow has exchanged the sides already
+        return image.width, image.height
+    return image.height, image.width
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
@@ -145,8 +158,7 @@ def _grey_from(image: Image.Image) -> np.ndarray:
     return grey
 
 
-def rgb_from_image(image: Image.Image) -> np.ndarray:
-    """Convert any image to RGB: uint8 (H, W, 3). Raises ValueError. See read_image. Ours."""
+def _to_rgb(image: Image.Image) -> np.ndarray:
     image.load()  # for EXIF, which a PNG may have after its pixels
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -160,3 +172,9 @@ def rgb_from_image(image: Image.Image) -> np.ndarray:
             strip = Image.alpha_composite(white, strip.convert("RGBA"))
         rgb[rows] = np.asarray(strip.convert("RGB"))
     return rgb
+
+
+def rgb_from_image(image: Image.Image) -> np.ndarray:
+    """Convert any image to RGB: uint8 (H, W, 3). Raises ValueError. See read_image. Ours."""
+    with limit_parallel(image.size):
+        return _to_rgb(image)

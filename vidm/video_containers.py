@@ -21,7 +21,7 @@ import numpy as np
 from av.stream import Disposition
 
 from vidm.container_headers import check_claims, is_mp4
-from vidm.images import budget, check_budget
+from vidm.images import budget, check_budget, limit_parallel
 from vidm.video_rgb import ToRGB, upright_size
 
 CONTAINER_SUFFIXES = (
@@ -104,7 +104,8 @@ def _open_container(path: Path) -> Iterator[tuple[av.container.InputContainer, a
         check_budget("VIDM_MAX_PIXELS", stream.width * stream.height)
         # The size can change later. Decoders pad frames, so their limit is twice the budget.
         stream.codec_context.options = {"max_pixels": str(2 * budget("VIDM_MAX_PIXELS"))}
-        yield container, stream
+        with limit_parallel((stream.width, stream.height)):
+            yield container, stream
 
 
 def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -1,6 +1,8 @@
 """Tests of frame names: which images of a folder are one clip, and in which order."""
 
+from itertools import product
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -135,6 +137,27 @@ def test_images_keep_all_that_do_not_belong_to_another_one(tmp_path: Path) -> No
     images = choose_images(tmp_path, [*names[::-1], "cat_2_mask.png"])
     assert images.names == names
     assert images.note == "cat_2_mask.png not used"
+
+
+def test_a_grey_video_beside_images_named_after_it_is_read_whatever_their_colours(tmp_path: Path) -> None:
+    names = write_images(tmp_path, "{}.png", range(3), grey=True)
+    write_images(tmp_path, "{}_depth.png", range(3))
+    assert chosen(tmp_path) == names
+
+
+def test_a_number_sign_in_a_name_is_not_a_number() -> None:
+    frames = choose_frames(Path("folder"), ["take#1.png", "a#b.png", "take#2.png", "a1b.png", "take1.png"])
+    assert frames.names == ["take#1.png", "take#2.png"]
+    assert frames.note == "take##.png is read, a1b.png, a#b.png, take1.png are not"
+
+
+@pytest.mark.parametrize("number", ["", "1"])
+@pytest.mark.parametrize("alphabet", ["abcdef", "-_. "])
+def test_names_are_compared_in_a_time_that_grows_with_their_number(tmp_path: Path, number: str, alphabet: str) -> None:
+    names = [f"a{'_' * 200 * ('_' in alphabet)}{''.join(word)}x{number}.png" for word in product(alphabet, repeat=5)]
+    start = process_time()
+    choose_images(tmp_path, [*names, "a.png"])
+    assert process_time() - start < 10
 
 
 @pytest.mark.parametrize(

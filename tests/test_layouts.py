@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -382,6 +383,24 @@ def test_a_pipe_in_place_of_a_list_is_refused_without_waiting(tmp_path: Path) ->
     (tmp_path / "trainlist01.txt").unlink()
     os.mkfifo(tmp_path / "trainlist01.txt")
     with pytest.raises(ValueError, match=r"trainlist01\.txt is a pipe or a device"):
+        index_clips(tmp_path, layout="ucf101", split="train1")
+
+
+def test_a_line_of_a_list_is_read_in_a_time_that_grows_with_its_length(tmp_path: Path) -> None:
+    make_ucf(tmp_path, tmp_path)
+    line = (tmp_path / "trainlist01.txt").read_text().splitlines()[0]
+    (tmp_path / "trainlist01.txt").write_text(f"A/a{' ' * 300_000}b\n{line.replace(' ', ' ' * 300_000)}\n")
+    start = time.process_time()
+    index = index_clips(tmp_path, layout="ucf101", split="train1")
+    assert time.process_time() - start < 10
+    assert (len(index.paths), len(index.skipped)) == (1, 1)
+
+
+def test_a_list_of_more_than_a_few_megabytes_is_refused(tmp_path: Path) -> None:
+    make_ucf(tmp_path, tmp_path)
+    with (tmp_path / "trainlist01.txt").open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r"trainlist01.txt has more than 4194304 bytes: .*; remove it"):
         index_clips(tmp_path, layout="ucf101", split="train1")
 
 

@@ -10,9 +10,13 @@ images that belong to its frames (masks, optical flow, a copy in another format)
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache, cached_property
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +25,12 @@ from vidm.video_containers import VideoError
 
 DECIMAL, INTEGER = re.compile(r"([0-9]+(?:\.[0-9]+)?)"), re.compile(r"([0-9]+)")
 GREY_MODES = ("1", "L", "LA", "P", "I", "I;16", "F")  # palettes are those of masks
+MOST_WORDS = 32  # of a name, by which others are looked up: their number squared
 # A longer step than this multiple of the shortest one is a gap; times in seconds are rounded.
 GAP = Decimal("1.5")
 
 Number = int | Decimal
+Numbers = tuple[Number, ...]  # those in one name
 
 
 class Frames(NamedTuple):
@@ -34,12 +40,28 @@ class Frames(NamedTuple):
     note: str
 
 
-class _Sequence(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Sequence:
     """Images whose names have one pattern, such as img_#.jpg, in the order of their numbers."""
 
     pattern: str
     names: list[str]
-    numbers: list[tuple[Number, ...]]
+    numbers: list[Numbers]
+
+    @property
+    def stem(self) -> str:
+        return self.pattern.rpartition(".")[0]
+
+    @property
+    def suffix(self) -> str:
+        return self.pattern.rpartition(".")[2]
+
+    @cached_property
+    def number_set(self) -> frozenset[Numbers]:
+        return frozenset(self.numbers)
+
+
+_in_order = attrgetter("pattern", "names")
 
 
 def _number_regex(names: Sequence[str]) -> re.Pattern[str]:
@@ -67,7 +89,7 @@ def _stem_and_suffix(name: str) -> tuple[str, str]:
     return stem, "." + suffix.lower().replace("jpeg", "jpg")
 
 
-def _runs(pattern: str, rows: list[tuple[tuple[Number, ...], str]]) -> list[_Sequence]:
+def _runs(pattern: str, rows: list[tuple[Numbers, str]]) -> list[_Sequence]:
     """Return one sequence of these (numbers, name), or several if the last number that varies begins again.
 
     cam1_001, cam1_002, cam2_001 and cam2_002 are two sequences; 11h59 and 12h00 are one.
@@ -84,7 +106,7 @@ def _runs(pattern: str, rows: list[tuple[tuple[Number, ...], str]]) -> list[_Seq
         return [_Sequence(pattern, [name for _, name in ordered], [numbers for numbers, _ in ordered])]
     sequences = []
     for run in runs.values():
-        parts = pattern.split("#")
+        parts = re.split(r"(?<!/)#", pattern)
         fixed = [
             "#" if place == varying[-1] or place not in varying else str(number)
             for place, number in enumerate(run[0][0])
@@ -97,11 +119,12 @@ def _runs(pattern: str, rows: list[tuple[tuple[Number, ...], str]]) -> list[_Seq
 def _sequences(names: Sequence[str]) -> list[_Sequence]:
     """Group names into sequences, by pattern. Two formats are one sequence unless they share a number."""
     regex = _number_regex(names)
-    groups: dict[str, dict[str, list[tuple[tuple[Number, ...], str]]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[str, list[tuple[Numbers, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         stem, suffix = _stem_and_suffix(name)
         parts = _split(stem, regex)
-        pattern = "#".join(map(str, parts[::2]))
+        # A number sign in a name is "/#" in the pattern, because no name of a file has a slash.
+        pattern = "#".join(str(part).replace("#", "/#") for part in parts[::2])
         groups[pattern][suffix].append((tuple(n for n in parts[1::2] if not isinstance(n, str)), name))
     found = []
     for pattern, formats in groups.items():
@@ -111,7 +134,7 @@ def _sequences(names: Sequence[str]) -> list[_Sequence]:
                 found += _runs(pattern + suffix, rows)
         else:
             found += _runs(pattern + "/".join(sorted(formats)), [row for rows in formats.values() for row in rows])
-    return sorted(found)
+    return sorted(found, key=_in_order)
 
 
 # Images that belong to the frames of a sequence
@@ -123,33 +146,90 @@ def _is_grey(image: Path) -> bool:
     return False
 
 
-def _belongs_to(folder: Path, one: _Sequence, other: _Sequence) -> bool:
-    """Return whether `one` has an image for frames of `other`, and is not itself the video."""
-    if one is other or not set(one.numbers) <= set(other.numbers):
-        return False
-    (stem, suffix), (other_stem, other_suffix) = (sequence.pattern.rsplit(".", 1) for sequence in (one, other))
-    if stem == other_stem:
-        return suffix == "png" and other_suffix == "jpg"  # a copy or a mask: the jpg is the picture in both cases
-    is_longer = re.search(rf"(^|[-_. ]){re.escape(other_stem)}($|[-_. ])", stem) is not None
-    is_numbered = bool(one.numbers[0])
-    if is_longer and is_numbered:
-        return True  # 7_mask.png beside 7.jpg
-    is_grey = (is_longer or is_numbered) and _is_grey(folder / one.names[0])
-    return is_grey and not _is_grey(folder / other.names[0])
+def _parts(stem: str) -> Iterator[str]:
+    """Yield the parts of a stem: 7_left_mask has 7, 7_left, left, left_mask and mask."""
+    found = islice(re.finditer("[-_. ]", stem), MOST_WORDS)
+    borders = [-1, *(match.start() for match in found), len(stem)]
+    for place, start in enumerate(borders):
+        for end in borders[place + 1 :]:
+            if end - start <= len(stem):
+                yield stem[start + 1 : end]
+
+
+class _Companions:
+    """Says which sequences of a folder belong to frames of another one.
+
+    Others are looked up by the parts of a name and by numbers: comparing all pairs would take hours for many files.
+    """
+
+    def __init__(self, folder: Path, sequences: Sequence[_Sequence]) -> None:
+        self._by_stem: dict[str, list[_Sequence]] = defaultdict(list)
+        self._by_numbers: dict[frozenset[Numbers], list[_Sequence]] = defaultdict(list)
+        self._with_number: dict[Numbers, list[frozenset[Numbers]]] = defaultdict(list)
+        for one in sequences:
+            self._by_stem[one.stem].append(one)
+            self._by_numbers[one.number_set].append(one)
+        for numbers in self._by_numbers:
+            for number in numbers:
+                self._with_number[number].append(numbers)
+        self._is_grey = cache(lambda one: _is_grey(folder / one.names[0]))
+        self._including = cache(self._find_including)
+        self._coloured = cache(self._find_coloured)
+
+    def _find_including(self, numbers: frozenset[Numbers]) -> list[frozenset[Numbers]]:
+        """Return the sets of numbers of sequences that include these."""
+        return [other for other in min((self._with_number[n] for n in numbers), key=len) if numbers <= other]
+
+    def _find_coloured(self, numbers: frozenset[Numbers]) -> set[str]:
+        """Return the stems, but at most two, of sequences that have these numbers and are not grey."""
+        stems: set[str] = set()
+        for other in (one for including in self._including(numbers) for one in self._by_numbers[including]):
+            if not self._is_grey(other):
+                stems.add(other.stem)
+            if len(stems) == 2:
+                break
+        return stems
+
+    def _shorter(self, one: _Sequence) -> Iterator[_Sequence]:
+        """Yield the sequences that have the numbers of one, and a part of its name as their name."""
+        for part in _parts(one.stem):
+            yield from (other for other in self._by_stem.get(part, ()) if one.number_set <= other.number_set)
+
+    def is_named_after_another(self, one: _Sequence) -> bool:
+        """Whether the names of numbered images, such as 7_mask.png beside 7.jpg, say that they belong to others."""
+        jpgs = (other for other in self._by_stem[one.stem] if one.suffix == "png" and other.suffix == "jpg")
+        if any(one.number_set <= other.number_set for other in jpgs):
+            return True  # a copy or a mask: the jpg is the picture in both cases
+        return bool(one.numbers[0]) and any(True for _ in self._shorter(one))
+
+    def is_grey_beside_colour(self, one: _Sequence) -> bool:
+        """Whether images are grey and others, of the same numbers or without a number, are not."""
+        if not one.numbers[0]:
+            shorter = list(self._shorter(one))
+            return bool(shorter) and self._is_grey(one) and not all(map(self._is_grey, shorter))
+        others = (other for numbers in self._including(one.number_set) for other in self._by_numbers[numbers])
+        return (
+            any(other.stem != one.stem for other in others)
+            and self._is_grey(one)
+            and any(stem != one.stem for stem in self._coloured(one.number_set))
+        )
 
 
 def _without_companions(folder: Path, names: Sequence[str]) -> tuple[list[_Sequence], list[_Sequence]]:
-    """Return the sequences of a folder, and those that belong to the frames of another one."""
+    """Return the sequences of a folder, at least one, and those that belong to the frames of another one."""
     found = _sequences(names)
-    companions = [one for one in found if any(_belongs_to(folder, one, other) for other in found)]
-    return [one for one in found if one not in companions], companions
+    companions = set(filter(_Companions(folder, found).is_named_after_another, found))
+    # The colours of a mask say nothing about a grey video.
+    others = [one for one in found if one not in companions]
+    companions.update(filter(_Companions(folder, others).is_grey_beside_colour, others))
+    return [one for one in found if one not in companions], [one for one in found if one in companions]
 
 
 # Public names
 
 
 def _listed(sequences: Sequence[_Sequence]) -> str:
-    shown = [one.pattern if len(one.names) > 1 else one.names[0] for one in sequences[:4]]
+    shown = [one.pattern.replace("/#", "#") if len(one.names) > 1 else one.names[0] for one in sequences[:4]]
     more = [f"{len(sequences) - 4} more"] if len(sequences) > 4 else []
     return ", ".join(shown + more)
 
@@ -179,7 +259,7 @@ def choose_frames(folder: Path, names: Sequence[str]) -> Frames:
     found, left_out = _without_companions(folder, names)
     long = [one for one in found if len(one.names) > 1]
     if long:
-        left_out = sorted([*left_out, *(one for one in found if len(one.names) == 1)])
+        left_out = sorted([*left_out, *(one for one in found if len(one.names) == 1)], key=_in_order)
         found = long
     elif not any(one.numbers[0] for one in found):
         unnumbered = sort_names([one.names[0] for one in found])

@@ -30,6 +30,7 @@ LAYOUTS = ("auto", "videos", "frames", "both", "ucf101")
 SKIPPED_SHOWN = 10
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 UCF_LISTS = "ucfTrainTestlist"
+MAX_LIST_BYTES = 1 << 22  # the longest of UCF-101's has about half a megabyte
 UCF_LIST = re.compile(r"(train|test)list0?([0-9]+)\.txt")
 
 
@@ -85,6 +86,20 @@ def _class_and_name(path: Path) -> tuple[str, str]:
     return path.parent.name, path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
 
 
+def _lines_of(path: Path) -> list[str]:
+    with regular_file(path).open("rb") as file:
+        data = file.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        raise ValueError(f"{path} has more than {MAX_LIST_BYTES} bytes: it is none of UCF-101's lists; remove it")
+    return data.decode("utf-8", "surrogateescape").splitlines()
+
+
+def _without_class(line: str) -> str:
+    """Return a line without the number of the class, with which those of a training list end."""
+    words = line.strip().rsplit(maxsplit=1)
+    return words[0] if len(words) == 2 and words[1].isascii() and words[1].isdigit() else line.strip()
+
+
 def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> Listing:
     """List the clips that one of the official lists names; a listed clip that does not exist is bad."""
     existing: dict[tuple[str, str], Path] = {}
@@ -92,10 +107,7 @@ def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> Listing:
     for path in everything.clips:
         existing.setdefault(_class_and_name(path), path)
     classes = {name for name, _ in existing}
-    text = regular_file(lists[split]).read_text("utf-8", "surrogateescape")
-    # Lines of a training list end with the number of the class.
-    lines = [re.sub(r"\s+[0-9]+$", "", line.strip()) for line in text.splitlines()]
-    listed = [Path(line) for line in dict.fromkeys(lines) if line]
+    listed = [Path(line) for line in dict.fromkeys(map(_without_class, _lines_of(lists[split]))) if line]
     clips = [existing[key] for key in map(_class_and_name, listed) if key in existing]
     missing = [path for path in listed if _class_and_name(path) not in existing]
     missing_classes = sorted({path.parent.name for path in missing} - classes)

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from test_pack_index import GIB, run_limited
@@ -151,6 +152,41 @@ def test_a_compressed_header_is_refused(video: Path) -> None:
     video.write_bytes(data[:start] + b"cmov\0\0\0\x0cdcomzlib" + data[start + 16 :])
     with pytest.raises(VideoError, match=r"its header is compressed: copy it with `ffmpeg -i FILE -c copy NEW\.mp4`"):
         probe(video)
+
+
+def fragmented(path: Path, index: str) -> bytes:
+    """Write an mp4 of two fragments, with an index that leads to them, and hide the second one in an mdat."""
+    options = {"movflags": "dash+global_sidx+empty_moov+default_base_moof", "frag_duration": "400000"}
+    with av.open(path, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "2", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for level in range(15):
+            picture = np.full((64, 64, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"sidx") - 4
+    if index == "long":
+        size = struct.unpack_from(">I", data, start)[0]
+        data[start : start + 8] = struct.pack(">I4sQ", 1, b"sidx", size + 8)
+    sizes = data.index(b"sidx") + 36 + 8 * (index == "long")
+    struct.pack_into(">I", data, sizes, struct.unpack_from(">I", data, sizes)[0] + 8)
+    if index == "truncated":
+        struct.pack_into(">H", data, sizes - 2, 9)
+    second = data.rindex(b"moof") - 4
+    return bytes(data[:second]) + box(b"mdat", bytes(data[second:]))
+
+
+@pytest.mark.parametrize("index", ["usual", "long", "truncated"])
+def test_an_index_that_leads_to_a_fragment_inside_a_box_is_refused(tmp_path: Path, index: str) -> None:
+    """Seeking by the index, FFmpeg read the samples that such a fragment claims."""
+    path = tmp_path / "fragments.mp4"
+    hidden = fragmented(path, index)
+    assert read_frames(path, [14, 3]).shape == (2, 64, 64, 3)
+    check_claims(path)
+    path.write_bytes(hidden)
+    with pytest.raises(VideoError, match=r"its index (leads into a box|is truncated)"):
+        probe(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 99, numbers(1) + b"moov" + bytes(8), b"\0\0\0\x08moov" * 1000])

@@ -66,6 +66,22 @@ def _num_samples(headers: bytearray) -> int:
     return num_samples * max([1, *_counts(headers, EDIT_LIST, COUNT_OF_EDITS)])
 
 
+def _fragments(box: bytearray, end: int) -> list[int]:
+    """Return the positions that an index of fragments leads to (8.16.3); `end` is where its box ends."""
+    if box[:4] == b"\0\0\0\1":  # a long size
+        box = box[8:]
+    first = 40 if box[8:9] != b"\0" else 32
+    position = end + int.from_bytes(box[28 if first == 40 else 24 : first - 4], "big")
+    num_fragments = int.from_bytes(box[first - 2 : first], "big")
+    if len(box) < first + 12 * num_fragments:
+        raise ValueError("its index is truncated")
+    positions = []
+    for start in range(first, first + 12 * num_fragments, 12):
+        positions.append(position)
+        position += int.from_bytes(box[start : start + 4], "big") & (2**31 - 1)
+    return positions
+
+
 # mkv and webm (RFC 8794, 4 and 6), avi (RIFF chunks and the "OpenDML AVI File Format Extensions")
 
 
@@ -138,16 +154,24 @@ def check_claims(path: Path) -> None:
         return
     size_on_disk = path.stat().st_size
     headers = bytearray()
+    boxes, fragments, num_indices = {size_on_disk}, [], 0
     with path.open("rb") as file:
         position = 0
         for kind, _, end in _boxes(file, 0, size_on_disk):
+            boxes.add(position)
             if kind not in CLOSED_BOXES:
                 num_bytes = min(end, size_on_disk) - position
                 if len(headers) + num_bytes > MAX_HEADERS:
                     raise ValueError(f"its headers have more than {MAX_HEADERS} bytes")
                 file.seek(position)
                 headers += file.read(num_bytes)
+            if kind == b"sidx":
+                fragments += _fragments(headers[-num_bytes:], end)
+                num_indices += 1
             position = end
+    leads_inside = any(place < size_on_disk and place not in boxes for place in fragments)
+    if leads_inside or headers.count(b"sidx") > num_indices:  # FFmpeg would read boxes there that are not counted
+        raise ValueError("its index leads into a box: copy it with `ffmpeg -i FILE -c copy NEW.mp4`")
     num_samples = _num_samples(headers)
     if num_samples > max(budget("VIDM_MAX_FRAMES"), size_on_disk):
         raise ValueError(f"its headers claim {num_samples} samples, but it has {size_on_disk} bytes")

@@ -8,6 +8,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -115,6 +116,31 @@ def test_a_link_to_a_folder_is_followed_and_a_loop_is_not(tmp_path: Path) -> Non
     assert names(index_clips(tmp_path / "data")) == ["linked/a.mp4"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/root").is_dir(), reason="needs Linux")
+@pytest.mark.parametrize("target", ["/proc", "/proc/self/task", "/sys", "/dev", "/proc/self/root", ".."])
+def test_a_link_to_the_system_or_to_a_folder_around_the_data_is_named_and_not_followed(
+    tmp_path: Path, target: str
+) -> None:
+    write_clip(tmp_path / "data" / "a.mp4")
+    write_clip(tmp_path / "other data" / "b.mp4")
+    link = tmp_path / "data" / "link"
+    link.symlink_to(target)
+    index = survey_clips(tmp_path / "data")
+    assert names(index) == ["a.mp4"]
+    ((path, reason),) = index.bad
+    assert path == link
+    assert reason.startswith(f"{link}: the folder is not read: ")
+    assert link.resolve().as_posix() in reason
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no disk in memory")
+def test_a_link_to_the_disk_in_memory_is_followed(tmp_path: Path) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        write_clip(Path(folder, "a.mp4"))
+        (tmp_path / "linked").symlink_to(folder)
+        assert names(index_clips(tmp_path)) == ["linked/a.mp4"]
+
+
 def test_a_bad_video_among_good_ones_is_reported_and_skipped(tmp_path: Path) -> None:
     write_clip(tmp_path / "good.mp4")
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
@@ -168,7 +194,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_skipped(
     index = index_clips(tmp_path)
     assert names(index) == ["a.npy"]
     assert index.skipped_message() == f"skipped: {tmp_path / 'locked'}: the folder cannot be listed (Permission denied)"
-    assert "1 folder that cannot be listed" in index.found
+    assert "1 folder not read" in index.found
     (tmp_path / "locked").rename(tmp_path / "data_locked")
     with pytest.raises(ValueError, match=r"data_locked: the folder cannot be listed \(Permission denied\)"):
         index_clips(tmp_path / "data_locked")

@@ -29,6 +29,10 @@ MEDIA_SUFFIXES = tuple(
     ).split()
 )
 
+# The system's own folders have links to every other one. /dev/shm is a disk in memory.
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
+MEMORY_DISK = "/dev/shm"
+
 Skipped = list[tuple[Path, str]]
 
 
@@ -62,19 +66,38 @@ def count_of(number: int, noun: str, rest: str = "") -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}{rest}"
 
 
+def _is_below(folder: str, *others: str) -> bool:
+    return any(Path(folder).is_relative_to(other) for other in others)
+
+
+def _reason_to_stay_out(folder: str, root: str) -> str:
+    """Return why a folder below `root`, both without links in their paths, is not entered; '' if it is."""
+    if _is_below(folder, *SYSTEM_FOLDERS) and not _is_below(folder, MEMORY_DISK):
+        return f"{folder} belongs to the system"
+    if folder != root and _is_below(root, folder):
+        return f"it is a link to {folder}, which contains {root}"
+    return ""
+
+
 def _scan(root: Path) -> _Tree:
-    """Visit each folder below `root` once, even if several links lead to it."""
+    """Visit each folder below `root` once, even if several links lead to it, but none that contains `root`."""
     tree = _Tree()
+    real_root = os.path.realpath(root)
     visited: set[str] = set()
 
     def cannot_be_listed(error: OSError) -> None:
         tree.bad.append((Path(error.filename), f"{error.filename}: the folder cannot be listed ({error.strerror})"))
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=cannot_be_listed):
-        if os.path.realpath(folder) in visited:
+        real = os.path.realpath(folder)
+        reason = _reason_to_stay_out(real, real_root)
+        if reason and real not in visited:
+            tree.bad.append((Path(folder), f"{folder}: the folder is not read: {reason}"))
+        if reason or real in visited:
+            visited.add(real)
             subfolders.clear()
             continue
-        visited.add(os.path.realpath(folder))
+        visited.add(real)
         if is_pack(folder):
             tree.packed += list_pack(folder)
             subfolders.clear()
@@ -130,7 +153,7 @@ def _describe(root: Path, videos: list[Path], folders: Iterable[Path], bad: Skip
         where = f" up to {count_of(max(levels), 'level')} down" if max(levels) else ""
         parts.append(count_of(len(levels), "folder", " of frames") + where)
     if bad:
-        parts.append(count_of(len(bad), "folder", " that cannot be listed"))
+        parts.append(count_of(len(bad), "folder", " not read"))
     return " and ".join(parts) or "no videos and no folders of frames"
 
 

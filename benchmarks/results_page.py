@@ -1,13 +1,14 @@
 """Which numbers does the page of results show?
 
-    python benchmarks/results_page.py [--stats FILE] [--flow FILE] [--videos GENERATED REAL]
+    python benchmarks/results_page.py [--stats FILE] [--flow FILE] [--videos GENERATED REAL] [--long FOLDER]
 
 It shows only the numbers of committed rows. This script writes the tables of docs/results/README.md and of the model
 card pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the rows from
-benchmarks/results/ablation.jsonl and content.jsonl, the training curve from docs/results/motion.jsonl (--stats FILE
-replaces it with the stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow FILE replaces
-it with another output of scripts/train_flow.py). With --videos GENERATED REAL, two folders of videos, it also writes
-docs/results/world.gif, which shows twelve generated videos, each above the real one.
+benchmarks/results/ablation.jsonl, content.jsonl and drift.jsonl, the training curve from docs/results/motion.jsonl
+(--stats FILE replaces it with the stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow
+FILE replaces it with another output of scripts/train_flow.py). With --videos GENERATED REAL, two folders of videos, it
+also writes docs/results/world.gif, which shows twelve generated videos, each above the real one; with --long FOLDER,
+long.gif, which shows eight videos of that folder.
 """
 
 import argparse
@@ -29,8 +30,9 @@ from vidm.video_io import read_video, write_video
 ROOT = Path(__file__).parent.parent
 PAGE, CARD = ROOT / "docs" / "results", ROOT / "pretrained_models" / "world" / "README.md"
 STATS, FLOW = PAGE / "motion.jsonl", PAGE / "flow.json"
-SHOWN = 12
+SHOWN, LONG_SHOWN = 12, 8
 HEADLINE = ("real", "still", "world", "drawn")
+DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
 
 
 def flow_table(errors: Sequence[dict[str, Any]]) -> str:
@@ -59,6 +61,16 @@ def frames_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def drift_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The shares of solids found and of colours kept in long videos, by frame."""
+    lines = [f"| | {' | '.join(f'frame {n}' for n in DRIFT_FRAMES)} |", f"|---|{'--:|' * len(DRIFT_FRAMES)}"]
+    for column, label in (("found", "found"), ("colour_kept", "colour kept")):
+        for row in rows:
+            values = [row[column][row["frames"].index(n)] for n in DRIFT_FRAMES]
+            lines.append(f"| {label}: {row['row']} | {' | '.join(f'{value:.2f}' for value in values)} |")
+    return "\n".join(lines)
+
+
 def again(rows: Sequence[dict[str, Any]]) -> str:
     """The result of the commands in the model card, which measure the first of the three sets of first frames."""
     (row,) = [row for row in rows if (row["row"], row["seed"]) == ("world", 0)]
@@ -81,6 +93,7 @@ def parts_of(
         "content": table(content),
         "frames": frames_table(rows, ("still", "world")),
         "flow": flow_table(errors),
+        "drift": drift_table(newest_rows("drift")),
     }
     return {PAGE / "README.md": page, CARD: {"headline": headline, "again": again(rows)}}
 
@@ -103,6 +116,9 @@ def curves_of(rows: Sequence[dict[str, Any]], stats: Sequence[dict[str, Any]]) -
     steps = measured[0]["step"], measured[-1]["step"]
     label = "Frechet distance of held-out videos by training steps"
     charts = {"distance.svg": svg_file([row["distance"] for row in measured], label, steps)}
+    (drift,) = [row for row in newest_rows("drift") if row["row"] == DRIFT_SHOWN]
+    label = f"Share of the solids that keep their colour, by frame ({DRIFT_SHOWN})"
+    charts["drift.svg"] = svg_file(drift["colour_kept"], label, (drift["frames"][0], drift["frames"][-1]))
     world = by_name(rows)["world"]
     for column, label in (("psnr_by_frame", "PSNR, dB"), ("centroid_error", "position error, px")):
         values = by_frame(world, column)
@@ -128,18 +144,19 @@ def everything(stats_path: Path = STATS, flow_path: Path = FLOW) -> dict[Path, s
     return {STATS: stats_path.read_text(), FLOW: flow_path.read_text(), **pages, **curves}
 
 
-def write_gif(generated: Path, real: Path) -> None:
-    """Write twelve generated videos in two lines of six, each above the real video."""
-    sides = []
-    for folder in (generated, real):
-        paths = index_clips(folder).paths[:SHOWN]
-        if len(paths) < SHOWN:
-            raise ValueError(f"{folder} has {len(paths)} videos; {SHOWN} are needed")
-        sides.append([read_video(path) for path in paths])
-    columns = [np.concatenate(pair, axis=1) for pair in zip(*sides, strict=True)]
-    half = SHOWN // 2
-    mosaic = np.concatenate([np.concatenate(columns[i : i + half], axis=2) for i in (0, half)], axis=1)
-    write_video(PAGE / "world.gif", mosaic.repeat(2, axis=1).repeat(2, axis=2), fps=8)
+def shown_videos(folder: Path, number: int) -> list[np.ndarray]:
+    """The first `number` videos of a folder."""
+    paths = index_clips(folder).paths[:number]
+    if len(paths) < number:
+        raise ValueError(f"{folder} has {len(paths)} videos; {number} are needed")
+    return [read_video(path) for path in paths]
+
+
+def write_mosaic(path: Path, videos: Sequence[np.ndarray]) -> None:
+    """Write videos of equal size in two lines, at twice their size."""
+    half = len(videos) // 2
+    mosaic = np.concatenate([np.concatenate(videos[i : i + half], axis=2) for i in (0, half)], axis=1)
+    write_video(path, mosaic.repeat(2, axis=1).repeat(2, axis=2), fps=8)
 
 
 def main() -> None:
@@ -147,11 +164,15 @@ def main() -> None:
     parser.add_argument("--stats", type=Path, default=STATS, metavar="FILE", help="stats.jsonl of the motion generator")
     parser.add_argument("--flow", type=Path, default=FLOW, metavar="FILE", help="the .json that train_flow.py wrote")
     parser.add_argument("--videos", nargs=2, type=Path, metavar=("GENERATED", "REAL"), help="two folders of videos")
+    parser.add_argument("--long", type=Path, metavar="FOLDER", help="a folder of long videos of bench_drift.py")
     options = parser.parse_args()
     with exit_on_user_error():
         texts = everything(options.stats, options.flow)
         if options.videos:
-            write_gif(*options.videos)
+            pairs = zip(*(shown_videos(folder, SHOWN) for folder in options.videos), strict=True)
+            write_mosaic(PAGE / "world.gif", [np.concatenate(pair, axis=1) for pair in pairs])
+        if options.long:
+            write_mosaic(PAGE / "long.gif", shown_videos(options.long, LONG_SHOWN))
         for path, text in texts.items():
             with atomic_write(path) as temporary:
                 temporary.write_text(text)

@@ -23,7 +23,15 @@ def results_page(monkeypatch):
     import results_page
 
     yield results_page
-    for name in ("results_page", "ablation_table", "bench_ablation", "bench_content", "measuring", "reference"):
+    for name in (
+        "results_page",
+        "ablation_table",
+        "bench_ablation",
+        "bench_content",
+        "bench_drift",
+        "measuring",
+        "reference",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -75,6 +83,15 @@ def test_the_content_table_has_every_row_of_its_benchmark(results_page):
 
     rows = {(row["row"], row["seed"]) for row in results_page.newest_rows("content")}
     assert rows == {("real", 0), *((name, seed) for name in bench_content.ROWS for seed in bench_content.SEEDS)}
+
+
+def test_the_drift_table_has_every_row_of_its_benchmark_for_the_shipped_weights(results_page):
+    import bench_drift
+
+    rows = {row["row"]: row for row in results_page.newest_rows("drift")}
+    assert rows.keys() == set(bench_drift.ROWS)
+    shipped = sha256_of([WORLD / "motion.safetensors"])
+    assert {row["weights"] for row in rows.values()} == {"", shipped}
 
 
 def test_unconditional_videos_are_of_the_shipped_content_generator(results_page):

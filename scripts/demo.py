@@ -79,7 +79,7 @@ def sample(motion: Path, out: Path, **values: Any) -> None:
     """Write videos: continue the first frames of `content`, or generate from scratch with `content_resume`."""
     print(f"sampling: {out}")
     settings = SampleConfig(out=str(out), batch_size=NUM_TEST, fps=FPS, **{**SAMPLER, **values})
-    sample_folder(load_generator(motion, settings.content_resume or None), settings)
+    sample_folder(load_generator(motion, settings.content_resume or None, device="cpu"), settings)
 
 
 def measure(reference: Path, folders: dict[str, Path]) -> dict[str, float]:

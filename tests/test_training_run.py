@@ -411,6 +411,7 @@ def test_bf16_with_recomputed_activations_reaches_the_loss_of_fp32(tiny, tmp_pat
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("values", [{}, {"compile": True}, {"precision": "bf16"}, {"checkpoint_activations": "posgn"}])
 def test_on_a_gpu_micro_batches_have_the_gradient_of_one_big_batch(tiny, values):
     gpu, found = torch.device("cuda"), []

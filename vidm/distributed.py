@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -199,7 +200,9 @@ def data_parallel(model: nn.Module) -> nn.Module:
     if not dist.is_initialized():
         return model
     # Gradients are views of the buckets that are reduced, which saves a copy. The buffers, SPyNet's, are constants.
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    parameters = signature(DistributedDataParallel).parameters
+    of_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in parameters)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **{of_buffers: False})  # type: ignore[arg-type]
 
 
 @contextmanager

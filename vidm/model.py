@@ -141,6 +141,11 @@ class MotionGenerator(nn.Module):
                 "built for"
             )
         position = Position(t, frame_index)
+        if self.shape.norm == "posgn":
+            # Before the blocks: the compiler breaks its graph where a recomputed block would keep something.
+            position.in_time(self.shape.diffusion_timesteps, self.shape.video_timesteps)
+            for level in range(len(self.shape.channel_mult)):
+                position.in_space(x_t.shape[2] >> level, x_t.shape[3] >> level)
         if flow is None:
             flow = self.flow(first, previous)
         seen = [x_t, flow]

@@ -106,6 +106,7 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
     path, trained = checkpoint.source, checkpoint.config
     if values.get("precision") == "auto":  # chosen when a run begins, maybe on another device
         values = {name: value for name, value in values.items() if name != "precision"}
+    values = {"compile": False, **values}  # a machine may have no compiler
     _check_places(checkpoint, values)
     for name in BEGINNING:
         begun_with = getattr(trained.train, name)

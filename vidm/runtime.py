@@ -52,9 +52,9 @@ def chosen_precision(precision: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """A context in which matrix products and convolutions run in `precision`, one of vidm.config.SAMPLING_PRECISIONS.
 
-    Parameters, coordinates, norms and the diffusion process stay float32. "bf16-weights" uses no autocast: parameters
-    are then bfloat16. A GPU rounds float32 factors to TF32 in "tf32" only, although PyTorch lets convolutions do so by
-    default; a backward pass needs tf32_products for the same. On the CPU, "tf32" is the same as "fp32".
+    Parameters, coordinates, sums of norms and the diffusion process stay float32. "bf16-weights" uses no autocast:
+    parameters are then bfloat16. A GPU rounds float32 factors to TF32 in "tf32" only, although PyTorch lets
+    convolutions do so by default; a backward pass needs tf32_products for the same. On the CPU, "tf32" is "fp32".
     """
     precision = chosen_precision(precision, device)
     dtype = AUTOCAST_DTYPES.get(precision)

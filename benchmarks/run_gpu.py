@@ -411,8 +411,11 @@ def work_together(device: torch.device, run: Run) -> None:
 
 
 def _fail(device: torch.device, how: Callable[[], None]) -> None:
+    """Exchange flags until process 1 fails, while the others have begun to sum gradients with it."""
     with exit_on_user_error():
         for number in range(20):
+            if rank() != 1 and number == 5 and device.type == "cuda":
+                torch.distributed.all_reduce(torch.ones(1, device=device), async_op=True)
             gather_rows(torch.ones(1, device=device))
             if rank() == 1 and number == 5:
                 how()

@@ -24,6 +24,7 @@ from vidm.distributed import (
     barrier,
     gather_results,
     gather_rows,
+    join,
     on_main,
     rank,
     world_size,
@@ -220,6 +221,18 @@ def test_a_started_process_that_cannot_connect_ends_with_one_line(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert re.search(rf"^error: processes cannot connect to {url} \(.*\): give another --dist-url$", done.stderr, re.M)
+
+
+def test_an_error_of_nccl_at_the_start_is_shown_whole(monkeypatch, tmp_path):
+    def fail(**_):
+        raise torch.distributed.DistBackendError("NCCL error in: NCCLUtils.cpp:94\nCuda failure 2 'out of memory'")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    message = (
+        r"nccl cannot be started \(NCCL error in: NCCLUtils.cpp:94 Cuda failure 2 'out of memory'\); with NCCL_DEBUG"
+    )
+    with pytest.raises(ValueError, match=message):
+        join(0, 2, Rendezvous(f"file://{tmp_path}/store"), torch.device("cpu"))
 
 
 def test_a_process_that_a_signal_ended_is_named_and_the_exit_code_is_2(monkeypatch, capsys):

@@ -133,6 +133,12 @@ def test_an_operation_without_a_deterministic_algorithm_is_named(restored):
         raise RuntimeError("another")
 
 
+def test_a_workspace_of_cublas_that_is_not_deterministic_is_named(restored, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ValueError, match="--deterministic: CUBLAS_WORKSPACE_CONFIG is :0:0: unset it"):
+        use_deterministic_algorithms()
+
+
 @pytest.mark.parametrize(
     ("values", "accepted"),
     [

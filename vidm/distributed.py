@@ -100,6 +100,9 @@ def join(rank: int, world_size: int, rendezvous: Rendezvous, device: torch.devic
     try:
         store = _store(url, rank, world_size, _limit)
         dist.init_process_group(**options, store=store, rank=rank, world_size=world_size)
+    except dist.DistBackendError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"nccl cannot be started ({reason}); with NCCL_DEBUG=INFO it says more") from error
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"processes cannot connect to {url} ({reason}): give another --dist-url") from error

@@ -78,7 +78,9 @@ def check_bfloat16(device: torch.device, precision: str) -> None:
 
 def use_deterministic_algorithms() -> None:
     """Let the GPU use only algorithms that give the same bits in every run; to be called before anything uses it."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS's are not
+    workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS's are not
+    if workspace not in (":4096:8", ":16:8"):
+        raise ValueError(f"--deterministic: CUBLAS_WORKSPACE_CONFIG is {workspace}: unset it")
     torch.backends.cudnn.benchmark = False  # it may choose another algorithm in every run
     torch.use_deterministic_algorithms(True)
 

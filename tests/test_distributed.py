@@ -207,6 +207,7 @@ def test_a_process_that_fails_prints_its_error_and_ends_without_waiting_for_the_
     assert errors[0].isascii()  # without gloo's advice, which ends in an emoji
 
 
+@pytest.mark.slow
 def test_a_started_process_that_cannot_connect_ends_with_one_line(tmp_path):
     with socket.create_server(("localhost", 0)) as taken:
         url = f"tcp://localhost:{taken.getsockname()[1]}"

@@ -217,6 +217,7 @@ def test_a_group_norm_under_autocast_reads_and_writes_a_feature_map_once(gpu, pr
     assert norm.weight.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_denoising_steps_compile_to_one_graph_for_all_steps_and_frames(gpu, tiny):
     model = build_model(tiny).to(CUDA).eval().requires_grad_(False)
     x = torch.zeros(2, 3, 16, 16, device=CUDA)

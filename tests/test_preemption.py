@@ -7,8 +7,10 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,16 @@ CPU = torch.device("cpu")
 # Starts processes in milliseconds: they are forked from a process that has imported everything.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["vidm.training_run"])
+
+
+def run_in_two(target: Callable[..., None], arguments: Sequence[Any]) -> None:
+    """Call target(0, *arguments) and target(1, *arguments) in two processes, and wait until both have succeeded."""
+    group = [CONTEXT.Process(target=target, args=(number, *arguments)) for number in range(2)]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(120)
+        assert process.exitcode == 0
 
 
 def train_or_resume(device: torch.device, config: Config) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from golden import fill_by_rule
+from test_preemption import run_in_two
 
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.config import Config, TrainConfig
@@ -79,15 +79,9 @@ def test_with_the_default_penalty_the_whole_gradient_of_four_micro_batches_is_th
 
 
 def test_two_processes_have_the_gradients_of_one_big_batch(tiny, tmp_path):
-    context = multiprocessing.get_context("spawn")
     config = smooth(tiny)
     arguments = (config.replaced({"accum_steps": 2}), tmp_path / "gradients.pt", tmp_path / "store")
-    processes = [context.Process(target=one_of_two_processes, args=(rank, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    run_in_two(one_of_two_processes, arguments)
     assert_same_step(torch.load(tmp_path / "gradients.pt", weights_only=True), gradients(config))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from golden import fill_by_rule
-from test_preemption import CONTEXT
+from test_preemption import run_in_two
 
 import vidm.trainer
 from vidm import training_run
@@ -216,12 +216,7 @@ def test_twenty_steps_are_the_same_on_one_process_on_two_and_in_micro_batches(ti
     expected, _ = losses_and_weights(config, 20)
     in_micro_batches, _ = losses_and_weights(config.replaced({"accum_steps": 4}), 20)
     arguments = (save_losses, (config, 20, tmp_path / "found.pt"), tmp_path / "store")
-    group = [CONTEXT.Process(target=one_of_two, args=(rank, *arguments)) for rank in range(2)]
-    for process in group:
-        process.start()
-    for process in group:
-        process.join(120)
-        assert process.exitcode == 0
+    run_in_two(one_of_two, arguments)
     on_two, _ = torch.load(tmp_path / "found.pt", weights_only=True)
     assert in_micro_batches == pytest.approx(expected, rel=1e-4)
     assert on_two == pytest.approx(expected, rel=1e-4)
@@ -244,12 +239,7 @@ def in_the_other_only(device: torch.device, config: Config, found: Path) -> None
 
 def test_two_processes_stop_together_and_leave_out_the_same_steps(tiny, tmp_path):
     arguments = (in_the_other_only, (tiny, tmp_path / "found"), tmp_path / "store")
-    group = [CONTEXT.Process(target=one_of_two, args=(node, *arguments)) for node in range(2)]
-    for process in group:
-        process.start()
-    for process in group:
-        process.join(120)
-        assert process.exitcode == 0
+    run_in_two(one_of_two, arguments)
     for number in range(2):
         assert (tmp_path / f"found{number}").read_text() == "[True, False] [True, False] 1"
 

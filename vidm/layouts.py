@@ -90,7 +90,7 @@ def _lines_of(path: Path) -> list[str]:
     with regular_file(path).open("rb") as file:
         data = file.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
-        raise ValueError(f"{path} has more than {MAX_LIST_BYTES} bytes: it is none of UCF-101's lists; remove it")
+        raise ValueError(f"{path} has more than {MAX_LIST_BYTES} bytes: it is not one of UCF-101's lists; remove it")
     return data.decode("utf-8", "surrogateescape").splitlines()
 
 

@@ -9,6 +9,7 @@ from golden import load_npz
 from scipy.stats import norm
 
 from vidm.diffusion import (
+    SCHEDULES,
     GaussianDiffusion,
     charbonnier,
     discretized_gaussian_log_likelihood,
@@ -220,6 +221,17 @@ def test_respacing_to_every_number_of_steps_follows_guided_diffusions_accumulate
     assert len(multiplied_differs) == 283
     assert space_timesteps(1000, "27")[13] == 499
     assert round(13 * 999 / 26) == 500
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("num_timesteps", [1000, 250])
+def test_every_schedule_begins_with_almost_no_noise_and_ends_with_almost_nothing_else(name, num_timesteps):
+    betas = SCHEDULES[name](num_timesteps)
+    alphas_cumprod = np.cumprod(1 - betas)
+    assert (betas.dtype, betas.shape) == (np.float64, (num_timesteps,))
+    assert 0 < betas.min() <= betas.max() < 1
+    assert alphas_cumprod[0] > 0.99
+    assert alphas_cumprod[-1] < 0.01
 
 
 def test_the_cosine_schedule_follows_its_squared_cosine_up_to_the_largest_beta():

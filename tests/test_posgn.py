@@ -6,7 +6,7 @@ from golden import fill_by_rule
 
 from vidm.layers import GroupNorm, constant_index, conv1x1, modulated_silu, sinusoidal_embedding, unit_coordinate
 from vidm.posgn import Position, PositionalGroupNorm, TimestepGroupNorm
-from vidm.unet import ResBlock, UNetShape
+from vidm.unet import NORMS, ResBlock, UNetShape
 
 
 def test_coordinates_are_those_of_linspace():
@@ -124,6 +124,18 @@ def test_the_baseline_modulates_all_pixels_alike_and_differs_in_t_and_n():
     assert torch.equal(out, out[:, :, :1, :1].expand_as(out))
     assert not torch.allclose(out[0], out[1])
     assert not torch.allclose(out[0], out[2])
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_every_norm_starts_at_zero_changes_no_input_and_gets_a_gradient(name):
+    norm = NORMS[name](32, 1000, 16)
+    h, position = torch.randn(3, 32, 4, 6), Position(torch.tensor([0, 5, 999]), torch.tensor([1, 2, 15]))
+    before = h.clone()
+    assert torch.equal(norm(h, position), torch.zeros(3, 32, 4, 6))
+    fill_by_rule(norm, "p")
+    norm(h, position).square().sum().backward()
+    assert torch.equal(h, before)
+    assert all(parameter.grad.abs().max() > 0 for parameter in norm.parameters())
 
 
 def test_the_baseline_replaces_posgn_in_a_residual_block():

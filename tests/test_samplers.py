@@ -7,7 +7,7 @@ from golden import load_npz
 from test_diffusion import dummy_denoiser
 
 from vidm.diffusion import GaussianDiffusion
-from vidm.samplers import sample_ddim, sample_ddpm, sample_dpm_solver
+from vidm.samplers import SAMPLERS, sample_ddim, sample_ddpm, sample_dpm_solver
 
 
 @pytest.mark.parametrize("spec", ["10", "ddim10"])
@@ -62,7 +62,7 @@ def test_with_the_exact_denoiser_of_a_point_one_or_many_steps_reach_the_point():
             a = torch.from_numpy(np.cumprod(1 - GaussianDiffusion().betas))[t].float().view(-1, 1, 1, 1)
             return torch.cat([(x - a.sqrt() * target) / (1 - a).sqrt(), torch.zeros_like(x)], dim=1)
 
-        for sampler in (sample_ddpm, sample_ddim, sample_dpm_solver):
+        for sampler in SAMPLERS.values():
             assert (sampler(diffusion, exact, torch.randn(1, 3, 4, 4)) - target).abs().max() < 1e-3
 
 

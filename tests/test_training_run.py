@@ -392,11 +392,13 @@ def test_compiled_networks_give_the_same_losses_and_the_same_names(tiny):
 
 @pytest.mark.slow
 def test_bf16_with_recomputed_activations_reaches_the_loss_of_fp32(tiny, tmp_path):
+    """The learning rate decreases to 0: at a constant one, rounding alone changes the last losses by 5 percent."""
     last = {}
+    tiny = tiny.replaced({"total_iters": 300, "save_freq": 300, "lr_schedule": "cosine"})
     for name, values in (("fp32", {}), ("bf16", {"precision": "bf16", "checkpoint_activations": "posgn"})):
-        config = tiny.replaced({**values, "total_iters": 300, "save_freq": 300, "out": str(tmp_path / name)})
+        config = tiny.replaced({**values, "out": str(tmp_path / name)})
         fit(Trainer(config, CPU))
-        last[name] = sum(row["loss"] for row in rows_of(config)[-50:]) / 50
+        last[name] = sum(row["loss"] for row in rows_of(config)[-100:]) / 100
     assert last["bf16"] == pytest.approx(last["fp32"], rel=0.05)
 
 

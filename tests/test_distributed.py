@@ -25,6 +25,7 @@ from vidm.distributed import (
     gather_results,
     gather_rows,
     join,
+    loss_of_process,
     on_main,
     rank,
     world_size,
@@ -234,6 +235,15 @@ def test_an_error_of_nccl_at_the_start_is_shown_whole(monkeypatch, tmp_path):
     )
     with pytest.raises(ValueError, match=message):
         join(0, 2, Rendezvous(f"file://{tmp_path}/store"), torch.device("cpu"))
+
+
+def test_an_error_of_nccl_means_a_lost_process_unless_this_process_caused_it():
+    def lost(kind):
+        return loss_of_process(torch.distributed.DistBackendError(f"NCCL error in: NCCLUtils.cpp:94\n{kind}: reason"))
+
+    assert lost("ncclRemoteError").startswith("died")
+    assert lost("ncclSystemError").startswith("died")
+    assert lost("ncclUnhandledCudaError") == lost("ncclInvalidUsage") == ""
 
 
 def test_a_process_that_a_signal_ended_is_named_and_the_exit_code_is_2(monkeypatch, capsys):

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_posgn import test_every_norm_starts_at_zero_changes_no_input_and_gets_a_gradient as check_norm
-from test_samplers import test_with_the_exact_denoiser_of_a_point_one_or_many_steps_reach_the_point as check_samplers
 from test_diffusion import (
     test_every_schedule_begins_with_almost_no_noise_and_ends_with_almost_nothing_else as check_schedule,
 )
+from test_posgn import test_every_norm_starts_at_zero_changes_no_input_and_gets_a_gradient as check_norm
+from test_samplers import test_with_the_exact_denoiser_of_a_point_one_or_many_steps_reach_the_point as check_samplers
 
 from vidm import diffusion, posgn, samplers, unet
 

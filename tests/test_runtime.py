@@ -102,6 +102,7 @@ def sampling_on(device, config, precision):
         "The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory. Tried to",
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ],
 )
 def test_a_gpu_without_memory_is_recognised_by_what_libraries_say(message):

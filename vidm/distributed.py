@@ -32,6 +32,8 @@ _FOREVER = timedelta(days=10_000)
 _NCCL_WAITS_LONGER = timedelta(seconds=60)
 # What errors of gloo, and of a wait that is too long, contain.
 _LOSSES = ("gloo", "Connection", "Operation timed out")
+# What errors of nccl contain if this process is their cause, and not another one.
+_OWN_ERRORS = ("ncclUnhandledCudaError", "ncclInvalidArgument", "ncclInvalidUsage")
 # How long this process waits for the others: Rendezvous.timeout.
 _limit = timedelta(seconds=TIMEOUT_S)
 
@@ -118,7 +120,8 @@ def loss_of_process(error: BaseException) -> str:
     """What happened to another process, if an error means that it died or hangs; otherwise an empty string."""
     text = str(error).strip()
     # torch has an error type for it only with nccl.
-    lost = isinstance(error, dist.DistBackendError) or any(word in text for word in _LOSSES)
+    of_nccl = isinstance(error, dist.DistBackendError) and not any(word in text for word in _OWN_ERRORS)
+    lost = of_nccl or any(word in text for word in _LOSSES)
     if not (isinstance(error, RuntimeError) and lost):
         return ""
     reason = text.splitlines()[0]

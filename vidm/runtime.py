@@ -33,7 +33,7 @@ from vidm.tf32 import tf32_products
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
-_NO_MEMORY = (_CPU_ALLOCATOR, "MemoryError: ", "out of memory", "STATUS_ALLOC_FAILED")
+_NO_MEMORY = (_CPU_ALLOCATOR, "MemoryError: ", "out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
 # Parameters of glibc's mallopt, and the values that its dynamic thresholds grow to.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536

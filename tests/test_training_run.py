@@ -379,6 +379,26 @@ def test_previews_of_a_compiled_run_compile_nothing(tiny):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_recomputed_norms_add_no_break_to_the_compiled_graph(tiny):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    counts = []
+    for what in ("none", "posgn", "full"):
+        trainer = Trainer(tiny.replaced({"checkpoint_activations": what}), CPU)
+        torch.compiler.reset()
+        graphs.clear()
+        compile_network(trainer.model, backend=backend)
+        trainer.accumulate(trainer.batches(), 0)
+        counts.append(len(graphs))
+    assert counts[0] == counts[1] == counts[2] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compiled_networks_give_the_same_losses_and_the_same_names(tiny):
     config = tiny.replaced({"total_iters": 3, "penalty_eps": 1e-2})
     expected, _ = losses_and_weights(config, 3)

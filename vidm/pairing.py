@@ -102,6 +102,12 @@ def _by_first_frame(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
     return matches
 
 
+def continued_videos(real: ClipIndex, made: ClipIndex) -> dict[Path, Path]:
+    """Return the real video that each generated one continues, of those whose recorded first frame is known. Ours."""
+    matches = _by_first_frame(real, made) or []
+    return {path: real.paths[match] for path, match in zip(made.paths, matches, strict=False) if isinstance(match, int)}
+
+
 def _by_name(real: ClipIndex, made: ClipIndex, split: str) -> list[_Match] | None:
     """Match by the path in the folder or its split, with any suffix of a video. Return None unless all names match."""
     known: dict[Path, _Match] = {}

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from vidm.console import short
 from vidm.files import can_be_path, read_json
 from vidm.frame_names import describe_gaps
 from vidm.layouts import ClipIndex, Skipped
@@ -59,6 +60,16 @@ def _record(video: Path) -> dict[str, str]:
                 "first_frame_sha256": digest if isinstance(digest, str) else "",
             }
     return {}
+
+
+def checkpoint_of(video: Path) -> str:
+    """Return the checkpoint that sampling recorded next to a video; "" without such a record. Ours."""
+    plain = _without_suffix(video)
+    with suppress(OSError, ValueError):
+        record = read_json(plain.with_name(f"{plain.name}.json"))
+        if isinstance(record, dict) and isinstance(record.get("checkpoint"), str):
+            return short(record["checkpoint"])
+    return ""
 
 
 def _first_frame(path: Path) -> str:

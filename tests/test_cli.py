@@ -13,9 +13,10 @@ from torch.torch_version import TorchVersion
 from vidm import cli
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.cli import parse_flags, sample_config, sample_main, sample_parser, train_config, train_main, train_parser
-from vidm.cli_evaluate import evaluate_fvd_main, evaluate_parser
+from vidm.cli_evaluate import evaluate_fvd_main
 from vidm.config import Config, SampleConfig
 from vidm.distributed import BACKENDS
+from vidm.evaluate_flags import evaluate_parser
 from vidm.presets import PRESETS
 from vidm.runtime import exit_on_user_error
 from vidm.settings import flagged

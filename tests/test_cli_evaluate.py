@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,15 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidm.cli_evaluate import (
-    METRICS,
-    USE_OF_SPLIT,
-    evaluate_fvd_main,
-    evaluate_parser,
-    evaluate_vis_main,
-    evaluate_vis_parser,
-)
+from vidm.cli_evaluate import evaluate_fvd_main, evaluate_vis_main
 from vidm.detectors import PROTOCOLS, load_detector
+from vidm.evaluate_flags import METRICS, USE_OF_SPLIT, evaluate_parser, evaluate_vis_parser
 from vidm.evaluation import ready_to_write
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
@@ -46,7 +41,7 @@ def test_the_commands_have_exactly_these_flags() -> None:
     assert flags == set(
         "-h --help -dir1 --dir1 -dir2 --dir2 -b --batch -r --resolution -n --nframes -ns --nsamples -i3d --i3d "
         "--protocol --frame-stride --real-stride --suite --metrics --split --layout --real --first-frames --seed "
-        "--repeats --workers --cache --json --report".split()
+        "--repeats --workers --cache --json --report --latex".split()
     )
     flags = {flag for action in evaluate_vis_parser()._actions for flag in action.option_strings}
     assert flags == set(
@@ -84,7 +79,7 @@ def test_the_record_has_the_number_and_all_settings_behind_it(
     )
     run(videos, *flags.split(), "--seed", 3, "--json", tmp_path / "new" / "fvd.json")
     record = json.loads((tmp_path / "new" / "fvd.json").read_text())
-    result = record["results"]["FVD4"]
+    result = record["results"]["random Frechet4"]
     printed = capsys.readouterr().out
     assert f"{result['value']:.4f}" in printed
     assert "not an FVD" in printed
@@ -177,7 +172,10 @@ def test_the_floor_and_unspecified_choices_are_always_printed(
     assert f"{result.floor:.4f}" in printed.out
     assert "real videos were not specified" in printed.out
     assert "--real and --first-frames" in printed.out
-    assert "warning: 8 videos are few for 128 features" in printed.err
+    assert "warning: the distance says nothing (8 videos for 128 features): use 512 videos" in printed.err
+    assert "says nothing: 512 videos needed; 8 real and 8 generated videos" in printed.out
+    assert "4 real videos against 4 generated or other real ones" in printed.out
+    assert "FVD" not in printed.out.replace("not an FVD", "")
 
 
 @pytest.mark.parametrize(("split", "expected"), [("train", "train"), ("val", "held-out"), ("other", "not specified")])
@@ -195,8 +193,8 @@ def test_frame_metrics_alone_need_no_detector(
 ) -> None:
     run(videos, "-n", 6, "--metrics", "ssim", "--report", tmp_path / "report.html")
     printed = capsys.readouterr().out
-    assert "SSIM" in printed
-    assert "PSNR" not in printed
+    assert "\nSSIM " in printed
+    assert "\nPSNR" not in printed
     assert "random-feature" not in printed
     assert "SSIM by frame" in (tmp_path / "report.html").read_text()
 
@@ -209,7 +207,11 @@ def test_the_suite_makes_all_three_measurements(tmp_path: Path, capsys: pytest.C
     run((tmp_path / "real", tmp_path / "made"), "--suite", "--json", tmp_path / "suite.json")
     results = json.loads((tmp_path / "suite.json").read_text())["results"]
     shapes = {name: (result["num_frames"], result["frame_strides"]) for name, result in results.items()}
-    assert shapes == {"FVD16": (16, [1, 1]), "FVD128": (128, [1, 1]), "FVD128 by 8": (16, [8, 8])}
+    assert shapes == {
+        "random Frechet16": (16, [1, 1]),
+        "random Frechet128": (128, [1, 1]),
+        "random Frechet128 by 8": (16, [8, 8]),
+    }
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in shapes)
 
@@ -238,7 +240,7 @@ def test_the_page_has_numbers_videos_curves_and_settings(
         tmp_path / "a.json",
     )
     page = (tmp_path / "report.html").read_text()
-    result = json.loads((tmp_path / "a.json").read_text())["results"]["FVD6"]
+    result = json.loads((tmp_path / "a.json").read_text())["results"]["random Frechet6"]
     assert page.count("<video") == 2 * 8
     assert page.count("best: ") == page.count("worst: ") == 3 * 4
     assert page.count('<svg class="chart"') == 2
@@ -246,7 +248,14 @@ def test_the_page_has_numbers_videos_curves_and_settings(
     assert f"best: {Path(first['path']).name}, {first['distance']:.4g} from {Path(first['nearest']).name}" in page
     assert f"worst: {Path(last['path']).name}" in page
     assert "stylegan-v" in page
-    assert "floor: real against other real videos" in page
+    assert "random Frechet6: 8 generated against 8 real videos" in page
+    assert "random Frechet6: floor: 4 other real against the same 4 real videos" in page
+    assert page.count("says nothing: 512 videos needed") == 2
+    assert "8 pairs by name, frames 1 to 5" in page
+    assert page.index("Distances</h2>") < page.index("Over time</h2>") < page.index("Videos</h2>")
+    assert {"<dt>checkpoint</dt>", "<dt>date</dt>", "<dt>command</dt>"} <= set(re.findall("<dt>.*?</dt>", page))
+    chart = page[page.index("PSNR by frame") :]
+    assert re.search(r'text-anchor="start">1</text>.*?text-anchor="end">5</text>', chart), "frame 0 is not drawn"
 
 
 def test_the_inception_score_is_printed_and_recorded(
@@ -270,18 +279,18 @@ def test_the_inception_score_is_printed_and_recorded(
     [
         ("-n 6 -ns 9", "8 video(s) of 6 frames or more and 9 are needed"),
         ("-n 7", "the longest has 6"),
-        ("-n 0", "--nframes 0: give a number from 1 to 1000000000"),
-        ("-n 6 -b 0", "--batch 0: give"),
+        ("-n 0", "-n 0: give a number from 1 to 1000000000"),
+        ("-n 6 -b 0", "error: -b 0: give"),
         ("-n 6 --frame-stride 0", "--frame-stride 0: give"),
         ("-n 6 --real-stride 0", "--real-stride 0: give"),
         ("-n 6 --repeats 0", "--repeats 0: give"),
-        ("-n 6 -r 0", "--resolution 0: give"),
+        ("-n 6 --resolution 0", "--resolution 0: give"),
         ("-n 6 --split absent", "--split absent"),
         ("-n 6 --cache {file}", "another --cache"),
         ("-n 6 --json {folder}", "is a folder: give the name of a file"),
         ("-n 6 --report {file}/a.html", "{file}"),
-        ("-n 0 --metrics psnr", "--nframes 0"),
-        ("-n 6 --metrics psnr -r 0", "--resolution 0: give"),
+        ("--nframes 0 --metrics psnr", "--nframes 0: give"),
+        ("-n 6 --metrics psnr -r=0", "error: -r 0: give"),
         ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels or more"),
         ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for; there are 8"),
     ],
@@ -314,10 +323,10 @@ def test_an_unknown_metric_is_named_in_the_error(videos: tuple[Path, Path], caps
         ("--workers 1000000", "--workers 1000000: give a number from 1 to 1024"),
         ("--seed -1", "--seed -1: give a number from 0 to 4294967295"),
         (f"--seed {10**23}", f"--seed {10**23}: give a number from 0 to 4294967295"),
-        (f"-b {10**10}", f"--batch {10**10}: give a number from 1 to 1000000000"),
+        (f"-b {10**10}", f"-b {10**10}: give a number from 1 to 1000000000"),
         (f"--repeats {10**10}", f"--repeats {10**10}: give a number"),
         (f"--frame-stride {10**10}", f"--frame-stride {10**10}: give a number"),
-        ("-r 10000", "--resolution 10000: give a number from 1 to 8192"),
+        ("-r 10000", "-r 10000: give a number from 1 to 8192"),
         ("--fram 2", "unrecognized arguments: --fram 2"),
     ],
 )
@@ -368,3 +377,59 @@ def test_the_reader_of_a_pipe_sees_no_end_before_the_record(tmp_path: Path) -> N
         os.read(reader, 1)
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+def test_by_default_clips_have_the_frames_of_the_shorter_side(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, length in enumerate((4, 4, 4, 5, 2)):
+        write_video(tmp_path / "made" / f"{number}.npy", np.zeros((length, 32, 32, 3), np.uint8))
+    run((videos[0], tmp_path / "made"))
+    printed = capsys.readouterr()
+    assert f"-n 4: what most videos of {tmp_path / 'made'} have" in printed.out
+    assert "random Frechet4 " in printed.out
+    assert "4 generated videos, 4 frames" in printed.out
+    assert "2.npy" not in printed.out
+    assert "4.npy: has 2 frames, 4 are needed" in printed.err
+    run(videos, "--frame-stride", 2)
+    assert "random Frechet3 by 2 " in capsys.readouterr().out
+
+
+def test_a_row_for_latex_has_what_the_number_depends_on(
+    videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(videos, *"-n 4 -ns 6 -r 24 --protocol vidm-released --metrics fvd,kvd --repeats 2 --latex".split())
+    header, row, kernel, mark = capsys.readouterr().out.splitlines()[-4:]
+    digest = load_detector("random").sha256[:12]  # type: ignore[attr-defined]
+    assert header.count("&") == row.count("&") == kernel.count("&") == 9
+    common = rf"vidm-released & 6 & 6 & 4 & 1 & $24 \times 24$ & 2 & \texttt{{{digest}}} & $".replace("\\\\", "\\")
+    assert row.startswith(f"random Frechet4 & {common}")
+    assert kernel.startswith(f"random Frechet4 kernel & {common}")
+    assert r" \pm " in row
+    assert row.endswith("$ \\\\")
+    assert mark == "% says nothing: 512 videos needed (6 videos for 128 features)"
+
+
+def test_advice_is_for_the_flag_with_the_mistake(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, line in (
+        (f"-dir2 {tmp_path / 'typo'}", f"error: no such folder: {tmp_path / 'typo'} (-dir2)"),
+        (f"-i3d {tmp_path / 'typo.pt'}", f"error: no such file: {tmp_path / 'typo.pt'}: check the path, or use"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(videos, *flags.split())
+        (printed,) = capsys.readouterr().err.splitlines()
+        assert printed.startswith(line)
+        assert "synthetic" not in printed
+        assert "download" not in printed
+
+
+def test_the_checkpoint_that_sampling_recorded_is_in_the_record(videos: tuple[Path, Path], tmp_path: Path) -> None:
+    made = Path(shutil.copytree(videos[1], tmp_path / "made"))
+    first = index_clips(made).paths[0]
+    first.with_suffix(".json").write_text(json.dumps({"checkpoint": "runs/7.pt", "first_frame": "drawn"}))
+    run((videos[0], made), "-n", 2, "--json", tmp_path / "a.json")
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["checkpoint"] == "runs/7.pt"
+    assert record["command"]

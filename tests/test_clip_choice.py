@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidm.clip_choice import ClipSelection, choose_clips, halves, kinds_of
+from vidm.clip_choice import ClipSelection, choose_clips, draw_order, kinds_of, taken
 from vidm.datasets import Clips
 from vidm.layouts import index_clips
 from vidm.packs import write_pack
@@ -109,13 +109,13 @@ def test_damaged_videos_are_replaced_by_others_and_the_rest_are_kept(folder: Pat
     assert after.index.skipped == [(bad, "truncated")]
 
 
-def test_halves_are_disjoint_and_of_equal_size_and_drawn_by_the_seed(folder: Path) -> None:
-    clips = choose_clips(ClipSelection(folder, 4, num_samples=11))
-    one, two = halves(clips, seed=0)
-    assert (len(one), len(two)) == (5, 5)
-    assert not set(one) & set(two)
-    assert halves(clips, seed=0) == (one, two)
-    assert halves(clips, seed=1) != (one, two)
+def test_others_are_added_and_come_last_in_the_order_of_the_draw(folder: Path) -> None:
+    five, seven, more = (choose_clips(ClipSelection(folder, 4, 5, random_start=True, others=n)) for n in (0, 2, 100))
+    first = taken(seven, sorted(draw_order(seven, seed=0)[:5]))
+    assert (first.index.paths, first.starts) == (five.index.paths, five.starts)
+    assert len(seven) == 7
+    assert len(more) == len(choose_clips(ClipSelection(folder, 4)))
+    assert draw_order(seven, seed=0) != draw_order(seven, seed=1)
 
 
 @pytest.mark.parametrize("names", [["."], [".", "a"], ["a", "a/b.npy"]])

@@ -201,7 +201,7 @@ def test_a_video_with_features_that_are_not_finite_is_named_in_the_error(folders
                 features[1, 3] = torch.nan
             return features
 
-    with pytest.raises(ValueError, match=r"real/005\.npy: its features contain NaN"):
+    with pytest.raises(ValueError, match=r"fake/005\.npy: its features contain NaN"):
         compute_fvd(*folders, Broken(), num_frames=6, batch_size=4)
 
 
@@ -285,25 +285,60 @@ def test_repeats_draw_other_clips_and_return_mean_and_deviation(folders: tuple[P
     assert "every repeat drew the same clips" in same.warnings[-1]
 
 
-def test_the_floor_is_the_distance_of_disjoint_halves_of_the_real_videos(folders: tuple[Path, Path]) -> None:
+def distance_of(rows1: np.ndarray, rows2: np.ndarray) -> float:
+    return frechet_distance(*(part for rows in (rows1, rows2) for part in (rows.mean(axis=0), np.cov(rows.T, ddof=0))))
+
+
+def test_the_floor_and_the_matched_distance_are_of_equal_numbers_to_the_same_real_videos(
+    folders: tuple[Path, Path],
+) -> None:
     result = compute_fvd(*folders, StubDetector(), num_frames=6)
-    rows = stub_features(moving_clips(11, seed=0))
-    possible = []
-    for chosen in combinations(range(11), 5):
-        for others in combinations(sorted(set(range(11)) - set(chosen)), 5):
-            if chosen < others:
-                sides = [rows[list(half)] for half in (chosen, others)]
-                possible.append([part for side in sides for part in (side.mean(axis=0), np.cov(side.T, ddof=0))])
-    assert result.floor is not None
-    assert any(frechet_distance(*moments) == pytest.approx(result.floor, rel=1e-9) for moments in possible)
-    three = compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=3)
-    assert three.floor is None
+    assert (result.num_samples, result.matched_samples) == ((11, 7), (6, 5))
+    real, fake = stub_features(moving_clips(11, seed=0)), stub_features(moving_clips(7, seed=1) // 2)
+    for reference in combinations(range(11), 6):
+        others = sorted(set(range(11)) - set(reference))
+        if distance_of(real[list(reference)], real[others]) == pytest.approx(result.floor, rel=1e-9):
+            possible = [distance_of(real[list(reference)], fake[list(made)]) for made in combinations(range(7), 5)]
+            assert any(value == pytest.approx(result.matched, rel=1e-9) for value in possible)
+            break
+    else:
+        pytest.fail("the floor is not a distance of disjoint real videos")
 
 
-def test_few_videos_for_the_number_of_features_give_a_warning(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    assert "7 videos are few for 5 features" in compute_fvd(*folders, StubDetector(), num_frames=6).warnings[0]
-    many = [write_folder(tmp_path / name, moving_clips(20, seed=seed)) for name, seed in (("a", 8), ("b", 9))]
-    assert compute_fvd(*many, StubDetector(), num_frames=6).warnings == ()
+def test_other_real_videos_of_the_folder_make_the_floor_of_the_distance_itself(folders: tuple[Path, Path]) -> None:
+    result = compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=4)
+    assert result.matched_samples == result.num_samples == (4, 4)
+    assert result.matched == result.value
+    six = compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=6)
+    assert (six.num_samples, six.matched_samples) == ((6, 6), (6, 5))
+
+
+def test_three_real_videos_have_no_floor(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    three = write_folder(tmp_path / "three", moving_clips(3, seed=5))
+    result = compute_fvd(three, folders[1], StubDetector(), num_frames=6)
+    assert (result.floor, result.matched, result.matched_samples) == (None, None, None)
+    assert result.says_nothing
+
+
+def test_few_videos_for_the_number_of_features_say_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    few = compute_fvd(*folders, StubDetector(), num_frames=6)
+    assert few.says_nothing.startswith("7 videos for 5 features")
+    assert few.needed == 20
+    assert "says nothing (7 videos for 5 features): use 20 videos" in few.warnings[0]
+    many = [moving_clips(20, seed=8), moving_clips(20, seed=9) // 2]
+    result = compute_fvd(
+        *(write_folder(tmp_path / str(i), clips) for i, clips in enumerate(many)), StubDetector(), num_frames=6
+    )
+    assert (result.says_nothing, result.needed, result.warnings) == ("", 0, ())
+
+
+def test_a_distance_that_is_not_above_its_floor_says_nothing_and_needs_twice_the_videos(tmp_path: Path) -> None:
+    real = moving_clips(40, seed=8)
+    one, two = write_folder(tmp_path / "real", real), write_folder(tmp_path / "made", real[:20])
+    result = compute_fvd(one, two, StubDetector(), num_frames=6, num_samples=20)
+    low = replace(result, floor=result.matched)
+    assert (low.says_nothing, low.needed) == ("not above its floor", 40)
+    assert replace(low, floor=low.matched / 2).says_nothing == ""
 
 
 def test_the_kernel_distance_uses_the_same_features(folders: tuple[Path, Path]) -> None:

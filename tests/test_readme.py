@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidm.cli import parse_flags
-from vidm.cli_evaluate import evaluate_parser, evaluate_vis_parser
+from vidm.evaluate_flags import evaluate_parser, evaluate_vis_parser
 from vidm.video_io import FRAME_SUFFIXES, VIDEO_SUFFIXES
 
 ROOT = Path(__file__).parent.parent

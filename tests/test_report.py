@@ -131,25 +131,33 @@ def test_only_small_videos_are_enlarged_without_smoothing(tmp_path: Path, row: V
     assert (large["width"], large["height"], large.get("class")) == ("192", "128", None)
 
 
-def test_distances_are_shown_with_their_name_and_as_multiples_of_the_floor(tmp_path: Path) -> None:
-    distances = [Distance("real and real", 0.5, floor=True), Distance("generated and real", 12345.678)]
-    report = Report("Title", "Intro", distance_name="not an FVD", distances=distances)
+def test_distances_are_shown_with_their_name_and_their_notes(tmp_path: Path) -> None:
+    distances = [Distance("real and real", 0.5, floor=True), Distance("generated and real", 12345.678, note="25000 x")]
+    report = Report("Title", "Intro", distance_name="not an FVD", distances=distances, notes=["Few videos."])
     write_report(tmp_path / "report.html", report)
     page = Page(tmp_path / "report.html")
     assert "Not an FVD. Lower is closer." in page.text
-    assert "real and real 0.5 1 \N{MULTIPLICATION SIGN}" in page.text
-    assert "generated and real 12350 25000 \N{MULTIPLICATION SIGN}" in page.text
+    assert "real and real 0.5 generated and real 12350 25000 x" in page.text
+    assert "The floor is what real videos measure in place of the generated ones. Few videos." in page.text
     assert [div["style"] for div in page.all("div") if "--share" in div.get("style", "")] == [
         "--share: 0.00%",
         "--share: 100.00%",
     ]
 
 
-@pytest.mark.parametrize("distances", [[Distance("a", 3.0)], [Distance("a", 0.0, floor=True), Distance("b", 0.0)]])
-def test_no_multiples_are_shown_without_a_positive_floor(tmp_path: Path, distances: list[Distance]) -> None:
-    write_report(tmp_path / "report.html", Report("Title", "Intro", distances=distances))
+def test_numbers_come_first_and_a_floor_is_explained_only_where_there_is_one(tmp_path: Path, row: VideoRow) -> None:
+    report = Report("T", "I", COLUMNS, [row], distances=[Distance("a", 0.0)], settings={"seed": 1}, curves={"by": [1]})
+    write_report(tmp_path / "report.html", report)
     page = Page(tmp_path / "report.html")
-    assert "floor" not in page.text.split("Distances")[-1].split("const videos")[0]
+    headings = ["Distances", "Over time", "Videos", "How it was made"]
+    assert sorted(headings, key=page.text.index) == headings
+    assert "The floor" not in page.text
+
+
+def test_the_x_values_of_a_curve_can_be_given(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", Report("T", "I", curves={"a": [1, 2], "b": [3, 4]}, x_ranges={"b": (5, 9)}))
+    page = Page(tmp_path / "report.html")
+    assert "a 2 1 0 1 b 4 3 5 9" in page.text
 
 
 def test_sections_without_content_are_left_out(tmp_path: Path) -> None:

@@ -37,14 +37,21 @@ def test_each_video_is_shown_with_its_first_frame_and_the_real_video(
     page = sampled(generator, world, tmp_path / "out", num_samples=10, num_frames=8)
     assert len(page.all("video")) == 2 * 8
     assert len(page.all("img")) == 8
-    assert "10 videos of 8 frames. 8 of them are shown." in page.text
+    assert "10 videos of 8 frames, 8 shown." in page.text
     assert "video 3: seed 0, ddim, 2 steps, psi 1; first frame video_00003.mp4" in page.text
-    assert "Generated against real videos".lower() in page.text.lower()
     assert "ground truth" in page.text
-    assert "floor" in page.text
-    assert "distance within windows of 2 frames" in page.text
-    for words in ("sampler ddim", "steps 2", "checkpoint_sha256", "seed 0"):
+    assert "10 generated against 10 real videos" in page.text
+    assert "floor: 6 other real against the same 6 real videos" in page.text
+    assert "says nothing: 512 videos needed" in page.text
+    assert "FVD" not in page.text.replace("not an FVD", "").replace("evaluate_FVD.py", "")
+    for words in ("sampler ddim", "steps 2", "checkpoint_sha256", "seed 0", f"checkpoint {generator.path}", "command"):
         assert words in page.text
+    assert "no curve of the drift: 10 videos, and it needs 512" in page.text
+    assert "windows" not in page.text
+    assert "protocol stylegan-v, real clips from their first frame; evaluate_FVD.py uses all real videos" in page.text
+    assert "given first frame counts in distances, not in PSNR and SSIM" in page.text
+    assert "date 20" in page.text
+    assert page.text.index("Distances") < page.text.index("Videos") < page.text.index("sampler ddim")
     assert page.open == []
 
 
@@ -54,7 +61,10 @@ def test_the_page_shows_videos_of_every_format(generator: Generator, world: Path
     assert len(page.all("video")) == 2 * 2
 
 
-def test_only_frames_with_a_real_counterpart_are_compared(generator: Generator, world: Path, tmp_path: Path) -> None:
+def test_only_frames_with_a_real_counterpart_are_compared(
+    generator: Generator, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidm.sample_report.enough_for", lambda dim: 2)
     write_video(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8))
     page = sampled(generator, tmp_path / "images", tmp_path / "of_images", num_frames=4)
     assert (len(page.all("video")), len(page.all("img"))) == (2, 2)

@@ -10,179 +10,81 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import torch
 
 from vidm.clip_choice import ClipSelection, FolderContents, choose_clips, contents_of, index_of
-from vidm.console import CommandParser
+from vidm.console import typed_flags
 from vidm.detectors import (
     PROTOCOLS,
-    STYLEGAN_V,
     Detector,
     identity_of,
+    label_of,
     load_classifier,
     load_detector,
 )
 from vidm.distributed import is_main, on_main, print0, world_size
-from vidm.evaluation import circumstances, ready_to_write, table_of, text_of_vis, warnings_of, write_results
+from vidm.evaluate_flags import (
+    NUM_FRAMES,
+    USE_OF_SPLIT,
+    check_common_flags,
+    check_fvd_flags,
+    evaluate_parser,
+    evaluate_vis_parser,
+)
+from vidm.evaluation import (
+    CLIP_STARTS,
+    GIVEN_FRAME,
+    circumstances,
+    latex_of,
+    ready_to_write,
+    table_of,
+    text_of_vis,
+    warnings_of,
+    write_results,
+)
 from vidm.features import MeasureSettings
-from vidm.files import LARGEST
+from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
-from vidm.images import LARGEST_SIDE
 from vidm.launch import launch
-from vidm.layouts import LAYOUTS
-from vidm.metrics import SPLITS, FVDResult, compute_vis, fvd_of
+from vidm.metrics import FVDResult, compute_vis, fvd_of
+from vidm.pairing import checkpoint_of
 from vidm.runtime import exit_on_user_error
 
-NUM_FRAMES = 128
-METRICS = ("fvd", "kvd", "psnr", "ssim")
 # StyleGAN-V's three measurements: 16 frames, 128 frames, and 16 frames at stride 8.
-SUITE = {"FVD16": (16, 1), "FVD128": (128, 1), "FVD128 by 8": (16, 8)}
-NOT_SPECIFIED = "not specified"
-# The smallest and largest values of flags, if not 1 and LARGEST. numpy takes no larger seed.
-RANGES = {"seed": (0, 2**32 - 1), "workers": (1, 1024), "resolution": (1, LARGEST_SIDE)}
-# Whether a generator was trained on the videos of a split of this name, unless --real says otherwise.
-USE_OF_SPLIT = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "test"), "held-out")}
-USES = tuple(dict.fromkeys(USE_OF_SPLIT.values()))
-
-
-# Flags
-
-
-def _metrics(text: str) -> list[str]:
-    chosen = text.split(",")
-    unknown = [name for name in chosen if name not in METRICS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(METRICS)}")
-    return chosen
-
-
-def _add_common_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-b", "--batch", type=int, default=32, metavar="N", help="videos per batch (32)")
-    parser.add_argument(
-        "-r",
-        "--resolution",
-        type=int,
-        metavar="R",
-        help="crop frames to the central square and resize it to R x R, antialiased (default: as stored)",
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that read videos (default: the cores, shared by processes)"
-    )
-    parser.add_argument(
-        "--cache", metavar="DIR", help="folder that keeps features for later runs; a stopped run continues from it"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers and all settings as JSON")
-
-
-def _add_protocol_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose the metrics and the protocol."""
-    parser.add_argument(
-        "-i3d",
-        "--i3d",
-        metavar="FILE",
-        help="TorchScript I3D, a program that you trust, or random (default: the downloaded I3D if any, else random)",
-    )
-    parser.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=STYLEGAN_V.name,
-        help=f"chooses the detector's input, the clips' starts and the covariance ({STYLEGAN_V.name})",
-    )
-    parser.add_argument(
-        "--suite", action="store_true", help="16 frames, 128 frames, and 16 at stride 8, not -n and --frame-stride"
-    )
-    parser.add_argument(
-        "--metrics",
-        type=_metrics,
-        default=["fvd"],
-        metavar="LIST",
-        help=f"some of {','.join(METRICS)}; the last two compare each generated video with its real one (fvd)",
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=1, metavar="R", help="draw clips R times and print mean and deviation (1)"
-    )
-
-
-def evaluate_parser() -> argparse.ArgumentParser:
-    """Return the parser of evaluate_FVD.py, with all its flags."""
-    parser = CommandParser(
-        "Frechet video distance between the real videos (or frame folders, or packs) of one folder and the "
-        "generated ones of another."
-    )
-    parser.add_argument("-dir1", "--dir1", required=True, metavar="DIR", help="real videos")
-    parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
-    parser.add_argument(
-        "-n", "--nframes", type=int, default=NUM_FRAMES, metavar="N", help=f"frames per clip ({NUM_FRAMES})"
-    )
-    parser.add_argument(
-        "-ns",
-        "--nsamples",
-        type=int,
-        metavar="N",
-        help=f"videos of each folder (default: all, at most {STYLEGAN_V.max_videos})",
-    )
-    parser.add_argument("--frame-stride", type=int, default=1, metavar="K", help="take every K-th frame (1)")
-    parser.add_argument(
-        "--real-stride",
-        type=int,
-        default=1,
-        metavar="K",
-        help="multiply the stride of real videos by K, for a model trained with --frame-stride K (1)",
-    )
-    parser.add_argument("--split", default="", metavar="NAME", help="split of dir1: a subfolder or UCF-101 list (all)")
-    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of dir1, as in training (auto)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of videos and clips (0)")
-    _add_protocol_flags(parser)
-    parser.add_argument("--real", choices=USES, help="record whether the generator was trained on dir1's videos")
-    parser.add_argument(
-        "--first-frames",
-        choices=("generated", *USES),
-        help="record where the first frames of dir2's videos came from",
-    )
-    _add_common_flags(parser)
-    parser.add_argument("--report", metavar="FILE", help="write a page with numbers, curves, best and worst videos")
-    return parser
-
-
-def evaluate_vis_parser() -> argparse.ArgumentParser:
-    """Return the parser of scripts/evaluate_VIS.py, with all its flags."""
-    parser = CommandParser("Video inception score of the generated videos of a folder; real videos are not used.")
-    parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
-    parser.add_argument("-n", "--nframes", type=int, default=16, metavar="N", help="first frames per video (16)")
-    parser.add_argument("-ns", "--nsamples", type=int, metavar="N", help="videos (default: all, at most 2048)")
-    parser.add_argument(
-        "-c3d",
-        "--c3d",
-        metavar="FILE",
-        help="TorchScript C3D, a program that you trust, or random (default: the downloaded C3D if any, else random)",
-    )
-    parser.add_argument("--splits", type=int, default=SPLITS, metavar="N", help=f"parts to average over ({SPLITS})")
-    parser.add_argument(
-        "--seed", type=int, default=42, metavar="N", help="seed of the choice and the order of videos (42)"
-    )
-    _add_common_flags(parser)
-    return parser
-
-
-# Commands
+SUITE = {"16": (16, 1), "128": (128, 1), "128 by 8": (16, 8)}
+NOT_SPECIFIED, NOT_RECORDED = "not specified", "not recorded"
 
 
 def _workers(options: argparse.Namespace) -> int:
     return options.workers or max((os.cpu_count() or 1) // world_size(), 1)
 
 
-def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
-    """Return the clips of dir1 for every measurement, by the measurement's name."""
+def _num_frames(*sides: ClipSelection) -> int:
+    """Return how many frames a clip has by default: as many as most videos of each folder allow, at most NUM_FRAMES."""
+    most = [median_low((length - 1) // side.stride + 1 for length in index_of(side).num_frames) for side in sides]
+    shorter = sides[most.index(min(most))].folder
+    number = min(NUM_FRAMES, *most)
+    print0(f"-n {number}: " + (f"what most videos of {shorter} have" if number < NUM_FRAMES else "the default"))
+    return number
+
+
+def _selections(options: argparse.Namespace, label: str) -> dict[str, tuple[ClipSelection, ClipSelection]]:
+    """Return the clips of both folders for every measurement, by the measurement's name."""
     protocol = PROTOCOLS[options.protocol]
-    frames = (options.nframes, options.nsamples, options.resolution, options.frame_stride, options.real_stride)
+    frames = (options.nframes or 1, options.nsamples, options.resolution, options.frame_stride, options.real_stride)
     videos = (options.split, options.seed, protocol.random_start, protocol.max_videos)
-    selection = ClipSelection(options.dir1, *frames, *videos, layout=options.layout)
+    real = ClipSelection(options.dir1, *frames, *videos, layout=options.layout)
     if options.suite:
-        return {name: replace(selection, num_frames=n, frame_stride=stride) for name, (n, stride) in SUITE.items()}
-    name = f"FVD{options.nframes}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
-    return {name: selection}
+        chosen = {name: replace(real, num_frames=n, frame_stride=stride) for name, (n, stride) in SUITE.items()}
+    else:
+        number = options.nframes or _num_frames(real, real.generated(options.dir2))
+        name = f"{number}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
+        chosen = {name: replace(real, num_frames=number)}
+    return {f"{label}{name}": (each, each.generated(options.dir2)) for name, each in chosen.items()}
 
 
 def _found(*selections: ClipSelection) -> dict[str, FolderContents]:
@@ -193,7 +95,8 @@ def _found(*selections: ClipSelection) -> dict[str, FolderContents]:
     return contents
 
 
-def _choices(options: argparse.Namespace, detector: Detector, device: torch.device) -> dict[str, Any]:
+def _choices(options: argparse.Namespace, checkpoint: str, detector: Detector, device: torch.device) -> dict[str, Any]:
+    protocol = PROTOCOLS[options.protocol]
     list_name = options.split.rstrip("123")  # UCF-101's lists are train1, test1, ...
     return {
         "real": options.dir1,
@@ -201,8 +104,11 @@ def _choices(options: argparse.Namespace, detector: Detector, device: torch.devi
         "layout": options.layout,
         "real videos were": options.real or USE_OF_SPLIT.get(list_name, NOT_SPECIFIED),
         "generated": options.dir2,
+        "checkpoint": checkpoint,
         "first frames were": options.first_frames or NOT_SPECIFIED,
-        "protocol": options.protocol,
+        "protocol": protocol.name,
+        "real clips begin": CLIP_STARTS[protocol.random_start],
+        "given first frame": GIVEN_FRAME,
         "seed": options.seed,
         "detector": identity_of(detector),
         **circumstances(device),
@@ -216,30 +122,12 @@ def _print(
         print(choices["detector"]["name"])
     printed = ("protocol", "split", "real videos were", "first frames were", "seed")
     print(", ".join(f"{key} {choices[key]}" for key in printed))
+    print(f"the given first frame of a generated video {choices['given first frame']}")
     if NOT_SPECIFIED in choices.values():
         print("record where the videos came from with --real and --first-frames: numbers cannot be compared without it")
     print(*table_of(measured, frames, metrics), sep="\n")
     for warning in warnings_of(measured, frames):
         print(f"warning: {warning}", file=sys.stderr)
-
-
-def _check_common_flags(options: argparse.Namespace) -> None:
-    """Raise ValueError, naming the flag, for invalid values."""
-    for name, value in vars(options).items():
-        if value == "" and name != "split":
-            raise ValueError(f"--{name} is empty: give a path, or leave it out")
-        least, most = RANGES.get(name, (1, LARGEST))
-        if type(value) is int and not least <= value <= most:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: give a number from {least} to {most}")
-
-
-def _check_fvd_flags(options: argparse.Namespace) -> None:
-    """Raise ValueError, naming the flag, for invalid values and for flags without effect."""
-    _check_common_flags(options)
-    if options.suite and (options.nframes != NUM_FRAMES or options.frame_stride != 1):
-        raise ValueError("-n and --frame-stride have no effect with --suite, which has its own")
-    if options.repeats != 1 and not {"fvd", "kvd"} & set(options.metrics):
-        raise ValueError("--repeats has no effect on PSNR and SSIM: add fvd or kvd to --metrics")
 
 
 def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
@@ -249,8 +137,10 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
         settings = MeasureSettings(
             detector, protocol, options.batch, _workers(options), device, progress=True, cache=options.cache
         )
-        pairs = {name: (real, real.generated(options.dir2)) for name, real in _selections(options).items()}
-        contents = _found(*min(pairs.values(), key=lambda pair: pair[0].length))
+        pairs = _selections(options, label_of(detector))
+        shortest = min(pairs.values(), key=lambda pair: pair[0].length)
+        contents = _found(*shortest)
+        checkpoint = checkpoint_of(index_of(shortest[1]).paths[0]) or NOT_RECORDED
         distances = bool({"fvd", "kvd"} & set(options.metrics))
         if distances:
             for pair in pairs.values():  # report videos that are too short for any measurement before the first one
@@ -265,8 +155,10 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             neighbours = bool(options.report) and not measured  # the page shows those of the first measurement
             measured[name] = fvd_of(*pair, settings, options.repeats, "kvd" in options.metrics, neighbours)
         if is_main():
-            choices = {**_choices(options, detector, device), "contents": contents}
+            choices = {**_choices(options, checkpoint, detector, device), "contents": contents}
             _print(measured, frames, options.metrics, choices)
+            if options.latex:
+                print(*latex_of(measured, choices["detector"]), sep="\n")
             write_results(options.json, options.report, measured, frames, choices)
 
 
@@ -293,7 +185,8 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         print(*text_of_vis(result), sep="\n")
         if result.num_samples < result.splits * result.num_classes:
             print(
-                f"warning: with {result.num_samples} videos in {result.splits} splits a score cannot exceed "
+                f"warning: with {count_of(result.num_samples, 'video')} in {count_of(result.splits, 'split')} a score "
+                "cannot exceed "
                 f"{result.num_samples / result.splits:g}, for any videos; use more videos or fewer --splits",
                 file=sys.stderr,
             )
@@ -304,17 +197,26 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
         write_results(options.json, None, {"VIS": result}, None, choices)
 
 
-def _run(check: Callable[..., None], worker: Callable[..., None], options: argparse.Namespace) -> None:
+def _run(
+    check: Callable[..., None],
+    worker: Callable[..., None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+) -> None:
+    options = parser.parse_args(argv)
+    typed = typed_flags(parser, argv)
     with exit_on_user_error():
-        check(options)
+        check(options, typed)
+        if not Path(options.dir2).exists():
+            raise FileNotFoundError(f"no such folder: {options.dir2} ({typed['dir2']})")
         launch(worker, (options,))
 
 
 def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
     """evaluate_FVD.py: print the distance between two folders with its settings; also under torchrun."""
-    _run(_check_fvd_flags, _evaluate_fvd, evaluate_parser().parse_args(argv))
+    _run(check_fvd_flags, _evaluate_fvd, evaluate_parser(), argv)
 
 
 def evaluate_vis_main(argv: Sequence[str] | None = None) -> None:
     """scripts/evaluate_VIS.py: print the inception score of a folder; also under torchrun."""
-    _run(_check_common_flags, _evaluate_vis, evaluate_vis_parser().parse_args(argv))
+    _run(check_common_flags, _evaluate_vis, evaluate_vis_parser(), argv)

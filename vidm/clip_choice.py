@@ -36,8 +36,9 @@ class ClipSelection:
     draws them. `split` is a subfolder or one of UCF-101's lists, `layout` one of vidm.layouts.LAYOUTS. The frames of a
     clip are frame_stride * real_stride apart: real_stride is for real videos, when the model was trained on every
     real_stride-th frame. A clip begins at the first frame or, with `random_start`, at one drawn by the seed. With a
-    `window`, only this range of each clip's frames is read. With a `resolution` (px), frames are cropped to the central
-    square and resized; None keeps them as stored.
+    `window`, only this range of each clip's frames is read. `others` more videos are added, if there
+    are so many. With a `resolution` (px), frames are cropped to the central square and resized; None keeps them as
+    stored.
     Raises ValueError, naming the field, for a count below 1 or too large.
     """
 
@@ -53,6 +54,7 @@ class ClipSelection:
     max_samples: int = 2048
     window: range | None = None
     layout: str = "auto"
+    others: int = 0
 
     def __post_init__(self) -> None:
         check_counts(most=LARGEST_SIDE, resolution=self.resolution)
@@ -107,7 +109,7 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     if wanted < 2:
         raise ValueError(f"{wanted} sample(s) were asked for; at least 2 are needed")
     draws = {i: _draw(selection.seed, index.paths[i].relative_to(index.root).as_posix()) for i in good}
-    chosen = sorted(sorted(good, key=lambda i: draws[i])[:wanted])
+    chosen = sorted(sorted(good, key=lambda i: draws[i])[: wanted + selection.others])
     paths, lengths = [index.paths[i] for i in chosen], [index.num_frames[i] for i in chosen]
     window = selection.window or range(selection.num_frames)
     starts = [window.start * selection.stride] * len(chosen)
@@ -117,13 +119,20 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     return Clips(index, len(window), selection.resolution, starts, selection.stride)
 
 
-def halves(clips: Clips, seed: int) -> tuple[list[int], list[int]]:
-    """Return two disjoint sets of positions in `clips`, of equal size, drawn by the seed; an odd clip is in neither."""
+def draw_order(clips: Clips, seed: int) -> list[int]:
+    """Return the places of chosen clips in the order in which the seed draws them."""
     root = clips.index.root
-    draws = [_draw(seed, f"half {path.relative_to(root).as_posix()}") for path in clips.index.paths]
-    order = sorted(range(len(clips)), key=lambda place: draws[place])
-    half = len(clips) // 2
-    return sorted(order[:half]), sorted(order[half : 2 * half])
+    draws = [_draw(seed, path.relative_to(root).as_posix()) for path in clips.index.paths]
+    return sorted(range(len(clips)), key=lambda place: draws[place])
+
+
+def taken(clips: Clips, places: Sequence[int]) -> Clips:
+    """Return the clips at some places."""
+    paths, lengths = [clips.index.paths[i] for i in places], [clips.index.num_frames[i] for i in places]
+    starts = [clips.starts[i] for i in places]
+    return Clips(
+        replace(clips.index, paths=paths, num_frames=lengths), clips.num_frames, clips.resolution, starts, clips.stride
+    )
 
 
 # What a folder contains

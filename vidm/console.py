@@ -8,8 +8,9 @@ import argparse
 import os
 import re
 import reprlib
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -26,6 +27,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def command_line() -> str:
+    """Return the command that started this program, as it can be typed again, for a record. Ours."""
+    return shlex.join(sys.argv)
 
 
 def short(value: object) -> str:
@@ -99,6 +105,12 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}\n")
+
+
+def typed_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> dict[str, str]:
+    """Return the flags in a command by the names of their values, as they were typed: {"resolution": "-r"}. Ours."""
+    words = (word.split("=", 1)[0] for word in (sys.argv[1:] if argv is None else argv))
+    return {parser._option_string_actions[word].dest: word for word in words if word in parser._option_string_actions}
 
 
 def given_path(text: str) -> Path:

@@ -44,7 +44,7 @@ C3D_NAME = "c3d_ucf101.pt"
 C3D_URL = "https://www.dropbox.com/s/jxpu7avzdc9n97q/c3d_ucf101.pt?dl=1"
 
 # detector(video, **switches) -> (B, d), where a protocol prepares `video` from uint8 (B, 3, T, H, W). It may have a
-# `name` to print with its numbers, and a `sha256` that identifies its features in a cache.
+# `name` and a `label` to print with its numbers, and a `sha256` that identifies its features in a cache.
 Detector = Callable[..., Tensor]
 
 
@@ -114,13 +114,13 @@ def _print_once(line: str) -> None:
 class _TorchScript:
     """A network from a file, called with the protocol's switches; `needs` says in errors how many frames it needs."""
 
+    label = "FVD"
+
     def __init__(self, path: Path, url: str, name: str, needs: str, device: torch.device | str) -> None:
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give a file in it")
         if not path.exists():
-            raise FileNotFoundError(
-                f"no such file: {path}; download it from {url} to that path, or use the random detector"
-            )
+            raise FileNotFoundError(f"no such file: {path}: check the path, or use the random detector")
         self.sha256 = sha256_of([path])
         if wrong := wrong_download(path):
             raise ValueError(f"{path} {wrong} (from {url})")
@@ -165,6 +165,9 @@ class _RandomNetwork:
     CHANGE_GAIN = 4.0
     # With this gain, two sets of similar videos have a distance of about 0.5, videos and noise one of some hundreds.
     FEATURE_GAIN = 4.0
+    NUM_FEATURES = 128
+
+    label = "random Frechet"
 
     def __init__(self, device: torch.device | str) -> None:
         self.name = "random-feature Frechet distance: not an FVD, not comparable with published numbers"
@@ -180,7 +183,7 @@ class _RandomNetwork:
         self.sha256 = hashlib.sha256(b"".join(content)).hexdigest()
 
     def _features(self, clip: Tensor) -> Tensor:
-        """Return the features (128,) of a clip, float (3, T, H, W) in [-1, 1] or [0, 1]."""
+        """Return the features (NUM_FEATURES,) of a clip, float (3, T, H, W) in [-1, 1] or [0, 1]."""
         frames = clip.transpose(0, 1)
         frames = F.interpolate(frames, size=(self.SIZE, self.SIZE), mode="bilinear", antialias=True)
         x = torch.cat([frames[:-1], self.CHANGE_GAIN * frames.diff(dim=0)], dim=1).transpose(0, 1)[None]
@@ -220,6 +223,9 @@ def _downloaded(name: str, flag: str) -> Path | None:
     return None
 
 
+NUM_RANDOM_FEATURES = _RandomNetwork.NUM_FEATURES
+
+
 def load_detector(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
     """Load the detector of a TorchScript I3D file, or create the random one, on the device.
 
@@ -250,6 +256,11 @@ def load_classifier(path: Path | str | None = None, device: torch.device | str =
 def name_of(detector: Detector) -> str:
     """Return the name to print with a detector's numbers: its `name`, else that of its class."""
     return getattr(detector, "name", type(detector).__name__)
+
+
+def label_of(detector: Detector) -> str:
+    """Return what a distance in a detector's features is called in tables and records: FVD only with an I3D. Ours."""
+    return getattr(detector, "label", "Frechet")
 
 
 def identity_of(detector: Detector) -> dict[str, str | None]:

@@ -1,6 +1,6 @@
 """Format measurements as a table for the terminal, a JSON record and an HTML page. Ours.
 
-    measured = {"FVD16": compute_fvd(real, generated, detector, 16, neighbours=True)}
+    measured = {f"{label_of(detector)}16": compute_fvd(real, generated, detector, 16, neighbours=True)}
     choices = {"real": real, "generated": generated, **circumstances("cpu")}
     print(*table_of(measured, None), sep="\n")
     write_json("fvd.json", record_of(measured, None, choices))
@@ -22,19 +22,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidm.console import command_line
 from vidm.datasets import fit_square, window_length
 from vidm.files import append, atomic_write, target_of
+from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
 from vidm.metrics import FVDResult, VISResult
 from vidm.packs import read_frames
-from vidm.report import Distance, Report, VideoRow, write_report
+from vidm.report import Distance, Report, VideoRow, decimal, write_report
 from vidm.runtime import provenance
 from vidm.video_io import write_video
 
 SHOWN = 4
 FPS = 8
 LIBRARIES = ("python", "vidm", "torch", "numpy", "av", "pillow")
-FLOOR = "floor: real against other real videos"
+LATEX_COLUMNS = (
+    *("metric", "protocol", "N real", "N generated", "frames", "stride", "resolution", "repeats", "detector", "value"),
+)
+# What a measurement does with the first frame of generated videos, if it was given. Published distances include it.
+GIVEN_FRAME = "counts in distances, not in PSNR and SSIM"
+CLIP_STARTS = {False: "at the first frame", True: "at a frame drawn by the seed"}
 
 Measured = Mapping[str, FVDResult]
 
@@ -46,25 +53,90 @@ def _number(value: float | None) -> str:
 def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> list[str]:
     """Return lines for a terminal: every number with its deviation over repeats, its floor and its clips.
 
-    `metrics` names the frame metrics to print.
+    A floor is next to the distance that it is compared with. `metrics` names the frame metrics to print.
     """
-    lines = [f"{'':<14}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
+    rows: list[tuple[str, tuple[float | None, ...], str]] = []
     for name, result in measured.items():
         real, made = result.num_samples
         height, width = result.size
         stride = f" at stride {result.frame_strides[1]}" if result.frame_strides[1] > 1 else ""
-        clips = f"{real} against {made} videos, {result.num_frames} frames{stride}, {width} x {height}"
-        numbers = "".join(f"{_number(value):>12}" for value in (result.value, result.deviation, result.floor))
-        lines.append(f"{name:<14}{numbers}   {clips}")
+        clips = f"{real} real and {made} generated videos, {result.num_frames} frames{stride}, {width} x {height}"
+        floor = result.floor if _is_whole(result) else None
+        rows.append((name, (result.value, result.deviation, floor), "; ".join(filter(None, [mark_of(result), clips]))))
+        if result.matched_samples and not _is_whole(result):
+            clips = "{} real videos against {} generated or other real ones".format(*result.matched_samples)
+            rows.append((f"{name} matched", (result.matched, None, result.floor), clips))
         if result.kernel is not None:
-            kernels = "".join(f"{_number(value):>12}" for value in (result.kernel, result.kernel_deviation, None))
-            lines.append(f"{name + ' kernel':<14}{kernels}   in the same features")
+            rows.append((f"{name} kernel", (result.kernel, result.kernel_deviation, None), "in the same features"))
     for name, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM")):
         if frames and name in metrics:
-            lines.append(
-                f"{label:<14}{_number(getattr(frames, name)):>12}{'':>27}{frames.num_pairs} pairs {frames.pairing}"
-            )
+            rows.append((label, (getattr(frames, name), None, None), _pairs(frames)))
+    width = max((len(name) for name, _, _ in rows), default=0)
+    lines = [f"{'':<{width}}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
+    for name, values, clips in rows:
+        lines.append(f"{name:<{width}}{''.join(f'{_number(value):>12}' for value in values)}   {clips}")
     return lines
+
+
+def latex_of(measured: Measured, detector: Mapping[str, str | None]) -> list[str]:
+    """Return rows of a LaTeX table, one per distance, with what a reader needs to compare it; comments name the rest.
+
+    `detector` is its identity_of; the row has the first 12 digits of its sha256.
+    """
+    lines = [f"% {' & '.join(LATEX_COLUMNS)} \\\\"]
+    for name, result in measured.items():
+        height, width = result.size
+        stride = " / ".join(str(stride) for stride in dict.fromkeys(result.frame_strides))
+        digest = (detector["sha256"] or "unknown")[:12]
+        how = (result.protocol, *result.num_samples, result.num_frames, stride, f"${width} \\times {height}$")
+        common = " & ".join(map(str, (*how, len(result.values), f"\\texttt{{{digest}}}"))).replace("_", r"\_")
+        kernels = (f"{name} kernel", result.kernel, result.kernel_deviation)
+        for metric, value, deviation in ((name, result.value, result.deviation), kernels):
+            if value is not None:
+                spread = "" if deviation is None else f" \\pm {deviation:.4g}"
+                lines.append(f"{metric} & {common} & ${value:.4g}{spread}$ \\\\")
+        if result.says_nothing:
+            lines.append(f"% {mark_of(result)} ({result.says_nothing})")
+    return lines
+
+
+def _is_whole(result: FVDResult) -> bool:
+    """Return whether the floor is that of the distance itself, and not of fewer videos."""
+    return result.matched == result.value
+
+
+def mark_of(result: FVDResult) -> str:
+    """Return "says nothing" with the number of videos that would say something; "" for a number that does. Ours."""
+    return f"says nothing: {result.needed} videos needed" if result.says_nothing else ""
+
+
+def distances_of(result: FVDResult, name: str = "") -> list[Distance]:
+    """Return the lines of a page's table: the distance, that of fewer videos which its floor is of, and the floor.
+
+    Only a distance that says something is shown as a multiple of its floor. Ours.
+    """
+    prefix, mark = f"{name}: " if name else "", mark_of(result)
+    real, made = result.num_samples
+    times = f"{decimal(result.value / result.floor, 2)} \N{MULTIPLICATION SIGN}" if result.floor else ""
+    whole = _is_whole(result)
+    label = f"{prefix}{made} generated against {real} real videos"
+    lines = [Distance(label, result.value, note=mark or (times if whole else ""))]
+    if result.matched is None or result.floor is None or result.matched_samples is None:
+        return lines
+    reference, count = result.matched_samples
+    if not whole:
+        times = f"{decimal(result.matched / result.floor, 2)} \N{MULTIPLICATION SIGN}" if result.floor else ""
+        label = f"{prefix}{count} generated against {reference} real videos"
+        lines.append(Distance(label, result.matched, note=mark or times))
+    label = f"{prefix}floor: {count} other real against the same {reference} real videos"
+    return [*lines, Distance(label, result.floor, floor=True)]
+
+
+def _pairs(frames: FrameMetrics) -> str:
+    """Describe the pairs and frames of PSNR and SSIM."""
+    last = len(frames.psnr_by_frame) - 1
+    which = f"frames 1 to {last}" if last > 1 else f"frame {last}"
+    return f"{count_of(frames.num_pairs, 'pair')} {frames.pairing}, {which}"
 
 
 def text_of_vis(result: VISResult) -> list[str]:
@@ -72,8 +144,9 @@ def text_of_vis(result: VISResult) -> list[str]:
     height, width = result.size
     return [
         f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}",
-        f"{result.num_samples} videos, their first {result.num_frames} frames at {width} x {height}, "
-        f"{result.num_classes} classes, {result.splits} splits, seed {result.seed}, {len(result.skipped)} skipped",
+        f"{count_of(result.num_samples, 'video')}, the first {count_of(result.num_frames, 'frame')} at {width} x "
+        f"{height}, {result.num_classes} classes, {count_of(result.splits, 'split')}, "
+        f"seed {result.seed}, {len(result.skipped)} skipped",
     ]
 
 
@@ -84,10 +157,10 @@ def warnings_of(measured: Measured, frames: FrameMetrics | None) -> list[str]:
 
 
 def circumstances(device: torch.device | str) -> dict[str, Any]:
-    """Return the date, the versions of the libraries and the machine, for a record."""
+    """Return the date, the command, the versions of the libraries and the machine, for a record."""
     found = provenance(LIBRARIES, device)
     machine = {"system": platform.platform(), "cores": os.cpu_count(), "device": found["device"]}
-    return {"date": found["date"], "versions": found["versions"], "machine": machine}
+    return {"date": found["date"], "command": command_line(), "versions": found["versions"], "machine": machine}
 
 
 def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +169,9 @@ def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices:
         contents = {folder: contents._asdict() for folder, contents in choices["contents"].items()}
         choices = {**choices, "contents": contents}
     results = {name: asdict(result) | {"deviation": result.deviation} for name, result in measured.items()}
+    for name, result in measured.items():
+        if isinstance(result, FVDResult):
+            results[name] |= {"says_nothing": result.says_nothing, "needed": result.needed}
     return {**choices, "results": results} | ({"frame_metrics": asdict(frames)} if frames else {})
 
 
@@ -125,16 +201,6 @@ def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
     return rows
 
 
-def _distances(measured: Measured) -> list[Distance]:
-    """Return the lines of the table of distances; floors are marked only if there is a single measurement."""
-    lines = []
-    for name, result in measured.items():
-        if result.floor is not None:
-            lines.append(Distance(f"{name}, {FLOOR}", result.floor, floor=len(measured) == 1))
-        lines.append(Distance(f"{name}, generated against real videos", result.value))
-    return lines
-
-
 def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, choice in choices.items():
@@ -146,8 +212,9 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
             flat[name] = choice
     for name, result in measured.items():
         real, made = result.num_samples
-        flat[name] = f"{real} against {made} videos, {result.num_frames} frames, strides {result.frame_strides}, " + (
-            f"values {', '.join(map(_number, result.values))}, kernel distance {_number(result.kernel)}, "
+        flat[name] = f"{real} real and {made} generated videos, {count_of(result.num_frames, 'frame')}, strides " + (
+            f"{result.frame_strides}, values {', '.join(map(_number, result.values))}, kernel distance "
+            f"{_number(result.kernel)}, "
             f"{result.feature_dim} features, {len(result.skipped)} skipped"
         )
     return flat
@@ -156,14 +223,17 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
 def write_evaluation_report(
     path: str | Path, measured: Measured, frames: FrameMetrics | None, choices: Mapping[str, Any]
 ) -> None:
-    """Write the page with numbers, floors, best and worst videos next to the nearest real ones, curves and choices.
+    """Write the page with numbers, floors, curves, best and worst videos next to the nearest real ones, and choices.
 
     The videos are those of the first measurement, if it was made with neighbours=True.
     """
     first = next(iter(measured.values()), None)
     curves: dict[str, Sequence[float]] = {}
-    if frames:
-        curves = {"PSNR by frame, dB": frames.psnr_by_frame, "SSIM by frame": frames.ssim_by_frame}
+    if frames:  # without frame 0, which is given
+        by_frame = [each[1:] or each for each in (frames.psnr_by_frame, frames.ssim_by_frame)]
+        labels = f"PSNR by frame, dB; mean {frames.psnr:.4g}", f"SSIM by frame; mean {frames.ssim:.4g}"
+        curves = {f"{label}; {_pairs(frames)}": each for label, each in zip(labels, by_frame, strict=True)}
+    last = len(frames.psnr_by_frame) - 1 if frames else 0
     with TemporaryDirectory() as folder:
         report = Report(
             title="Evaluation",
@@ -172,10 +242,11 @@ def write_evaluation_report(
             columns=["generated", "nearest real video"],
             rows=_rows(first, Path(folder)) if first else [],
             distance_name=first.name if first else "",
-            distances=_distances(measured),
+            distances=[line for name, result in measured.items() for line in distances_of(result, name)],
             notes=warnings_of(measured, frames),
             settings=_settings(choices, measured),
             curves=curves,
+            x_ranges=dict.fromkeys(curves, (min(1, last), last)),
         )
         write_report(path, report)
 

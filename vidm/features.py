@@ -13,7 +13,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidm.clip_choice import ClipSelection, check_counts, choose_clips
+from vidm.clip_choice import ClipSelection, check_counts, choose_clips, taken
 from vidm.content_keys import ContentKeys
 from vidm.datasets import Clips
 from vidm.detectors import Detector, Protocol, features_of, identity_of, name_of
@@ -56,14 +56,18 @@ class Features:
         """The (height, width) of the clips."""
         return self.table.size_of(self.keys[0]) or (0, 0)
 
-    def blocks(self, places: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-        """Yield blocks of rows, float64 (256, d), of the clips at some places, or of all."""
-        return self.table.blocks(self.keys if places is None else [self.keys[place] for place in places])
+    def at(self, places: Sequence[int]) -> "Features":
+        """Return the features of the clips at some places."""
+        return replace(self, clips=taken(self.clips, places), keys=[self.keys[place] for place in places])
 
-    def stats(self, places: Sequence[int] | None = None) -> FeatureStats:
-        """Return the mean and covariance of the rows at some places, or of all."""
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield blocks of rows, float64 (256, d)."""
+        return self.table.blocks(self.keys)
+
+    def stats(self) -> FeatureStats:
+        """Return the mean and covariance of the rows."""
         stats = FeatureStats()
-        for block in self.blocks(places):
+        for block in self.blocks():
             stats.update(block)
         return stats
 

@@ -19,34 +19,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
-from vidm.clip_choice import ClipSelection, check_counts, halves, warn_of_kinds
+from vidm.clip_choice import ClipSelection, check_counts, draw_order, warn_of_kinds
 from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, name_of
 from vidm.distributed import is_main, on_main
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
+from vidm.floor import Matched, doubts, matched_distances
 from vidm.frechet import frechet_of, inception_score, kernel_distance
+from vidm.neighbours import Neighbour, nearest_real
 
-# With fewer samples per dimension, a covariance is mostly noise.
-SAMPLES_PER_DIMENSION = 4
 SPLITS = 10
 
 Skipped = tuple[tuple[Path, str], ...]
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A generated video, the real one with the nearest features, and the distance of the two.
-
-    `start` is the first frame of the real video's clip.
-    """
-
-    path: Path
-    nearest: Path
-    start: int
-    distance: float
 
 
 @dataclass(frozen=True)
@@ -54,17 +40,21 @@ class FVDResult:
     """A distance and everything that it depends on.
 
     `values` are the distances of all repeats and `value` is their mean; `kernel_values` and `kernel` are the same for
-    the kernel distance, empty and None unless requested. `floor` is the distance between two disjoint halves of the
-    real videos; None for fewer than 4 videos. `num_samples` counts each folder's videos, `size` is the (height, width)
-    of their clips, `skipped` has (path, reason), `warnings` say why the number may be misleading. `neighbours` are
-    those of the first repeat, the nearest first; empty unless requested.
+    the kernel distance, empty and None unless requested. `floor` is the distance of other real videos to real ones, and
+    `matched` that of as many generated videos to the same real ones: compare these two. `matched_samples` counts both
+    sides of them; all three are None for fewer than 4 real videos. `matched` is `value` if the data allow, else it is
+    of fewer videos. `num_samples` counts each folder's videos, `size` is the (height, width) of their clips, `skipped`
+    has (path, reason), `warnings` say why the number may be misleading. `neighbours` are those of the first repeat, the
+    nearest first; empty unless requested.
     """
 
     value: float
     values: tuple[float, ...]
     kernel: float | None
     kernel_values: tuple[float, ...]
+    matched: float | None
     floor: float | None
+    matched_samples: tuple[int, int] | None
     name: str
     protocol: str
     num_samples: tuple[int, int]
@@ -87,6 +77,20 @@ class FVDResult:
     def kernel_deviation(self) -> float | None:
         """The standard deviation of `kernel_values`."""
         return stdev(self.kernel_values) if len(self.kernel_values) > 1 else None
+
+    @property
+    def says_nothing(self) -> str:
+        """Why the number says nothing: too few videos for the features, or not above its floor; "" if it does."""
+        return " and ".join(self._doubts[0])
+
+    @property
+    def needed(self) -> int:
+        """How many videos of each folder would say something; 0 if these do."""
+        return self._doubts[1]
+
+    @property
+    def _doubts(self) -> tuple[list[str], int]:
+        return doubts(min(self.num_samples), self.feature_dim, self.matched, self.floor)
 
 
 @dataclass(frozen=True)
@@ -118,62 +122,41 @@ def _report_skipped(sides: Sequence[Features]) -> Skipped:
     return tuple(item for side in sides for item in side.clips.index.skipped)
 
 
-def nearest_real(real: Features, made: Features) -> tuple[Neighbour, ...]:
-    """Return each generated clip's nearest real clip, by Euclidean distance of features; the nearest pair first. Ours.
-
-    Rows are compared block by block, so memory does not grow with the number of videos.
-    """
-    found: list[Neighbour] = []
-    real_paths, made_paths = real.clips.index.paths, made.clips.index.paths
-    for block in made.blocks():
-        distances = np.full(len(block), np.inf)
-        places = np.zeros(len(block), dtype=int)
-        seen = 0
-        for others in real.blocks():
-            gaps = cdist(block, others)
-            closer = gaps.min(axis=1) < distances
-            places = np.where(closer, seen + gaps.argmin(axis=1), places)
-            distances = np.minimum(distances, gaps.min(axis=1))
-            seen += len(others)
-        for path, place, distance in zip(made_paths[len(found) :], places, distances, strict=False):
-            found.append(Neighbour(path, real_paths[place], real.clips.starts[place], float(distance)))
-    return tuple(sorted(found, key=lambda neighbour: neighbour.distance))
-
-
 class _Numbers(NamedTuple):
     """The results of one draw of clips."""
 
     value: float
     kernel: float | None
-    floor: float | None
+    matched: Matched | None
     neighbours: tuple[Neighbour, ...]
     feature_dim: int
     size: tuple[int, int]
 
 
-def _numbers(real: Features, made: Features, ddof: int, seed: int, kernel: bool, neighbours: bool) -> _Numbers:
+def _numbers(
+    real: Features, drawn: Features, made: Features, ddof: int, seed: int, kernel: bool, neighbours: bool
+) -> _Numbers:
+    """`drawn` are the real videos of the distance, and `real` also has others for its floor."""
     if real.size != made.size:
         sizes = [f"{f.size[1]} x {f.size[0]} in {f.clips.index.root}" for f in (real, made)]
         raise ValueError(f"videos are {' and '.join(sizes)}; give a resolution (-r) to bring all to one size")
-    all_real = real.stats()
-    half1, half2 = (real.stats(half) for half in halves(real.clips, seed))
+    stats = drawn.stats()
     return _Numbers(
-        value=frechet_of(all_real, made.stats(), ddof),
-        kernel=kernel_distance(real.rows(), made.rows()) if kernel else None,
-        floor=frechet_of(half1, half2, ddof) if half1.count > 1 else None,
-        neighbours=nearest_real(real, made) if neighbours else (),
-        feature_dim=len(all_real.mean()),
+        value=frechet_of(stats, made.stats(), ddof),
+        kernel=kernel_distance(drawn.rows(), made.rows()) if kernel else None,
+        matched=matched_distances(real, made, len(drawn.keys), seed, ddof),
+        neighbours=nearest_real(drawn, made) if neighbours else (),
+        feature_dim=len(stats.mean()),
         size=real.size,
     )
 
 
-def _warnings(real: ClipSelection, made: ClipSelection, num_samples: int, feature_dim: int) -> list[str]:
+def _warnings(real: ClipSelection, made: ClipSelection, result: FVDResult) -> list[str]:
     warnings = []
-    enough = SAMPLES_PER_DIMENSION * feature_dim
-    if num_samples < enough:
+    if result.says_nothing:
         warnings.append(
-            f"{num_samples} videos are few for {feature_dim} features: the distance is overestimated, more so with "
-            f"fewer videos; use {enough} or more, or compare only numbers from the same number of videos"
+            f"the distance says nothing ({result.says_nothing}): use {result.needed} videos of each folder or more; "
+            "with fewer, compare it only with others of the same numbers of videos"
         )
     if Path(real.folder, real.split).resolve() == Path(made.folder).resolve():
         warnings.append(f"both folders are {made.folder}: the real videos are compared with themselves")
@@ -194,27 +177,30 @@ def fvd_of(
     clips = []
     with closing(FeatureTable(settings.cache)) as table:
         for seed in range(real.seed, real.seed + repeats):
-            sides = [measure(replace(selection, seed=seed), settings, table) for selection in (real, made)]
+            made_side = measure(replace(made, seed=seed), settings, table)
+            real_side = measure(replace(real, seed=seed, others=len(made_side.keys)), settings, table)
+            drawn = real_side.at(sorted(draw_order(real_side.clips, seed)[: real.num_samples or real.max_samples]))
+            sides = [drawn, made_side]
             first = neighbours and not draws
-            numbers = partial(_numbers, sides[0], sides[1], settings.protocol.ddof, seed, kernel, first)
-            draws.append(on_main(numbers, _Numbers, Neighbour))
+            numbers = partial(_numbers, real_side, drawn, made_side, settings.protocol.ddof, seed, kernel, first)
+            draws.append(on_main(numbers, _Numbers, Matched, Neighbour))
             clips.append([(side.clips.index.paths, side.clips.starts) for side in sides])
-    num_samples = (len(sides[0].keys), len(sides[1].keys))
-    warnings = _warnings(real, made, min(num_samples), draws[0].feature_dim)
-    warnings += warn_of_kinds(sides[0].clips.index, sides[1].clips.index)
+    warnings = warn_of_kinds(sides[0].clips.index, sides[1].clips.index)
     if repeats > 1 and all(chosen == clips[0] for chosen in clips):
         warnings.append("every repeat drew the same clips: all videos are used, and each has only one possible clip")
     kernels = tuple(draw.kernel for draw in draws if draw.kernel is not None)
-    floors = [draw.floor for draw in draws if draw.floor is not None]
-    return FVDResult(
+    matched = [draw.matched for draw in draws if draw.matched is not None]
+    result = FVDResult(
         value=mean(draw.value for draw in draws),
         values=tuple(draw.value for draw in draws),
         kernel=mean(kernels) if kernels else None,
         kernel_values=kernels,
-        floor=mean(floors) if floors else None,
+        matched=mean(each.value for each in matched) if matched else None,
+        floor=mean(each.floor for each in matched) if matched else None,
+        matched_samples=matched[0].num_samples if matched else None,
         name=name_of(settings.detector),
         protocol=settings.protocol.name,
-        num_samples=num_samples,
+        num_samples=(len(sides[0].keys), len(sides[1].keys)),
         feature_dim=draws[0].feature_dim,
         num_frames=real.num_frames,
         frame_strides=(real.stride, made.stride),
@@ -225,6 +211,7 @@ def fvd_of(
         warnings=tuple(warnings),
         neighbours=draws[0].neighbours,
     )
+    return replace(result, warnings=(*_warnings(real, made, result), *warnings))
 
 
 def compute_fvd(

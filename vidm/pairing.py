@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from vidm.console import short
 from vidm.files import can_be_path, read_json
 from vidm.frame_names import describe_gaps
 from vidm.layouts import ClipIndex, Skipped
@@ -61,6 +62,16 @@ def _record(video: Path) -> dict[str, str]:
     return {}
 
 
+def checkpoint_of(video: Path) -> str:
+    """Return the checkpoint that sampling recorded next to a video; "" without such a record. Ours."""
+    plain = _without_suffix(video)
+    with suppress(OSError, ValueError):
+        record = read_json(plain.with_name(f"{plain.name}.json"))
+        if isinstance(record, dict) and isinstance(record.get("checkpoint"), str):
+            return short(record["checkpoint"])
+    return ""
+
+
 def _first_frame(path: Path) -> str:
     try:
         return frame_sha256(read_frames(path, [0])[0])
@@ -100,6 +111,12 @@ def _by_first_frame(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
             where = f"{len(same)} videos of {real.root} begin" if same else f"no video of {real.root} begins"
             matches.append(f"{video}: {where} with its first frame, which is from {record['first_frame']}")
     return matches
+
+
+def continued_videos(real: ClipIndex, made: ClipIndex) -> dict[Path, Path]:
+    """Return the real video that each generated one continues, of those whose recorded first frame is known. Ours."""
+    matches = _by_first_frame(real, made) or []
+    return {path: real.paths[match] for path, match in zip(made.paths, matches, strict=False) if isinstance(match, int)}
 
 
 def _by_name(real: ClipIndex, made: ClipIndex, split: str) -> list[_Match] | None:

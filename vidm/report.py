@@ -51,11 +51,15 @@ class VideoRow:
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance and the two sets it compares. `floor` marks the distance between two sets of real videos."""
+    """A distance and the two sets it compares.
+
+    `floor` marks the distance between two sets of real videos. `note` says how to read the number, in a few words.
+    """
 
     label: str
     value: float
     floor: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,10 @@ class Report:
     title, intro: the heading and the text below it.
     columns, rows: the table of videos; each row has one file per column.
     distance_name, distances: the name of the distances (that of their detector), and the distances.
-    notes, settings: paragraphs and name-value pairs that say how the videos were made.
+    notes: paragraphs below the distances, or, without any, above the settings.
+    settings: name-value pairs that say how the videos were made.
     curves: a sequence of finite numbers for each label; at least one number each.
+    x_ranges: the x values of the first and the last number of a curve, by label; by default their indices.
     """
 
     title: str
@@ -78,6 +84,7 @@ class Report:
     notes: Sequence[str] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    x_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def _media(path: Path, label: str) -> str:
@@ -119,27 +126,24 @@ def _video_section(columns: Sequence[str], rows: Sequence[VideoRow]) -> str:
     )
 
 
-def _decimal(value: float, digits: int) -> str:
-    """Format `value` with that many significant digits and no exponent: 0.4669, 598.4."""
+def decimal(value: float, digits: int) -> str:
+    """Format `value` with that many significant digits and no exponent: 0.4669, 598.4. Ours."""
     return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
 
 
-def _distance_section(name: str, distances: Sequence[Distance]) -> str:
+def _distance_section(name: str, distances: Sequence[Distance], notes: Sequence[str]) -> str:
     largest = max(distance.value for distance in distances) or 1.0
-    floor = next((distance.value for distance in distances if distance.floor), None)
     head = '<th scope="col">between</th><th scope="col" class="number">distance</th>'
-    note = ""
-    if floor:
-        head += '<th scope="col" class="number">times the floor</th>'
-        note = (
-            '<p class="muted">The floor is the distance between two sets of real videos. A perfect model reaches it; '
-            "a smaller distance is chance.</p>\n"
-        )
+    with_notes = any(distance.note for distance in distances)
+    if with_notes:
+        head += '<th scope="col" class="number">compared with the floor</th>'
+    if any(distance.floor for distance in distances):
+        notes = ["The floor is what real videos measure in place of the generated ones.", *notes]
     lines = []
     for distance in distances:
-        cells = f'<th scope="row">{escape(distance.label)}</th><td class="number">{_decimal(distance.value, 4)}</td>'
-        if floor:
-            cells += f'<td class="number">{_decimal(distance.value / floor, 2)} &times;</td>'
+        cells = f'<th scope="row">{escape(distance.label)}</th><td class="number">{decimal(distance.value, 4)}</td>'
+        if with_notes:
+            cells += f'<td class="number">{escape(distance.note)}</td>'
         bar = f'<div style="--share: {100 * distance.value / largest:.2f}%"></div>'
         kind = ' class="floor"' if distance.floor else ""
         lines.append(f'<tr{kind}>{cells}<td class="bar" aria-hidden="true">{bar}</td></tr>')
@@ -149,7 +153,9 @@ def _distance_section(name: str, distances: Sequence[Distance]) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-labelledby="distances">\n<table>\n'
         f'<thead><tr>{head}<td class="bar"></td></tr></thead>\n<tbody>\n'
         + "\n".join(lines)
-        + f"\n</tbody>\n</table>\n</div>\n{note}</section>"
+        + "\n</tbody>\n</table>\n</div>\n"
+        + "".join(f'<p class="muted">{escape(note)}</p>\n' for note in notes)
+        + "</section>"
     )
 
 
@@ -203,8 +209,11 @@ def svg_file(values: Sequence[float], label: str, x_range: tuple[int, int] | Non
     )
 
 
-def _curve_section(curves: Mapping[str, Sequence[float]]) -> str:
-    charts = "".join(f"<p>{escape(label)}</p>\n{line_chart(values, label)}\n" for label, values in curves.items())
+def _curve_section(curves: Mapping[str, Sequence[float]], x_ranges: Mapping[str, tuple[int, int]]) -> str:
+    charts = "".join(
+        f"<p>{escape(label)}</p>\n{line_chart(values, label, x_ranges.get(label))}\n"
+        for label, values in curves.items()
+    )
     return f'<section aria-labelledby="curves">\n<h2 id="curves">Over time</h2>\n{charts}</section>'
 
 
@@ -224,14 +233,15 @@ def write_report(path: str | Path, report: Report) -> None:
     another type or a row without exactly one file per column. Ours.
     """
     sections = []
+    if report.distances:
+        sections.append(_distance_section(report.distance_name, report.distances, report.notes))
+    if report.curves:
+        sections.append(_curve_section(report.curves, report.x_ranges))
     if report.rows:
         sections.append(_video_section(report.columns, report.rows))
-    if report.distances:
-        sections.append(_distance_section(report.distance_name, report.distances))
-    if report.curves:
-        sections.append(_curve_section(report.curves))
-    if report.notes or report.settings:
-        sections.append(_settings_section(report.notes, report.settings))
+    notes = () if report.distances else report.notes
+    if notes or report.settings:
+        sections.append(_settings_section(notes, report.settings))
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(report.title), intro=escape(report.intro), sections="\n".join(sections)
     )

@@ -12,14 +12,17 @@ from PIL import Image
 
 from vidm.config import SampleConfig
 from vidm.datasets import fit_square
-from vidm.detectors import STYLEGAN_V, load_detector
+from vidm.detectors import NUM_RANDOM_FEATURES, STYLEGAN_V, load_detector
 from vidm.distributed import is_main, print0
+from vidm.evaluation import CLIP_STARTS, GIVEN_FRAME, circumstances, distances_of
 from vidm.files import can_be_path, read_json
+from vidm.floor import enough_for
+from vidm.folder_walk import count_of
 from vidm.frame_metrics import drift
 from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.packs import probe, read_frames
-from vidm.report import Distance, Report, VideoRow, write_report
+from vidm.report import Report, VideoRow, write_report
 from vidm.sampling import is_image, video_path
 from vidm.video_io import read_video, write_video
 
@@ -101,12 +104,30 @@ def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -
     return shortest if paths and shortest > 1 else 0
 
 
+def _protocol_of(result: FVDResult) -> dict[str, str]:
+    """Say how the page's distance was measured, and how evaluate_FVD.py measures."""
+    real, made = result.num_samples
+    return {
+        "distance": f"{real} real and {made} generated videos, the first {count_of(result.num_frames, 'frame')}; "
+        f"protocol {result.protocol}; evaluate_FVD.py uses all real videos unless -ns says otherwise, and its default "
+        f"protocol begins real clips {CLIP_STARTS[STYLEGAN_V.random_start]}",
+        "given first frame": GIVEN_FRAME,
+    }
+
+
+def _origin(generator: Generator) -> dict[str, str]:
+    found = circumstances(generator.device)
+    content = {"content checkpoint": str(generator.content_path)} if generator.content_path else {}
+    return {"checkpoint": str(generator.path), **content, "date": found["date"], "command": found["command"]}
+
+
 def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
     """Write OUT/report.html for the samples in OUT. All processes call it; the main one writes.
 
     If the first frames come from real videos, each generated video is shown next to the real one. With two or more
-    videos, the page also shows the distance between equally many generated and real videos, with its floor, and the
-    drift, which is the distance within windows of frames. Both use as many frames as the shortest video has.
+    videos, the page also shows the distance between equally many generated and real videos, with its floor, and, with
+    enough videos for it, the drift, which is the distance within windows of frames. Both use as many frames as the
+    shortest video has.
     """
     records = _records(settings)
     real = _real_videos(settings, records)
@@ -126,25 +147,27 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
             "device": generator.device,
         }
         result = compute_fvd(*folders, detector, num_real, protocol=protocol, **common)
-        curve = drift(*folders, num_real, window, **common)
+        if num_samples >= enough_for(NUM_RANDOM_FEATURES):
+            curve = drift(*folders, num_real, window, **common)
     if not is_main():
         return
     with TemporaryDirectory() as folder:
         rows = _rows(generator, settings, records, num_real, Path(folder))
-        distances = []
-        if result:
-            if result.floor is not None:
-                distances.append(Distance("real against other real videos", result.floor, floor=True))
-            distances.append(Distance("generated against real videos", result.value))
+        used = {name: value for name, value in records[0]["settings"].items() if value not in (None, "")}
+        notes = list(result.warnings) if result else []
+        if result and not curve:
+            needed = enough_for(NUM_RANDOM_FEATURES)
+            notes.append(f"no curve of the drift: {count_of(num_samples, 'video')}, and it needs {needed}")
         report = Report(
             title="Generated videos",
-            intro=f"{len(records)} videos of {generator.num_frames(settings)} frames. {len(rows)} of them are shown.",
+            intro=f"{count_of(len(records), 'video')} of {count_of(generator.num_frames(settings), 'frame')}, "
+            f"{len(rows)} shown.",
             columns=["first frame", "generated", "ground truth"][: len(rows[0].media)],
             rows=rows,
             distance_name=result.name if result else "",
-            distances=distances,
-            notes=result.warnings if result else (),
-            settings={name: value for name, value in records[0]["settings"].items() if value not in (None, "")},
+            distances=distances_of(result) if result else (),
+            notes=notes,
+            settings={**_origin(generator), **(_protocol_of(result) if result else {}), **used},
             curves={f"distance within windows of {window} frames": curve} if curve else {},
         )
         write_report(Path(settings.out, "report.html"), report)

@@ -100,7 +100,8 @@ def verify(paths: Sequence[Path], num_frames: Sequence[int]) -> Damage:
     files = [(path, count) for path, count in zip(paths, num_frames, strict=True) if not pack_of(path)]
     damaged: Damage = []
     with ThreadPoolExecutor() as pool, tqdm(total=len(shards) + len(files), desc="verifying", delay=3) as bar:
-        for found in pool.map(lambda shard: _damage_of_shard(*shard), shards):
+        # What a second try does not show is not damaged.
+        for found in pool.map(lambda shard: _damage_of_shard(*shard) and _damage_of_shard(*shard), shards):
             damaged += found
             bar.update()
         reasons = pool.map(lambda file: damaged_clip(file[0], file[1], every_frame=True), files)

@@ -243,6 +243,8 @@ def test_a_list_is_read_only_where_lists_are_asked_for(data: Path) -> None:
         survey_clips(file, split="train")
     with pytest.raises(FileNotFoundError, match=r"no such file: .*sub/clips\.csv; --layout csv needs it"):
         survey_clips(data / "sub", layout="csv")
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*typo\.csv$"):
+        survey_clips(data / "typo.csv")
     (data / "folder.csv").mkdir()
     assert not is_list(data / "folder.csv")
 

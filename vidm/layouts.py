@@ -192,6 +192,8 @@ def _existing_folder(root: str | Path) -> Path:
         )
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a pipe or a device: give a folder of videos")
+    if is_list(root):
+        raise FileNotFoundError(f"no such file: {root}")
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(root)}")
     return root

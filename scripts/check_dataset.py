@@ -28,6 +28,7 @@ from vidm.files import atomic_write
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
 from vidm.packs import pack_of, probe, read_frames
 from vidm.runtime import exit_on_user_error
+from vidm.segments import whole_path
 from vidm.verify import damaged_clip, verify
 from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files
 
@@ -48,6 +49,7 @@ class Kind(NamedTuple):
 
 def codec_of(path: Path) -> str:
     """Return the codec of a container, else the file type."""
+    path = whole_path(path)
     if pack_of(path):
         return "in a pack"
     if path.is_dir():
@@ -139,11 +141,13 @@ def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
 def main() -> int:
     parser = CommandParser(description=__doc__.split("\n\n", 1)[1])
     parser.add_argument(
-        "data", type=given_path, metavar="DIR", help="folder of videos or of frame folders, at any depth"
+        "data", type=given_path, metavar="DIR", help="folder of videos or of frame folders, at any depth, or a csv list"
     )
     parser.add_argument("--min-frames", type=int, default=1, metavar="N", help="frames that a clip must have (1)")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the folder, as in training (auto)")
-    parser.add_argument("--split", default="", help="a subfolder or one of UCF-101's lists, as in training (all)")
+    parser.add_argument(
+        "--split", default="", help="a subfolder, or a split of UCF-101 or a csv list, as in training (all)"
+    )
     parser.add_argument(
         "--out",
         type=given_path,

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vidm.console import CommandParser, given_path
+from vidm.csv_list import is_list
 from vidm.datasets import fit_square
 from vidm.files import LARGEST, WriteError
 from vidm.images import LARGEST_SIDE
@@ -83,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for flag, value, most in (("--raw", options.raw, LARGEST_SIDE), ("--shard-size", options.shard_size, LARGEST)):
             if value is not None and not 1 <= value <= most:
                 raise ValueError(f"{flag} {value}: give 1 to {most}")
+        if options.layout == "csv" or is_list(options.data):
+            raise ValueError(
+                "a pack cannot be made from a csv list: pack the folder, and list paths in the pack in a csv file"
+            )
         with write_pack(options.out, options.shard_size << 20) as pack:
             index = index_clips(options.data, layout=options.layout)
             print(f"{options.data}: {index.found}")

@@ -652,6 +652,6 @@ def test_the_commands_in_the_datasets_document_parse() -> None:
     document = Path(__file__).parent.parent / "docs" / "datasets.md"
     name = "python diffusion_ddp_accum_constant_cu.py "
     commands = [line.strip() for line in document.read_text().splitlines() if name in line]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         parse_flags(command.removeprefix(name).split())

@@ -18,6 +18,7 @@ from vidm.files import LARGEST
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import is_pack, read_frames
+from vidm.segments import whole_path
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files
 
 
@@ -33,12 +34,12 @@ class ClipSelection:
     """The clips of a folder to measure: one clip of `num_frames` frames from each selected video.
 
     num_samples=None selects all videos that are long enough, but at most max_samples. If not all are selected, the seed
-    draws them. `split` is a subfolder or one of UCF-101's lists, `layout` one of vidm.layouts.LAYOUTS. The frames of a
-    clip are frame_stride * real_stride apart: real_stride is for real videos, when the model was trained on every
-    real_stride-th frame. A clip begins at the first frame or, with `random_start`, at one drawn by the seed. With a
-    `window`, only this range of each clip's frames is read. `others` more videos are added, if there
-    are so many. With a `resolution` (px), frames are cropped to the central square and resized; None keeps them as
-    stored.
+    draws them. `folder` may be a csv list. `split` is a subfolder, or one of UCF-101's lists or in a csv list; `layout`
+    is one of vidm.layouts.LAYOUTS. The frames of a clip are frame_stride * real_stride apart: real_stride is for real
+    videos, when the model was trained on every real_stride-th frame. A clip begins at the first frame or, with
+    `random_start`, at one drawn by the seed. With a `window`, only this range of each clip's frames is read. `others`
+    more videos are added, if there are so many. With a `resolution` (px), frames are cropped to the central square and
+    resized; None keeps them as stored.
     Raises ValueError, naming the field, for a count below 1 or too large.
     """
 
@@ -108,31 +109,26 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
         )
     if wanted < 2:
         raise ValueError(f"{wanted} sample(s) were asked for; at least 2 are needed")
-    draws = {i: _draw(selection.seed, index.paths[i].relative_to(index.root).as_posix()) for i in good}
+    draws = {i: _draw(selection.seed, index.name_of(index.paths[i]).as_posix()) for i in good}
     chosen = sorted(sorted(good, key=lambda i: draws[i])[: wanted + selection.others])
-    paths, lengths = [index.paths[i] for i in chosen], [index.num_frames[i] for i in chosen]
     window = selection.window or range(selection.num_frames)
     starts = [window.start * selection.stride] * len(chosen)
     if selection.random_start:
         starts = [starts[0] + int(draws[i][1] * (index.num_frames[i] - selection.length + 1)) for i in chosen]
-    index = replace(index, paths=paths, num_frames=lengths, skipped=[*index.skipped, *damaged])
+    index = replace(index.at(chosen), skipped=[*index.skipped, *damaged])
     return Clips(index, len(window), selection.resolution, starts, selection.stride)
 
 
 def draw_order(clips: Clips, seed: int) -> list[int]:
     """Return the places of chosen clips in the order in which the seed draws them."""
-    root = clips.index.root
-    draws = [_draw(seed, path.relative_to(root).as_posix()) for path in clips.index.paths]
+    draws = [_draw(seed, clips.index.name_of(path).as_posix()) for path in clips.index.paths]
     return sorted(range(len(clips)), key=lambda place: draws[place])
 
 
 def taken(clips: Clips, places: Sequence[int]) -> Clips:
     """Return the clips at some places."""
-    paths, lengths = [clips.index.paths[i] for i in places], [clips.index.num_frames[i] for i in places]
     starts = [clips.starts[i] for i in places]
-    return Clips(
-        replace(clips.index, paths=paths, num_frames=lengths), clips.num_frames, clips.resolution, starts, clips.stride
-    )
+    return Clips(clips.index.at(places), clips.num_frames, clips.resolution, starts, clips.stride)
 
 
 # What a folder contains
@@ -154,6 +150,7 @@ class FolderContents(NamedTuple):
 
 
 def _kind(path: Path) -> str:
+    path = whole_path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
         return path.suffix.lower()[1:]
     if path.is_dir() and not is_pack(path):

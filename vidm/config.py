@@ -79,14 +79,21 @@ class DiffusionConfig:
 class DataConfig:
     """The training data."""
 
-    data: str = setting("data/CLEVRER", "folder of videos or of frame folders, at any depth", "--data")
+    data: str = setting("data/CLEVRER", "folder of videos or of frame folders, at any depth, or a csv list", "--data")
     content_frames: str = setting(
         "first", "frames of a video that --generator content learns", "--content-frames", ("first", "all")
     )
     layout: str = setting(
-        "auto", "layout of the folder; auto detects it", "--layout", ("auto", "videos", "frames", "both", "ucf101")
+        "auto",
+        "layout of the folder; auto detects it, except for csv: a list, clips.csv in it",
+        "--layout",
+        ("auto", "videos", "frames", "both", "ucf101", "csv"),
     )
-    split: str = setting("", "part of the data: a subfolder such as train, or UCF-101's train1 .. test3", "--split")
+    split: str = setting(
+        "",
+        "part of the data: a subfolder such as train, UCF-101's train1 .. test3, or a split in a csv list",
+        "--split",
+    )
     test_split: str = setting("", "part of the data to hold out (default: some videos of --data)", "--test-split")
     held_out: int = setting(
         16, "videos held out for previews, losses and --eval-freq, at most a tenth of --data", "--held-out", least=0

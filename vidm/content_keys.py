@@ -13,6 +13,7 @@ from pathlib import Path
 from vidm.files import sha256_of
 from vidm.pack_index import Clip
 from vidm.packs import Pack, pack_of
+from vidm.segments import segment_of
 from vidm.video_io import frame_files
 
 BLOCK = 1 << 20  # bytes of a piece in memory
@@ -46,8 +47,11 @@ class ContentKeys:
         """Return a text that depends on the bytes from which frames of a clip are read, and on their format.
 
         These are all bytes of a video or a folder of frames; in a pack, those of the video or of the frames at these
-        indices. Raises VideoError if the pack does not have them or they do not match its checksums; OSError.
+        indices. The part of a video has the key of the whole, with its first frame. Raises VideoError if the pack does
+        not have them or they do not match its checksums; OSError.
         """
+        if segment := segment_of(path):
+            return f"{self.of(segment.path, segment.numbers(indices))} from {segment.start}"
         pack = pack_of(path)
         found = pack.find(path, indices) if pack else None
         if (path, found) not in self._known:

@@ -84,7 +84,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "Frechet video distance between the real videos (or frame folders, or packs) of one folder and the "
         "generated ones of another."
     )
-    parser.add_argument("-dir1", "--dir1", required=True, metavar="DIR", help="real videos")
+    parser.add_argument("-dir1", "--dir1", required=True, metavar="DIR", help="real videos (or a csv list)")
     parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
     parser.add_argument(
         "-n",
@@ -108,7 +108,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="multiply the stride of real videos by K, for a model trained with --frame-stride K (1)",
     )
-    parser.add_argument("--split", default="", metavar="NAME", help="split of dir1: a subfolder or UCF-101 list (all)")
+    parser.add_argument("--split", default="", metavar="NAME", help="split of dir1, as in training (all)")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of dir1, as in training (auto)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of videos and clips (0)")
     _add_protocol_flags(parser)

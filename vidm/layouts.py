@@ -3,15 +3,15 @@
 A clip is a video file or, in a folder without any video file, a folder that directly contains frames, at any depth. A
 flat folder, one folder per class, CLEVRER's train/video_00000-01000/video_00000.mp4 and the frame folders of Sky
 Time-lapse and TaiChi-HD are all recognized without a flag. So is a pack (vidm.packs), whose clips have the paths that
-they had in the packed folder. A split is a subfolder (train, val, test) or one of UCF-101's official lists.
+they had in the packed folder. A split is a subfolder (train, val, test) or one of UCF-101's official lists. A csv file
+(vidm.csv_list) lists videos or parts of them, with their classes and splits.
 
     index = index_clips("data/CLEVRER", min_frames=128, split="train")
     print(index.found, len(index.paths), index.skipped_message())
 """
 
-import os
-import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -19,19 +19,18 @@ from tarfile import is_tarfile
 from zipfile import is_zipfile
 
 from vidm.console import printable
+from vidm.csv_list import LIST_NAME, CutClip, is_list, list_clips
 from vidm.distributed import on_main
-from vidm.files import atomic_write, regular_file
+from vidm.files import atomic_write
 from vidm.folder_walk import Listing, Skipped, count_of, find_clips
 from vidm.packs import Pack, is_pack, list_pack, pack_of, probe
 from vidm.probe_cache import probe_all
-from vidm.video_io import VIDEO_SUFFIXES, VideoError, natural_key
+from vidm.ucf101 import UCF_LISTS, ucf_lists, ucf_split
+from vidm.video_io import VIDEO_SUFFIXES, VideoError
 
-LAYOUTS = ("auto", "videos", "frames", "both", "ucf101")
+LAYOUTS = ("auto", "videos", "frames", "both", "ucf101", "csv")
 SKIPPED_SHOWN = 10
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
-UCF_LISTS = "ucfTrainTestlist"
-MAX_LIST_BYTES = 1 << 22  # the longest of UCF-101's has about half a megabyte
-UCF_LIST = re.compile(r"(train|test)list0?([0-9]+)\.txt")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class ClipIndex:
 
     `skipped` contains (path, reason) of clips that are unreadable, too short or listed but missing; `bad` contains the
     same without those that are only too short. `longest` is the largest number of frames of any readable clip, `found`
-    a one-line description of the folder, and `passed_over` the part of it that says what is not used.
+    a one-line description of the folder, and `passed_over` the part of it that says what is not used. `classes[i]` is
+    the class of `paths[i]`; the list is empty if clips have none.
     """
 
     root: Path
@@ -51,6 +51,16 @@ class ClipIndex:
     longest: int = 0
     found: str = ""
     passed_over: str = ""
+    classes: list[str] = field(default_factory=list)
+
+    def at(self, places: Sequence[int]) -> "ClipIndex":
+        """Return the index of the clips at some places."""
+        paths, lengths = [self.paths[i] for i in places], [self.num_frames[i] for i in places]
+        return replace(self, paths=paths, num_frames=lengths, classes=[self.classes[i] for i in places if self.classes])
+
+    def name_of(self, path: Path) -> Path:
+        """Return a clip's path in the folder; a csv file may list others, which keep their paths."""
+        return path.relative_to(self.root) if path.is_relative_to(self.root) else path
 
     def skipped_message(self) -> str:
         """Return a line for each of the first ten skipped clips, then their number; empty if no clip was skipped."""
@@ -65,62 +75,6 @@ def _where_data_comes_from(root: Path) -> str:
         f"generate synthetic data with `python scripts/make_synthetic_dataset.py --out {quote(str(root))}`, "
         "or put the CLEVRER videos there: http://clevrer.csail.mit.edu"
     )
-
-
-# UCF-101's official splits
-
-
-def _ucf_lists(root: Path) -> dict[str, Path]:
-    """Return the official lists, next to the class folders or one level up: {"train1": .../trainlist01.txt, ...}."""
-    above = Path(os.path.abspath(root)).parent
-    for folder in (root / UCF_LISTS, root, above / UCF_LISTS, above):
-        names = sorted(os.listdir(folder)) if folder.is_dir() and os.access(folder, os.R_OK) else []
-        lists = {f"{m[1]}{m[2]}": folder / m[0] for m in map(UCF_LIST.fullmatch, names) if m}
-        if lists:
-            return lists
-    return {}
-
-
-def _class_and_name(path: Path) -> tuple[str, str]:
-    """Return the key that matches a clip to a line of a list, even if the video was converted to mp4 or frames."""
-    return path.parent.name, path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
-
-
-def _lines_of(path: Path) -> list[str]:
-    with regular_file(path).open("rb") as file:
-        data = file.read(MAX_LIST_BYTES + 1)
-    if len(data) > MAX_LIST_BYTES:
-        raise ValueError(f"{path} has more than {MAX_LIST_BYTES} bytes: it is not one of UCF-101's lists; remove it")
-    return data.decode("utf-8", "surrogateescape").splitlines()
-
-
-def _without_class(line: str) -> str:
-    """Return a line without the number of the class, with which those of a training list end."""
-    words = line.strip().rsplit(maxsplit=1)
-    return words[0] if len(words) == 2 and words[1].isascii() and words[1].isdigit() else line.strip()
-
-
-def _ucf_split(root: Path, split: str, lists: dict[str, Path]) -> Listing:
-    """List the clips that one of the official lists names; a listed clip that does not exist is bad."""
-    existing: dict[tuple[str, str], Path] = {}
-    everything = find_clips(root, "both")
-    for path in everything.clips:
-        existing.setdefault(_class_and_name(path), path)
-    classes = {name for name, _ in existing}
-    listed = [Path(line) for line in dict.fromkeys(map(_without_class, _lines_of(lists[split]))) if line]
-    clips = [existing[key] for key in map(_class_and_name, listed) if key in existing]
-    missing = [path for path in listed if _class_and_name(path) not in existing]
-    missing_classes = sorted({path.parent.name for path in missing} - classes)
-    bad = list(everything.bad)
-    for path in missing:
-        what = f"the folder of class {path.parent.name}" if path.parent.name in missing_classes else "the file"
-        bad.append((root / path, f"{root / path}: listed in {lists[split].name}, but {what} does not exist"))
-    used = {path.parent.name for path in clips}
-    found = f"UCF-101, {lists[split].name}: {len(clips)} of the {len(listed)} videos listed, {len(used)} classes"
-    if missing_classes:
-        found += f"; missing: {', '.join(missing_classes)}"
-    found += f"; passed over: {everything.passed_over}" if everything.passed_over else ""
-    return Listing(sorted(clips, key=natural_key), bad, found, everything.passed_over)
 
 
 # The layouts
@@ -143,19 +97,19 @@ def _list_clips(root: Path, layout: str, split: str) -> Listing:
         raise ValueError(f"--split {split}: it leads out of {root}; give the name of a folder in it")
     if is_pack(root):
         return _list_packed(root, layout, split)
-    lists = _ucf_lists(root)
+    lists = ucf_lists(root)
     is_folder = bool(split) and (root / split).is_dir()
     if layout == "ucf101" or (layout == "auto" and not is_folder and split in lists):
         if not lists:
             raise ValueError(f"{root}: no {UCF_LISTS}/trainlist01.txt in or next to it; get UCF-101's official lists")
         if split not in lists:
             raise ValueError(f"--split {split}: choose one of UCF-101's lists: {', '.join(lists)}")
-        return _ucf_split(root, split, lists)
+        return ucf_split(root, split, lists)
     if split and not is_folder:
         splits = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."] + list(lists)
         raise ValueError(f"--split {split}: {root} has no such folder or list; choose from {', '.join(splits[:10])}")
     folder = root / split
-    splits = [name for name in SPLIT_FOLDERS if (folder / name).is_dir()] + list(_ucf_lists(folder))
+    splits = [name for name in SPLIT_FOLDERS if (folder / name).is_dir()] + list(ucf_lists(folder))
     hint = f" (all of it is used; --split chooses from {', '.join(splits)})" if splits else ""
     listing = find_clips(folder, layout, hint)
     return listing._replace(found=f"{split}: {listing.found}") if split else listing
@@ -172,24 +126,51 @@ def _num_frames_or_reason(path: Path, pack: Pack | None = None) -> int | str:
 
 
 def _survey(root: Path, min_frames: int, layout: str, split: str, progress: bool) -> ClipIndex:
-    clips, bad, found, passed_over = _list_clips(root, layout, split)
+    if layout == "csv" or is_list(root):
+        return _survey_list(root, min_frames, layout, split, progress)
+    listing = _list_clips(root, layout, split)
     if pack := pack_of(root):  # its index has the lengths
-        lengths = [_num_frames_or_reason(path, pack) for path in clips]
+        lengths = [_num_frames_or_reason(path, pack) for path in listing.clips]
     else:
-        lengths = probe_all(root / split, clips, _num_frames_or_reason, progress)
-    skipped, bad = list(bad), list(bad)
-    paths, num_frames = [], []
-    for path, length in zip(clips, lengths, strict=True):
+        lengths = probe_all(root / split, listing.clips, _num_frames_or_reason, progress)
+    clips = [CutClip(path, length, "") for path, length in zip(listing.clips, lengths, strict=True)]
+    return _index_of(root, listing, clips, min_frames)
+
+
+def _index_of(root: Path, listing: Listing, clips: Sequence[CutClip], min_frames: int) -> ClipIndex:
+    """Return the index of clips, without those that cannot be read or are too short."""
+    skipped, bad = list(listing.bad), list(listing.bad)
+    usable = []
+    for path, length, label in clips:
         if isinstance(length, str):
             skipped.append((path, length))
             bad.append((path, length))
         elif length < min_frames:
             skipped.append((path, f"{path}: has {length} frames, {min_frames} are needed"))
         else:
-            paths.append(path)
-            num_frames.append(length)
-    longest = max((length for length in lengths if isinstance(length, int)), default=0)
-    return ClipIndex(root, paths, num_frames, skipped, bad, longest, printable(found), printable(passed_over))
+            usable.append((path, length, label))
+    return ClipIndex(
+        root,
+        paths=[path for path, _, _ in usable],
+        num_frames=[length for _, length, _ in usable],
+        skipped=skipped,
+        bad=bad,
+        longest=max((length for _, length, _ in clips if isinstance(length, int)), default=0),
+        found=printable(listing.found),
+        passed_over=printable(listing.passed_over),
+        classes=[label for _, _, label in usable if label],
+    )
+
+
+def _survey_list(root: Path, min_frames: int, layout: str, split: str, progress: bool) -> ClipIndex:
+    """Return the index of the clips of a csv file, or of the one in a folder."""
+    if layout not in ("auto", "csv"):
+        raise ValueError(f"{root} is a list of clips, which --layout csv reads; for {layout}, give a folder")
+    file = root if is_list(root) else root / LIST_NAME
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}; --layout csv needs it, or a csv file in place of the folder")
+    clips, found = list_clips(file, split, _num_frames_or_reason, progress)
+    return _index_of(file.parent, Listing([], [], found), clips, min_frames)
 
 
 def refuse_archive(path: Path) -> None:
@@ -199,9 +180,11 @@ def refuse_archive(path: Path) -> None:
 
 
 def _existing_folder(root: str | Path) -> Path:
-    """Return the folder. Every process checks that it exists, because nodes may have different disks."""
+    """Return the folder or csv file. Every process checks that it exists: nodes may have different disks."""
     root = Path(root)
     if root.is_file():
+        if is_list(root):
+            return root
         refuse_archive(root)
         is_video = root.name.lower().endswith(VIDEO_SUFFIXES)
         raise ValueError(
@@ -209,6 +192,8 @@ def _existing_folder(root: str | Path) -> Path:
         )
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a pipe or a device: give a folder of videos")
+    if is_list(root):
+        raise FileNotFoundError(f"no such file: {root}")
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}; {_where_data_comes_from(root)}")
     return root
@@ -217,11 +202,12 @@ def _existing_folder(root: str | Path) -> Path:
 def survey_clips(
     root: str | Path, min_frames: int = 1, layout: str = "auto", split: str = "", progress: bool = False
 ) -> ClipIndex:
-    """List every clip below a folder, or of its split; hidden and other files are ignored.
+    """List every clip below a folder, of its split, or of a csv file; hidden and other files are ignored.
 
-    The layout `videos` uses only video files, `frames` only folders of frames, `both` both, and `ucf101` the clips of
-    an official list (splits train1 to train3, test1 to test3). `auto` uses folders of frames only if there is no video
-    file: images beside videos are taken for thumbnails. Clips with fewer than `min_frames` frames and unreadable clips
+    The layout `videos` uses only video files, `frames` only folders of frames, `both` both, `ucf101` the clips of an
+    official list (splits train1 to train3, test1 to test3), and `csv` those that `clips.csv` in the folder lists; a csv
+    file in place of a folder needs no layout. `auto` uses folders of frames only if there is no video file: images
+    beside videos are taken for thumbnails. Clips with fewer than `min_frames` frames and unreadable clips
     are skipped, possibly all. With `progress`, a bar is shown after three seconds. With several processes, all must
     call this; the main one opens the videos, and all get the same index. Raises FileNotFoundError for a missing folder,
     ValueError for a file and for an unknown layout or split. Ours.

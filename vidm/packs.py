@@ -21,7 +21,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from shlex import quote
@@ -34,6 +34,8 @@ from vidm import video_io
 from vidm.files import append, atomic_dir
 from vidm.images import check_budget
 from vidm.pack_index import INDEX_NAME, Clip, PackIndex, check_name, open_file, write_index
+from vidm.segments import segment_of
+from vidm.video_containers import tried_twice
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, VideoInfo, frame_files
 
 SHARD_BYTES = 1 << 30
@@ -299,18 +301,24 @@ def pack_of(path: str | Path) -> Pack | None:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Return video_io.probe(path), also for the path of a clip in a pack. Ours."""
-    pack = _pack_around(Path(path))
-    return pack.probe(Path(path)) if pack else video_io.probe(path)
+    """Return video_io.probe(path), also for the path of a clip in a pack, or of a part of a video. Ours."""
+    path = Path(path)
+    if segment := segment_of(path):
+        return probe(segment.path)._replace(num_frames=segment.stop - segment.start)
+    pack = _pack_around(path)
+    return tried_twice(partial(pack.probe, path)) if pack else video_io.probe(path)
 
 
 def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
-    """Return video_io.read_frames(path, indices), also for the path of a clip in a pack: uint8 (n, H, W, 3).
+    """Return video_io.read_frames(path, indices), also for a clip in a pack or a part of a video: uint8 (n, H, W, 3).
 
     Raises VideoError, which names a shard that is missing, truncated or changed; FileNotFoundError. Ours.
     """
-    pack = _pack_around(Path(path))
-    return pack.read_frames(Path(path), list(map(int, indices))) if pack else video_io.read_frames(path, indices)
+    path, indices = Path(path), list(map(int, indices))
+    if segment := segment_of(path):
+        return segment.read(read_frames, indices)
+    pack = _pack_around(path)
+    return tried_twice(partial(pack.read_frames, path, indices)) if pack else video_io.read_frames(path, indices)
 
 
 def frame_sha256(frame: np.ndarray) -> str:

@@ -9,7 +9,6 @@ also found after its folder was moved or packed. A missing or damaged video ther
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +20,7 @@ from vidm.files import can_be_path, read_json
 from vidm.frame_names import describe_gaps
 from vidm.layouts import ClipIndex, Skipped
 from vidm.packs import frame_sha256, read_frames
+from vidm.segments import segment_of, segment_path
 from vidm.video_io import VIDEO_SUFFIXES, VideoError
 
 DRAWN = "drawn"  # in place of a path, for first frames of a content generator
@@ -43,7 +43,9 @@ _Match = int | str
 
 
 def _without_suffix(path: Path) -> Path:
-    """Remove the suffix of a video file; a folder such as clip_0.1 keeps its name."""
+    """Remove the suffix of a video file, also in a.mp4[0:16]; a folder such as clip_0.1 keeps its name."""
+    if segment := segment_of(path):
+        return segment_path(_without_suffix(segment.path), segment.start, segment.stop)
     is_file = path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
     return path.with_suffix("") if is_file else path
 
@@ -125,14 +127,14 @@ def _by_name(real: ClipIndex, made: ClipIndex, split: str) -> list[_Match] | Non
     skipped: list[tuple[Path, _Match]] = [(path, reason) for path, reason in real.skipped]
     rows = [*skipped, *((path, place) for place, path in enumerate(real.paths))]
     is_split = all(path.is_relative_to(real.root / split) for path, _ in rows)  # UCF-101's are lists, not folders
-    root = real.root / split if is_split else real.root
+    inside = replace(real, root=real.root / split) if is_split else real
     for path, match in rows:
-        known[_without_suffix(path).relative_to(root)] = match
+        known[inside.name_of(_without_suffix(path))] = match
     for path, match in rows:  # a name with its suffix comes first
-        known[path.relative_to(root)] = match
+        known[inside.name_of(path)] = match
     matches: list[_Match] = []
     for path in made.paths:
-        found = known.get(path.relative_to(made.root), known.get(_without_suffix(path).relative_to(made.root)))
+        found = known.get(made.name_of(path), known.get(made.name_of(_without_suffix(path))))
         if found is None:
             return None
         matches.append(f"{path}: its real video is skipped ({found})" if isinstance(found, str) else found)
@@ -150,10 +152,6 @@ def _by_order(real: ClipIndex, made: ClipIndex) -> list[_Match]:
         f"({len(real.skipped) + len(made.skipped)} skipped{missing and ', ' + missing}): PSNR and SSIM need a real "
         "video for each, of the same name or position, or named in its .json"
     )
-
-
-def _taken(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
-    return replace(index, paths=[index.paths[i] for i in places], num_frames=[index.num_frames[i] for i in places])
 
 
 def pair_videos(real: ClipIndex, made: ClipIndex, split: str = "") -> Pairs:
@@ -177,4 +175,4 @@ def pair_videos(real: ClipIndex, made: ClipIndex, split: str = "") -> Pairs:
             f"the first: {unpaired[0][1]}"
         )
     chosen = [match for match in matches if isinstance(match, int)]
-    return Pairs(_taken(real, chosen), _taken(made, places), how, unpaired)
+    return Pairs(real.at(chosen), made.at(places), how, unpaired)

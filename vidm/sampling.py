@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from vidm.config import SUFFIXES, SampleConfig
 from vidm.console import short
+from vidm.csv_list import is_list
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, read_json, regular_file, sha256_of
 from vidm.folder_walk import Listing, find_images
@@ -47,7 +48,7 @@ def is_image(path: Path) -> bool:
 
 
 def list_content(content: str | Path) -> list[Path]:
-    """Return the files of first frames: one image or video, or a folder's clips or images, at any depth.
+    """Return the files of first frames: one image or video, a folder's clips or images, at any depth, or a csv list's.
 
     A folder without videos, packs and frames of videos contains images, and each is a first frame. What is found and
     what is passed over is printed. Unreadable videos are reported and left out. Raises FileNotFoundError or ValueError
@@ -56,10 +57,10 @@ def list_content(content: str | Path) -> list[Path]:
     content = Path(content)
     if not content.exists():
         raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
-    if regular_file(content).is_file():
+    if regular_file(content).is_file() and not is_list(content):
         refuse_archive(content)
         return [content]
-    images = on_main(partial(find_images, content), Listing)
+    images = None if is_list(content) else on_main(partial(find_images, content), Listing)
     if images:
         print0(f"{content}: {images.found}; each image is a first frame")
         return images.clips

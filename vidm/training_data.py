@@ -5,8 +5,8 @@ for batch in data.batches(start_step=0, pin_memory=False): ...
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, window_
 from vidm.distributed import is_main, rank, world_size
 from vidm.layouts import ClipIndex, index_clips
 from vidm.loading import Batch, Keys, load_batches
+from vidm.segments import whole_path
 
 # The number of training videos that validation uses if no videos are held out.
 NUM_SHARED = 16
@@ -25,21 +26,21 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def subset(index: ClipIndex, places: Sequence[int]) -> ClipIndex:
-    """The videos of an index at the given places."""
-    return replace(index, paths=[index.paths[i] for i in places], num_frames=[index.num_frames[i] for i in places])
-
-
 def hold_out(index: ClipIndex, count: int) -> tuple[ClipIndex, ClipIndex]:
     """Split an index into training videos and held-out videos: evenly spaced ones, at most a tenth.
 
-    If `count` is 0, or with fewer than ten videos, nothing is held out: the second part is some training videos. Ours.
+    The clips of one video are all on the same side. If `count` is 0, or with fewer than ten videos, nothing is held
+    out: the second part is some training videos. Ours.
     """
-    total = len(index.paths)
-    chosen = evenly_spaced(total, min(count, total // 10))
+    clips_of: dict[Path, list[int]] = defaultdict(list)
+    for place, path in enumerate(index.paths):
+        clips_of[whole_path(path)].append(place)
+    videos = list(clips_of.values())
+    chosen = [place for i in evenly_spaced(len(videos), min(count, len(videos) // 10)) for place in videos[i]]
     if not chosen:
-        return index, subset(index, evenly_spaced(total, min(NUM_SHARED, total)))
-    return subset(index, sorted(set(range(total)) - set(chosen))), subset(index, chosen)
+        return index, index.at(evenly_spaced(len(index.paths), min(NUM_SHARED, len(index.paths))))
+    held_out = [chosen[i] for i in evenly_spaced(len(chosen), min(count, len(chosen)))]
+    return index.at(sorted(set(range(len(index.paths))) - set(chosen))), index.at(held_out)
 
 
 class TrainingData:
@@ -56,7 +57,7 @@ class TrainingData:
         if config.data.test_split:
             test = self._indexed(config.data.test_split)
             places = evenly_spaced(len(test.paths), min(count, len(test.paths)))
-            self.index, self.held_out = found, subset(test, places)
+            self.index, self.held_out = found, test.at(places)
         else:
             self.index, self.held_out = hold_out(found, count)
         if config.train.eval_freq and len(self.held_out.paths) < max(2, world_size()):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vidm.images import open_image, upright_image_size
 from vidm.pack_index import open_file
 from vidm.packs import Pack, pack_of, read_frames
+from vidm.segments import whole_path
 from vidm.video_io import VideoError, frame_files
 
 CHUNK = 32  # frames in memory at a time
@@ -58,7 +59,8 @@ def damaged_clip(path: Path, num_frames: int, every_frame: bool = False) -> str:
     groups: list[Sequence[int]] = [[number] for number in sorted({0, num_frames // 2, num_frames - 1})]
     if every_frame:
         groups += [range(start, min(start + CHUNK, num_frames)) for start in range(0, num_frames, CHUNK)]
-    mixed = _mixed_sizes(path) if path.is_dir() and not pack_of(path) else ""
+    whole = whole_path(path)
+    mixed = _mixed_sizes(whole) if whole.is_dir() and not pack_of(whole) else ""
     return mixed or _read(path, groups)
 
 
@@ -100,7 +102,8 @@ def verify(paths: Sequence[Path], num_frames: Sequence[int]) -> Damage:
     files = [(path, count) for path, count in zip(paths, num_frames, strict=True) if not pack_of(path)]
     damaged: Damage = []
     with ThreadPoolExecutor() as pool, tqdm(total=len(shards) + len(files), desc="verifying", delay=3) as bar:
-        for found in pool.map(lambda shard: _damage_of_shard(*shard), shards):
+        # What a second try does not show is not damaged.
+        for found in pool.map(lambda shard: _damage_of_shard(*shard) and _damage_of_shard(*shard), shards):
             damaged += found
             bar.update()
         reasons = pool.map(lambda file: damaged_clip(file[0], file[1], every_frame=True), files)

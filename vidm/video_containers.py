@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -44,10 +44,21 @@ SEEKABLE_CODECS = ("h264", "vp9", "libdav1d")
 # Frames in order, each as a function that converts it to RGB, so that skipped frames are not converted. A function is
 # valid until the next frame is requested.
 FrameStream = Generator[Callable[[], np.ndarray], None, None]
+T = TypeVar("T")
 
 
 class VideoError(ValueError):
     """A video or image cannot be read; the message names the file."""
+
+
+def tried_twice(read: Callable[[], T]) -> T:
+    """Return read(), called again if it raises VideoError: only what fails twice is damaged.
+
+    Under load, a disk, a network or a library may fail once, and a good video that is left out changes a number. Ours.
+    """
+    with suppress(VideoError):
+        return read()
+    return read()  # nothing of the first try is in memory anymore
 
 
 class VideoInfo(NamedTuple):

@@ -8,7 +8,6 @@ PyAV reads containers, Pillow animations and images. A file that cannot be read 
 
 import os
 import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from fractions import Fraction
@@ -20,6 +19,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
+from vidm.array_file import open_array
 from vidm.container_headers import missing_bytes
 from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
@@ -40,6 +40,7 @@ from vidm.video_containers import (
     frames_by_seeking,
     frames_in_order,
     probe_container,
+    tried_twice,
 )
 
 ANIMATION_SUFFIXES = (".gif", ".webp", ".apng")
@@ -49,8 +50,6 @@ FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # The same frames must give the same bytes. The output of x264 depends on the number of threads, and its macroblock
 # tree reads uninitialized memory when frames are small.
 X264_OPTIONS = {"crf": "12", "threads": "1", "x264-params": "mbtree=0"}
-# numpy evaluates the header of an array as Python, for which Python 3.11 rarely raises SystemError in several threads.
-_header_lock = threading.Lock()
 SMPTE170M = 6  # H.264's number for BT.601 in its 525-line form (ITU-T H.273, tables 2 to 4)
 
 
@@ -73,6 +72,12 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
 # Images, animations, folders of frames, arrays
 
 
+def _read_image(path: Path) -> np.ndarray:
+    with _decoder_errors_named(path), open_image(path) as image:
+        check_png(image, path)
+        return rgb_from_image(image)
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Read a still image (png, jpg, webp, bmp, tiff, ...): uint8 (H, W, 3).
 
@@ -80,10 +85,7 @@ def read_image(path: str | Path) -> np.ndarray:
     converted to RGB, transparency is blended with white, and the EXIF orientation is applied. Raises VideoError,
     FileNotFoundError. Ours.
     """
-    path = Path(path)
-    with _decoder_errors_named(path), open_image(path) as image:
-        check_png(image, path)
-        return rgb_from_image(image)
+    return tried_twice(partial(_read_image, Path(path)))
 
 
 def _animation_frames(path: Path) -> FrameStream:
@@ -119,7 +121,7 @@ def _upright_size(path: Path, modified_ns: int) -> tuple[int, int]:
 
 
 def _read_frame_file(path: Path, size: tuple[int, int], first: Path) -> np.ndarray:
-    frame = read_image(path)
+    frame = _read_image(path)
     if frame.shape[:2] != size:
         (height, width), (first_height, first_width) = frame.shape[:2], size
         sizes = f"{width}x{height} but {first.name} is {first_width}x{first_height}"
@@ -158,8 +160,10 @@ def _is_clip(frames: np.ndarray) -> bool:
 
 
 def _array_frames(path: Path) -> FrameStream:
-    with _header_lock, np.errstate(all="ignore"):  # sizes that overflow are refused
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array = open_array(path)
+    except ValueError as error:
+        raise VideoError(f"{path}: {error}") from error
     if not _is_clip(array):
         raise VideoError(f"{path}: contains {array.dtype} {array.shape}; a video is uint8 (T, H, W, 3)")
     check_budget("VIDM_MAX_FRAMES", len(array))
@@ -193,19 +197,22 @@ def _frames_of(path: Path) -> FrameStream:
     raise VideoError(f"{path}: unknown video format; use {' '.join(VIDEO_SUFFIXES)} or a folder of frames")
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """Return a video's number of frames (as many as read_video returns), height and width in px, and frame rate.
-
-    Of an mp4, mkv or webm usually only the first frame is decoded, and of a folder or npy as well; other containers and
-    animations are decoded once. Raises VideoError, FileNotFoundError. Ours.
-    """
-    path = Path(path)
+def _probe(path: Path) -> VideoInfo:
     with _decoder_errors_named(path):
         if _is_container(path):
             return probe_container(path)
         with closing(_frames_of(path)) as stream:
             height, width, _ = next(stream)().shape
             return VideoInfo(1 + sum(1 for _ in stream), height, width, None)
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Return a video's number of frames (as many as read_video returns), height and width in px, and frame rate.
+
+    Of an mp4, mkv or webm usually only the first frame is decoded, and of a folder or npy as well; other containers and
+    animations are decoded once. Raises VideoError, FileNotFoundError. Ours.
+    """
+    return tried_twice(partial(_probe, Path(path)))
 
 
 def _frames_from_start(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
@@ -223,14 +230,7 @@ def _frames_from_start(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
     raise VideoError(f"{path}: frame {missing} was requested, but it has {num_seen} frames, counted from 0")
 
 
-def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
-    """Read frames by number, in the given order, repeats allowed: uint8 (len(indices), H, W, 3).
-
-    The pixels equal those of read_video bit for bit. A container is decoded from the keyframe before a frame if that is
-    certain to give the same pixels, else from its start, so a frame after a damaged one may still be readable. Raises
-    VideoError (also for a number that does not exist), FileNotFoundError. Ours.
-    """
-    path, indices = Path(path), [int(index) for index in indices]
+def _read_frames(path: Path, indices: list[int]) -> np.ndarray:
     wanted = set(indices)
     with _decoder_errors_named(path):
         frames = frames_by_seeking(path, wanted) if _is_container(path) else {}
@@ -239,9 +239,17 @@ def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
         return np.stack([frames[index] for index in indices])
 
 
-def read_video(path: str | Path) -> np.ndarray:
-    """Read all frames of a video: uint8 (T, H, W, 3). Raises VideoError, FileNotFoundError. Ours."""
-    path = Path(path)
+def read_frames(path: str | Path, indices: Iterable[int]) -> np.ndarray:
+    """Read frames by number, in the given order, repeats allowed: uint8 (len(indices), H, W, 3).
+
+    The pixels equal those of read_video bit for bit. A container is decoded from the keyframe before a frame if that is
+    certain to give the same pixels, else from its start, so a frame after a damaged one may still be readable. Raises
+    VideoError (also for a number that does not exist), FileNotFoundError. Ours.
+    """
+    return tried_twice(partial(_read_frames, Path(path), [int(index) for index in indices]))
+
+
+def _read_video(path: Path) -> np.ndarray:
     with _decoder_errors_named(path), closing(_frames_of(path)) as stream:
         frames: list[np.ndarray] = []
         for to_rgb in stream:
@@ -250,6 +258,11 @@ def read_video(path: str | Path) -> np.ndarray:
         if not frames:
             raise VideoError(f"{path}: contains no frames")
         return np.stack(frames)
+
+
+def read_video(path: str | Path) -> np.ndarray:
+    """Read all frames of a video: uint8 (T, H, W, 3). Raises VideoError, FileNotFoundError. Ours."""
+    return tried_twice(partial(_read_video, Path(path)))
 
 
 # Writing

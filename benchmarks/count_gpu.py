@@ -20,9 +20,9 @@ from torch import Tensor
 
 from vidm.checkpoint import build_model
 from vidm.config import Config
-from vidm.generator import with_bf16_weights
 from vidm.layers import constant_index
 from vidm.presets import PRESETS
+from vidm.rounded_weights import with_bf16_weights
 from vidm.runtime import GIB, autocast
 from vidm.unet import set_activation_checkpointing
 

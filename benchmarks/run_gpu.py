@@ -52,11 +52,12 @@ from vidm.checkpoint import build_model, checkpoint_path, load_checkpoint
 from vidm.config import Config, SampleConfig
 from vidm.distributed import gather_rows, is_main, rank, world_size
 from vidm.ema import EMA
-from vidm.generator import Generator, with_autocast_weights, with_bf16_weights
+from vidm.generator import Generator
 from vidm.launch import launch
 from vidm.layers import constant_index, group_norm
 from vidm.presets import PRESETS
 from vidm.rollout import animate, video_noise
+from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision, exit_on_user_error, num_bytes
 from vidm.samplers import sample_dpm_solver
 from vidm.trainer import Trainer

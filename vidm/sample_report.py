@@ -15,12 +15,13 @@ from vidm.datasets import fit_square
 from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.distributed import is_main, print0
 from vidm.files import can_be_path, read_json
+from vidm.first_frames import is_image
 from vidm.frame_metrics import drift
 from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.packs import probe, read_frames
 from vidm.report import Distance, Report, VideoRow, write_report
-from vidm.sampling import is_image, video_path
+from vidm.sampling import video_path
 from vidm.video_io import read_video, write_video
 
 SHOWN = 8  # videos on the page

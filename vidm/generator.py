@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
@@ -86,7 +87,7 @@ class Generator:
         sample, function = self._settings(sampler, settings | {"num_frames": num_frames})
         given = [as_first_frame(first_frame)]
         length = None if sample.anchor_every and num_frames is None else self.num_frames(sample)
-        return (frames[0] for frames in self.stream_batch(given, [index], sample, length, progress, function))
+        return (to_uint8(frame[0]) for frame in self._frames(given, [index], sample, length, progress, function))
 
     def generate(
         self,
@@ -180,19 +181,16 @@ class Generator:
             )
         return to_uint8(frames)
 
-    def stream_batch(
+    def _frames(
         self,
         first_frames: Sequence[np.ndarray],
         indices: Sequence[int],
         settings: SampleConfig,
         num_frames: int | None,
-        progress: bool = False,
-        sampler: Sampler | None = None,
-    ) -> Iterator[np.ndarray]:
-        """Continue first frames, uint8 (H, W, 3) each, and yield the frames of all videos, uint8 (B, size, size, 3).
-
-        The noise of each video is a function of (seed, its index, frame, step) only. None frames are without end.
-        """
+        progress: bool,
+        sampler: Sampler | None,
+    ) -> Iterator[Tensor]:
+        """The frames of a batch of videos, float (B, 3, size, size) on the device; None frames are without end."""
         size = self.config.model.image_size
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
         noise = video_noise(settings.seed, indices, self.device)
@@ -215,7 +213,18 @@ class Generator:
                 frame = next(frames, None)
             if frame is None:
                 return
-            yield to_uint8(frame)
+            yield frame
+
+    def stream_batch(
+        self,
+        first_frames: Sequence[np.ndarray],
+        indices: Sequence[int],
+        settings: SampleConfig,
+        progress: bool = False,
+    ) -> Iterator[np.ndarray]:
+        """Yield the frames of the videos of animate_batch, uint8 (B, size, size, 3), with a wait for each on a GPU."""
+        frames = self._frames(first_frames, indices, settings, self.num_frames(settings), progress, None)
+        return map(to_uint8, frames)
 
     def animate_batch(
         self,
@@ -225,9 +234,12 @@ class Generator:
         progress: bool = False,
         sampler: Sampler | None = None,
     ) -> np.ndarray:
-        """The frames of stream_batch as videos, uint8 (B, num_frames, size, size, 3)."""
-        frames = self.stream_batch(first_frames, indices, settings, self.num_frames(settings), progress, sampler)
-        return np.stack(list(frames), axis=1)
+        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
+
+        The noise of each video is a function of (seed, its index, frame, step) only.
+        """
+        frames = self._frames(first_frames, indices, settings, self.num_frames(settings), progress, sampler)
+        return to_uint8(torch.stack(list(frames), dim=1))
 
 
 def _bound_sampler(settings: SampleConfig, sampler: Sampler | None, diffusion: GaussianDiffusion) -> BoundSampler:

@@ -26,10 +26,10 @@ import torch
 from measuring import alternating_seconds, append_row, ceiling, filled_pair, flops_of, frames_like, positive, ratio
 
 from vidm.diffusion import GaussianDiffusion
-from vidm.generator import with_bf16_weights
 from vidm.layers import constant_index
 from vidm.model import MotionGenerator
 from vidm.rollout import animate, video_noise
+from vidm.rounded_weights import with_bf16_weights
 from vidm.runtime import keep_freed_memory
 from vidm.samplers import sample_ddpm, sample_dpm_solver
 

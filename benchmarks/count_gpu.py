@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import PROCESS, append_row, positive
+from measuring import append_row, positive, process_for
 from torch import Tensor
 
 from vidm.checkpoint import build_model
 from vidm.config import Config
-from vidm.generator import with_bf16_weights
 from vidm.layers import constant_index
 from vidm.presets import PRESETS
+from vidm.rounded_weights import with_bf16_weights
 from vidm.runtime import GIB, autocast
 from vidm.unet import set_activation_checkpointing
 
@@ -66,10 +66,11 @@ def training_step(config: Config, precision: str, batch_size: int, checkpointing
         x_start, previous, first = frames(config, batch_size)
         t = torch.zeros(batch_size, dtype=torch.int64, device=CUDA)
         condition = {"first": first, "previous": previous, "frame_index": t}
-        PROCESS.q_sample(x_start, t, x_start)  # copies the process's tables to the device
+        process = process_for(model)
+        process.q_sample(x_start, t, x_start)  # copies the process's tables to the device
         gpu.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(CUDA, precision):
-            losses = PROCESS.training_losses(model, x_start, t, torch.zeros_like(x_start), condition)
+            losses = process.training_losses(model, x_start, t, torch.zeros_like(x_start), condition)
         kept = sum(size for storage, size in held.items() if storage not in own)
         losses["loss"].mean().backward()
         return gpu, kept

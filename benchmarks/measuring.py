@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,14 +28,13 @@ from tqdm import tqdm
 
 from vidm.checkpoint import build_model
 from vidm.config import Config
-from vidm.diffusion import GaussianDiffusion
+from vidm.diffusion import GaussianDiffusion, Process
 from vidm.model import MotionGenerator
 from vidm.runtime import autocast, provenance
 from vidm.tf32 import tf32_products
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
-PROCESS = GaussianDiffusion()
 
 
 def positive(text: str) -> int:
@@ -154,6 +153,16 @@ def frames_like(batch_size: int, size: int, device: torch.device = CPU) -> list[
     return [x_t.to(device), previous.clamp(-1, 1).to(device), first.clamp(-1, 1).to(device)]
 
 
+@cache
+def _process(trained: Process, respacing: str | int) -> GaussianDiffusion:
+    return GaussianDiffusion(**trained._asdict(), respacing=respacing)
+
+
+def process_for(model: Any, respacing: str | int = "") -> GaussianDiffusion:
+    """The process that a network was built for; the published one for a network that does not say so."""
+    return _process(getattr(model, "process", None) or GaussianDiffusion().process, respacing)
+
+
 def training_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -168,7 +177,7 @@ def training_step(
     # In training, t and frame_index differ between samples, so they are not passed as constant_index here.
     with tf32_products(precision == "tf32"):
         with autocast(x_start.device, precision):
-            losses = PROCESS.training_losses(model, x_start, t, torch.randn_like(x_start), condition)
+            losses = process_for(model).training_losses(model, x_start, t, torch.randn_like(x_start), condition)
         losses["loss"].mean().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

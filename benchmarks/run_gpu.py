@@ -41,7 +41,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import append_row, filled_pair, frames_like, positive, seconds_of, training_step
+from measuring import append_row, filled_pair, frames_like, positive, process_for, seconds_of, training_step
 from reference import update_average
 from torch.autograd import DeviceType
 from torch.autograd.graph import saved_tensors_hooks
@@ -50,14 +50,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from vidm.checkpoint import build_model, checkpoint_path, load_checkpoint
 from vidm.config import Config, SampleConfig
-from vidm.diffusion import GaussianDiffusion
 from vidm.distributed import gather_rows, is_main, rank, world_size
 from vidm.ema import EMA
-from vidm.generator import Generator, with_autocast_weights, with_bf16_weights
+from vidm.generator import Generator
 from vidm.launch import launch
 from vidm.layers import constant_index, group_norm
 from vidm.presets import PRESETS
 from vidm.rollout import animate, video_noise
+from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision, exit_on_user_error, num_bytes
 from vidm.samplers import sample_dpm_solver
 from vidm.trainer import Trainer
@@ -187,7 +187,7 @@ def tests(run: Run) -> None:
 
 def parity(run: Run) -> None:
     on_cpu = deepcopy(run.model).to(CPU)
-    few = GaussianDiffusion(respacing="5")
+    few = process_for(run.model, 5)
 
     def step(model: Any, device: torch.device) -> torch.Tensor:
         return denoising_step(model, frames_like(1, run.size, device), "fp32").cpu()

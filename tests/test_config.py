@@ -8,11 +8,12 @@ import pytest
 
 from vidm.checkpoint import build_model
 from vidm.config import PRECISIONS, SAMPLING_PRECISIONS, SUFFIXES, Config, SampleConfig
-from vidm.diffusion import LOSSES, PREDICTIONS, SCHEDULES
+from vidm.diffusion import LOSSES, PREDICTIONS
 from vidm.layouts import LAYOUTS
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
+from vidm.schedules import SCHEDULES
 from vidm.settings import flagged
 from vidm.unet import NORMS, UNetShape
 

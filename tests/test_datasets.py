@@ -204,6 +204,32 @@ def test_samples_do_not_depend_on_workers(triplets: FrameTriplets, context: str,
         assert_same_samples(ours, theirs)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_shuffled_dataloader_draws_other_frames_in_every_epoch(triplets: FrameTriplets, num_workers: int) -> None:
+    def epochs() -> list[list[tuple[int, int]]]:
+        torch.manual_seed(0)
+        found = []
+        for _ in range(2):
+            batches = list(DataLoader(triplets, batch_size=2, shuffle=True, num_workers=num_workers))
+            assert [batch["frame"].shape for batch in batches] == [(2, 3, 8, 8), (2, 3, 8, 8), (1, 3, 8, 8)]
+            frames = torch.cat([batch["frame"] for batch in batches])
+            numbers = torch.cat([batch["frame_index"] for batch in batches]).tolist()
+            found.append(list(zip(map(video_number, frames), numbers, strict=True)))
+        return found
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        found = epochs()
+        assert epochs() == found
+    assert all(sorted(video for video, _ in epoch) == [0, 1, 2, 3, 4] for epoch in found)
+    assert sorted(found[0]) != sorted(found[1])
+
+
+def test_a_loop_over_a_data_set_visits_each_video_once_and_ends(triplets: FrameTriplets) -> None:
+    assert [video_number(sample["frame"]) for sample in triplets] == [0, 1, 2, 3, 4]
+    assert video_number(triplets[-1]["frame"]) == 4
+
+
 def test_a_video_that_becomes_unreadable_is_replaced_by_the_next_and_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,17 +8,18 @@ import torch
 from golden import load_npz
 from scipy.stats import norm
 
+from vidm.checkpoint import build_diffusion, build_model
+from vidm.config import Config
 from vidm.diffusion import (
     SCHEDULES,
     GaussianDiffusion,
     charbonnier,
     discretized_gaussian_log_likelihood,
-    linear_betas,
     normal_kl,
     p2_weight,
-    respace,
-    space_timesteps,
 )
+from vidm.layers import constant_index
+from vidm.schedules import linear_betas, respace, space_timesteps
 
 TOLERANCE = 1e-4
 
@@ -119,6 +120,39 @@ def test_the_denoiser_sees_original_steps():
     diffusion = GaussianDiffusion(respacing="25")
     diffusion.p_mean_variance(spy, torch.zeros(3, 3, 2, 2), torch.tensor([0, 1, 24]))
     assert seen == [[0, diffusion.timestep_map[1], 999]]
+
+
+def test_respacing_may_be_a_number():
+    assert np.array_equal(GaussianDiffusion(respacing=50).betas, GaussianDiffusion(respacing="50").betas)
+    for wrong in (0, 1001):
+        with pytest.raises(ValueError, match=f"respacing '{wrong}'"):
+            GaussianDiffusion(respacing=wrong)
+
+
+def test_a_denoiser_without_channels_for_the_variance_is_told_so():
+    x_t, t = torch.zeros(2, 3, 4, 4), torch.tensor([0, 5])
+    diffusion = GaussianDiffusion()
+    for call in (diffusion.p_mean_variance, diffusion.training_losses):
+        with pytest.raises(ValueError, match=r"output has 3 channels and not 2 x 3.* append -1s"):
+            call(lambda x, t: x, x_t, t)
+    p = diffusion.p_mean_variance(lambda x, t: torch.cat([x, -torch.ones_like(x)], 1), x_t, t)
+    expected = torch.from_numpy(np.exp(diffusion.posterior_log_variance[[0, 5]])).float()
+    assert torch.allclose(p.variance[:, 0, 0, 0], expected)
+
+
+@pytest.mark.parametrize("generator", ["motion", "content"])
+def test_a_network_refuses_a_process_that_it_was_not_built_for(generator):
+    config = Config.from_preset("tiny").replaced({"generator": generator, "image_size": 8, "schedule": "cosine"})
+    model = build_model(config)
+    x_t = torch.zeros(1, 3, 8, 8)
+    step = constant_index(0, x_t)
+    seen = {"frame_index": constant_index(1, x_t), "first": x_t, "previous": x_t} if generator == "motion" else {}
+    assert build_diffusion(config, 10).p_mean_variance(model, x_t, step, seen).mean.shape == x_t.shape
+    wrong = GaussianDiffusion(100)
+    message = "diffusion_timesteps 1000 and not 100, schedule cosine and not linear, prediction v and not eps"
+    for call in (wrong.p_mean_variance, wrong.training_losses):
+        with pytest.raises(ValueError, match=f"the network is for {message}: .*generator.diffusion"):
+            call(model, x_t, step, model_kwargs=seen)
 
 
 def test_a_single_step_has_the_log_variance_of_beta():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidm.detectors import C3D, PROTOCOLS, STYLEGAN_V, features_of, load_detector
+from vidm.detectors import C3D, PROTOCOLS, STYLEGAN_V, VIDEOGPT, features_of, load_detector
 from vidm.frechet import FeatureStats, frechet_distance, frechet_of, inception_score, kernel_distance
 from vidm.metrics import compute_fvd, compute_vis
 from vidm.video_io import write_video
@@ -74,6 +74,13 @@ def test_the_value_is_the_frechet_distance_of_all_features_with_covariances_over
     assert result.value == pytest.approx(frechet_distance(*moments), rel=1e-9)
     assert (result.name, result.num_samples, result.feature_dim, result.num_frames) == ("stub", (11, 7), 5, 4)
     assert (result.resolution, result.skipped) == (None, ())
+
+
+def test_a_protocol_may_be_given_by_name(folders: tuple[Path, Path]) -> None:
+    named, given = (compute_fvd(*folders, StubDetector(), 4, protocol=each) for each in ("videogpt", VIDEOGPT))
+    assert (named.protocol, named.value) == ("videogpt", given.value)
+    with pytest.raises(ValueError, match="unknown protocol 'stylegan': choose from stylegan-v, "):
+        compute_fvd(*folders, StubDetector(), 4, protocol="stylegan")
 
 
 def test_the_distance_of_a_folder_to_itself_is_zero_and_to_another_is_not(

@@ -1,13 +1,16 @@
 """Tests of the built wheel and of project files that `make check` does not read."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import torch
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 
@@ -27,8 +30,9 @@ def test_ci_tests_the_lowest_versions_that_pyproject_allows():
         assert f"'{package}=={lowest}.*'" in workflow
 
 
-@pytest.mark.slow
-def test_the_wheel_contains_every_module_the_type_marker_and_the_page_template(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("wheel")
     source = tmp_path / "source"  # a copy, because a build writes into its folder
     shutil.copytree(ROOT / "vidm", source / "vidm", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
@@ -36,12 +40,64 @@ def test_the_wheel_contains_every_module_the_type_marker_and_the_page_template(t
     command = [sys.executable, "-m", "pip", "wheel", source, "--no-deps", "--no-build-isolation", "-w", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = tmp_path.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_contains_every_module_the_type_marker_and_the_page_template(wheel):
     modules = {f"vidm/{path.name}" for path in (ROOT / "vidm").glob("*.py")}
     assert modules | {"vidm/py.typed", "vidm/report.html"} <= set(ZipFile(wheel).namelist())
     version = wheel.name.split("-")[1]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+USER_SCRIPT = """
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader
+
+import vidm
+from vidm.layouts import index_clips
+
+generator = vidm.load_generator("motion.pt", "content.pt")
+video = generator.animate("first.png", num_frames=16, sampler=partial(vidm.sample_ddim, eta=0.5), progress=True)
+height: int = video.shape[1]
+for frame in generator.stream("first.png", anchor_every=8):
+    print(frame.shape)
+diffusion = generator.diffusion(50)
+x = vidm.sample_ddpm(diffusion, generator.model, torch.randn(1, 3, 32, 32))
+losses = vidm.GaussianDiffusion(respacing=50).training_losses(generator.model, x, torch.tensor([0]))
+total: float = losses["loss"].mean().item()
+triplets = vidm.FrameTriplets(index_clips("data/tiny"), resolution=32, num_frames=16, seed=0)
+for batch in DataLoader(triplets, batch_size=8, shuffle=True):
+    print(batch["frame"].shape)
+vidm.sample_folder(generator, vidm.SampleConfig(content="data/tiny", out="results"))
+"""
+
+
+@pytest.mark.slow
+def test_mypy_accepts_a_users_script_with_the_installed_wheel_and_refuses_a_wrong_one(wheel, tmp_path):
+    venv.create(tmp_path / "environment")
+    python = tmp_path / "environment" / "bin" / "python"
+    (site,) = (tmp_path / "environment" / "lib").glob("python*/site-packages")
+    (site / "others.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    ZipFile(wheel).extractall(site)
+    script = tmp_path / "script.py"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def mypy(text: str) -> str:
+        script.write_text(text)
+        command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, script]
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return done.stdout
+
+    assert mypy(USER_SCRIPT) == "Success: no issues found in 1 source file\n"
+    wrong = mypy(USER_SCRIPT + "video.nothing\nvidm.load_generator(3)\n")
+    assert '"nothing"' in wrong
+    assert 'incompatible type "int"' in wrong
 
 
 LINE = re.compile(r"([a-z0-9.-]+)==([a-z0-9.!+]+)(?: ; (.+))?")

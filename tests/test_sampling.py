@@ -9,6 +9,8 @@ import time
 import zipfile
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,15 @@ from torch import nn
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, save_checkpoint
 from vidm.config import Config, SampleConfig
 from vidm.datasets import to_float
+from vidm.diffusion import GaussianDiffusion
 from vidm.files import WriteError, sha256_of
-from vidm.generator import load_generator, with_autocast_weights, with_bf16_weights
+from vidm.first_frames import read_first_frame
+from vidm.generator import load_generator
 from vidm.layers import constant_index
+from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision
-from vidm.sampling import list_content, read_first_frame, sample_folder, video_path
+from vidm.samplers import sample_ddim, sample_ddpm
+from vidm.sampling import list_content, sample_folder, video_path
 from vidm.video_io import VideoError, read_video, write_video
 
 QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
@@ -73,11 +79,85 @@ def test_an_unknown_setting_is_a_type_error(generator, frame):
             method(frame if method == generator.animate else 1, sampeler="ddim")
 
 
-def test_a_video_begins_with_the_given_frame_of_any_type(generator, frame):
-    videos = [generator.animate(given, **QUICK) for given in (frame, Image.fromarray(frame), to_float(frame[None])[0])]
+def test_a_video_begins_with_the_given_frame_of_any_type(generator, frame, tmp_path):
+    image, video = Image.fromarray(frame), tmp_path / "first.npy"
+    image.save(tmp_path / "first.png")
+    write_video(video, np.stack([frame, 255 - frame]))
+    given = (frame, image, to_float(frame[None])[0], tmp_path / "first.png", str(video))
+    videos = [generator.animate(each, **QUICK) for each in given]
     assert videos[0].shape == (3, 16, 16, 3)
     assert np.array_equal(videos[0][0], frame)
     assert all(np.array_equal(video, videos[0]) for video in videos)
+
+
+def test_a_file_that_is_not_there_is_named(generator, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        generator.animate(tmp_path / "nowhere.png")
+
+
+def test_a_sampler_may_be_a_function_with_the_signature_of_ours(both, frame):
+    _, generator = both
+    seen = []
+
+    def spy(diffusion, model, x_T, model_kwargs=None, noise=None):
+        seen.append((diffusion.num_timesteps, diffusion.process == model.process, sorted(model_kwargs or {})))
+        return sample_ddpm(diffusion, model, x_T, model_kwargs, noise)
+
+    quick = QUICK | {"sampler": spy}
+    assert np.array_equal(generator.animate(frame, **quick), generator.animate(frame, **(QUICK | {"sampler": "ddpm"})))
+    assert seen == [(2, True, ["first", "flow", "frame_index", "previous"])] * 2
+    assert np.array_equal(generator.generate(2, **quick), generator.generate(2, **(QUICK | {"sampler": "ddpm"})))
+    assert seen[2] == (2, True, [])
+    noisy = generator.animate(frame, **(QUICK | {"sampler": partial(sample_ddim, eta=0.5)}))
+    assert np.array_equal(noisy, generator.animate(frame, **QUICK, eta=0.5))
+    with pytest.raises(ValueError, match="bind it to a function"):
+        generator.animate(frame, sampler=spy, eta=0.5)
+
+
+def test_the_process_of_a_checkpoint_is_one_call_and_the_default_one_is_refused(both, generator):
+    _, complete = both
+    diffusion = complete.diffusion(50)
+    assert (diffusion.num_timesteps, diffusion.prediction) == (50, complete.config.diffusion.prediction)
+    assert complete.diffusion().num_timesteps == 1000
+    x_T = torch.randn(1, 3, 16, 16)
+    assert sample_ddim(complete.diffusion(2, content=True), complete.content_model, x_T).shape == x_T.shape
+    with pytest.raises(ValueError, match=r"prediction v and not eps: .*generator\.diffusion"):
+        sample_ddim(GaussianDiffusion(respacing=2), complete.content_model, x_T)
+    with pytest.raises(ValueError, match="no content generator"):
+        generator.diffusion(content=True)
+
+
+def test_progress_shows_a_bar_of_frames(both, frame, capsys):
+    _, generator = both
+    generator.animate(frame, **QUICK, progress=True)
+    assert "frames: " in capsys.readouterr().err
+    generator.generate(1, **QUICK, progress=True)
+    assert "frames: " in capsys.readouterr().err
+    generator.animate(frame, **QUICK)
+    assert not capsys.readouterr().err
+
+
+def test_a_stream_yields_the_frames_of_animate_bit_for_bit(generator, frame):
+    flags = QUICK | {"num_frames": 7, "anchor_every": 3, "condition_noise": 0.1}
+    frames = generator.stream(frame, index=2, **flags)
+    assert np.array_equal(np.stack(list(frames)), generator.animate(frame, index=2, **flags))
+
+
+def test_a_stream_without_a_length_ends_only_without_anchors(generator, frame):
+    flags = {"sampler": "ddim", "steps": 1}
+    assert len(list(generator.stream(frame, **flags))) == 16
+    endless = generator.stream(frame, **flags, anchor_every=5)
+    assert len(list(islice(endless, 20))) == 20
+    with pytest.raises(ValueError, match=r"--num-frames 17: .* --anchor-every"):
+        generator.stream(frame, 17)
+
+
+def test_the_code_between_two_frames_of_a_stream_runs_in_its_own_precision(generator, frame):
+    before = torch.backends.cuda.matmul.fp32_precision
+    for _ in generator.stream(frame, **QUICK, precision="bf16"):
+        assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_grad_enabled()
+        assert torch.backends.cuda.matmul.fp32_precision == before
 
 
 def test_the_default_length_of_a_video_is_that_of_training(generator, frame):
@@ -514,7 +594,6 @@ def test_resizing_of_first_frames_is_printed_once(generator, tmp_path, capsys):
         torch.full((3, 16, 16), 128.0),
         torch.full((3, 16, 16), float("nan")),
         torch.zeros(1, 3, 16, 16),
-        "first.png",
         None,
     ],
 )
@@ -617,7 +696,7 @@ def test_sampling_without_first_frames_is_an_error_and_writes_nothing(generator,
 
 def test_a_truncated_start_is_shared_by_the_frames_of_a_video_as_well(generator, frame, monkeypatch):
     noises = []
-    monkeypatch.setattr("vidm.generator.animate", lambda *a, **k: noises.append(a[4]) or torch.zeros(1, 1, 3, 16, 16))
+    monkeypatch.setattr("vidm.generator.roll_out", lambda *a: noises.append(a[4]) or iter(torch.zeros(1, 1, 3, 16, 16)))
     generator.animate(frame, psi=0.5)
     one, two = (noises[0](frame_index, 0, (3, 16, 16)) for frame_index in (1, 2))
     assert torch.equal(one, two)

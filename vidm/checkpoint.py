@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vidm.config import Config
-from vidm.diffusion import GaussianDiffusion
+from vidm.diffusion import GaussianDiffusion, Process
 from vidm.files import LARGEST, atomic_file
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.runtime import versions_of
@@ -77,10 +77,13 @@ def build_model(config: Config) -> MotionGenerator | ContentGenerator:
     kind = MotionGenerator if arguments.pop("generator") == "motion" else ContentGenerator
     for name in ("constant",) if kind is MotionGenerator else MOTION_ONLY:
         arguments.pop(name)
-    return kind(**arguments).to(memory_format=torch.channels_last)
+    model = kind(**arguments).to(memory_format=torch.channels_last)
+    diffusion = config.diffusion
+    model.process = Process(config.model.diffusion_timesteps, diffusion.schedule, diffusion.prediction)
+    return model
 
 
-def build_diffusion(config: Config, respacing: str = "") -> GaussianDiffusion:
+def build_diffusion(config: Config, respacing: str | int = "") -> GaussianDiffusion:
     """The diffusion process that a configuration describes, with fewer steps if `respacing` is given."""
     return GaussianDiffusion(config.model.diffusion_timesteps, respacing=respacing, **config.to_dict()["diffusion"])
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from vidm.console import short
-from vidm.diffusion import LOSSES, PREDICTIONS, SCHEDULES, space_timesteps
+from vidm.diffusion import LOSSES, PREDICTIONS
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
+from vidm.schedules import SCHEDULES, space_timesteps
 from vidm.settings import check_values, setting
 from vidm.unet import NORMS, UNetShape
 

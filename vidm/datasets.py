@@ -6,7 +6,8 @@
     batches = DataLoader(triplets, batch_sampler=sampler)
 
 A triplet (first frame, previous frame, frame to predict) has the key (epoch, index). Everything random in it is a
-function of (seed, epoch, index), so workers, ranks and restarts do not change it.
+function of (seed, epoch, index), so workers, ranks and restarts do not change it. DataLoader(triplets, shuffle=True)
+works too: its epochs are random ones, which torch.manual_seed repeats.
 """
 
 import sys
@@ -58,7 +59,10 @@ def window_length(num_frames: int, stride: int) -> int:
 
 
 class _TrainingVideos(Dataset[dict[str, Tensor]]):
-    """A training set of one sample per video and epoch, with the key (epoch, index of the video)."""
+    """A training set of one sample per video and epoch, with the key (epoch, index of the video).
+
+    The index of a video alone, as a DataLoader's own samplers give it, draws an epoch from torch's random generator.
+    """
 
     def __init__(self, index: ClipIndex, resolution: int, seed: int, flip: bool) -> None:
         self.index, self.resolution, self.seed, self.flip = index, resolution, seed, flip
@@ -66,6 +70,12 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.index.paths)
+
+    def _full_key(self, key: tuple[int, int] | int) -> tuple[int, int]:
+        if isinstance(key, tuple):
+            return key
+        index = range(len(self))[key]  # IndexError ends a loop over the data set
+        return int(torch.randint(1 << 31, ())), index
 
     def _read(self, index: int, choose: Callable[[int], list[int]], mirrored: bool) -> Tensor:
         """Read frames of a video, float (n, 3, R, R); `choose` returns their numbers, given the number of frames.
@@ -89,10 +99,11 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
 class FrameTriplets(_TrainingVideos):
     """One frame to predict per video: it is drawn from a window of num_frames frames, which starts at a random frame.
 
-    A sample's key is (epoch, index of the video). A sample is a dict of float32 (3, R, R) in [-1, 1]: `first`, frame 0
-    of the window; `frame`, frame n, with n uniform in 1 .. num_frames - 1; `previous`, frame n - 1; and of int64
-    `frame_index`, n. Frames of a window are `stride` frames of the video apart. With `flip`, half of the triplets are
-    mirrored. The videos of `index` must have at least window_length(num_frames, stride) frames.
+    A sample's key is (epoch, index of the video), or the index alone for a random epoch. A sample is a dict of float32
+    (3, R, R) in [-1, 1]: `first`, frame 0 of the window; `frame`, frame n, with n uniform in 1 .. num_frames - 1;
+    `previous`, frame n - 1; and of int64 `frame_index`, n. Frames of a window are `stride` frames of the video apart.
+    With `flip`, half of the triplets are mirrored. The videos of `index` must have at least window_length(num_frames,
+    stride) frames.
     """
 
     def __init__(
@@ -103,9 +114,9 @@ class FrameTriplets(_TrainingVideos):
         super().__init__(index, resolution, seed, flip)
         self.num_frames, self.stride = num_frames, stride
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the sample of (epoch, index). Raises VideoError if no video can be read."""
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:
+        """Return the sample of (epoch, index), or of a random epoch. Raises VideoError if no video can be read."""
+        epoch, index = self._full_key(key)
         rng = np.random.default_rng([self.seed, epoch, index])
         where, coin = rng.random(2)
         frame_index = int(rng.integers(1, self.num_frames))
@@ -133,9 +144,9 @@ class SingleFrames(_TrainingVideos):
         super().__init__(index, resolution, seed, flip)
         self.anywhere = anywhere
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the sample of (epoch, index). Raises VideoError if no video can be read."""
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:
+        """Return the sample of (epoch, index), or of a random epoch. Raises VideoError if no video can be read."""
+        epoch, index = self._full_key(key)
         rng = np.random.default_rng([self.seed, epoch, index])
         where, coin = rng.random(2)
 

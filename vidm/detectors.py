@@ -102,6 +102,13 @@ C3D = Protocol("c3d", _as_stored, {}, ddof=0, random_start=False)
 PROTOCOLS = {protocol.name: protocol for protocol in (STYLEGAN_V, VIDM_RELEASED, VIDEOGPT)}
 
 
+def protocol_named(protocol: Protocol | str) -> Protocol:
+    """The protocol, or the one of this name. Raises ValueError, with the names that exist."""
+    if isinstance(protocol, str) and protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}: choose from {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
+
+
 # Detectors
 
 

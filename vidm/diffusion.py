@@ -3,13 +3,12 @@
 The process is guided-diffusion's: a learned variance between two bounds, and a hybrid loss of a weighted penalty on the
 noise and the variational bound (Ho et al. 2020; Nichol and Dhariwal 2021; Choi et al. 2022).
 
-    diffusion = GaussianDiffusion(respacing="100")
+    diffusion = GaussianDiffusion(respacing=100)
     losses = diffusion.training_losses(model, x_start, t, model_kwargs=condition)
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,81 +16,7 @@ import torch
 from torch import Tensor
 
 from vidm.layers import collapsed, to_device
-
-# Noise schedules: float64 tables, and shorter ones by respacing
-
-
-def linear_betas(num_timesteps: int) -> np.ndarray:
-    """Variances beta_t of the forward process, (num_timesteps,) float64.
-
-    Linear from 1e-4 to 0.02 over 1000 steps (Ho et al. 2020), scaled by 1000 / num_timesteps for other lengths.
-    """
-    scale = 1000 / num_timesteps
-    return np.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=np.float64)
-
-
-def cosine_betas(num_timesteps: int) -> np.ndarray:
-    """Variances beta_t, (num_timesteps,) float64, whose alphas_cumprod follow a squared cosine; at most 0.999.
-
-    Source: Nichol and Dhariwal 2021, equation 17; guided-diffusion's second schedule.
-    """
-    u = np.arange(num_timesteps + 1, dtype=np.float64) / num_timesteps
-    alphas_cumprod = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0.999)
-
-
-def _fractional_stride(start: int, size: int, count: int) -> list[int]:
-    """`count` of the steps start .. start + size - 1, the first and the last included; a single one is the last."""
-    if count == 1:
-        return [start + size - 1]
-    # guided-diffusion adds the stride up in floating point; i * stride would be rounded to another step for some i.
-    stride = (size - 1) / (count - 1)
-    return [start + round(offset) for offset in accumulate([stride] * (count - 1), initial=0.0)]
-
-
-def _integer_stride(num_timesteps: int, count: int) -> list[int]:
-    for stride in range(1, num_timesteps + 1):
-        kept = list(range(0, num_timesteps, stride))
-        if len(kept) == count:
-            return kept
-    raise ValueError(f"respacing 'ddim{count}': no integer stride over {num_timesteps} steps gives {count} of them")
-
-
-def space_timesteps(num_timesteps: int, respacing: str) -> list[int]:
-    """The original steps that a shorter chain keeps, ascending.
-
-    `respacing` is "" (all steps), "N", "a,b,c" (the number of steps in each of as many equal sections, at a fractional
-    stride) or "ddimN" (the integer stride that gives exactly N steps). Raises ValueError for anything else and for more
-    steps than there are. Source: guided-diffusion; ours in that a section of one step keeps its last step instead of
-    its first, so that a chain of one step starts at full noise.
-    """
-    if not respacing:
-        return list(range(num_timesteps))
-    numbers = respacing.removeprefix("ddim").split(",")
-    if not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers) or (
-        respacing.startswith("ddim") and len(numbers) > 1
-    ):
-        raise ValueError(f"unknown respacing {respacing!r}: give steps as 100, ddim100 or 10,15,20")
-    counts = [int(n) for n in numbers]
-    if respacing.startswith("ddim"):
-        return _integer_stride(num_timesteps, counts[0])
-    size, extra = divmod(num_timesteps, len(counts))
-    kept = []
-    start = 0
-    for i, count in enumerate(counts):
-        section = size + (i < extra)
-        if count > section:
-            raise ValueError(f"respacing {respacing!r}: {count} steps do not fit into a section of {section}")
-        kept += _fractional_stride(start, section, count)
-        start += section
-    return kept
-
-
-def respace(betas: np.ndarray, kept: Sequence[int]) -> np.ndarray:
-    """Betas (len(kept),) float64 of the chain whose alphas_cumprod are those of the kept steps of `betas`."""
-    alphas_cumprod = np.cumprod(1 - betas)[list(kept)]
-    return 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
-
+from vidm.schedules import SCHEDULES, respace, space_timesteps
 
 # Terms of the loss
 
@@ -147,9 +72,16 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
 Denoiser = Callable[..., Tensor]
 Condition = Mapping[str, Any]
 
-SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 PREDICTIONS = ("eps", "v")
 LOSSES = ("charbonnier", "mse")
+
+
+class Process(NamedTuple):
+    """What a denoiser and its process must agree on. A network built for a configuration has its own as `process`."""
+
+    diffusion_timesteps: int
+    schedule: str
+    prediction: str
 
 
 class PMeanVariance(NamedTuple):
@@ -172,16 +104,18 @@ class GaussianDiffusion:
 
     The denoiser outputs 2 C channels: the prediction ("eps", the noise, as published, or "v" of Salimans and Ho 2022),
     then the variance's interpolation. Steps t are indices 0 .. num_timesteps - 1 of this process, which may be
-    respaced; the denoiser receives the original step timestep_map[t]. `loss` is "charbonnier" (for the paper's
-    robustness penalty) or "mse" (the authors' code). The P2 weight 1 / (p2_k + SNR)^p2_gamma applies to "eps" only. The
-    tables `betas` and `alphas_cumprod` are numpy float64. Raises ValueError for unknown names.
+    respaced: `respacing` is the number of steps, or one of the forms of space_timesteps. The denoiser receives the
+    original step timestep_map[t]. `loss` is "charbonnier" (for the paper's robustness penalty) or "mse" (the authors'
+    code). The P2 weight 1 / (p2_k + SNR)^p2_gamma applies to "eps" only. The tables `betas` and `alphas_cumprod` are
+    numpy float64. Raises ValueError for unknown names, for a denoiser without channels for the variance, and for a
+    network that was built for another `process`: Generator.diffusion returns the process of a checkpoint.
     """
 
     def __init__(
         self,
         diffusion_timesteps: int = 1000,
         schedule: str = "linear",
-        respacing: str = "",
+        respacing: str | int = "",
         prediction: str = "eps",
         p2_gamma: float = 1.0,
         p2_k: float = 1.0,
@@ -190,6 +124,7 @@ class GaussianDiffusion:
     ) -> None:
         _choose("schedule", schedule, SCHEDULES)
         self.prediction = _choose("prediction", prediction, PREDICTIONS)
+        self.process = Process(diffusion_timesteps, schedule, prediction)
         self.loss = _choose("loss", loss, LOSSES)
         self.penalty_eps = penalty_eps
         kept = space_timesteps(diffusion_timesteps, respacing)
@@ -257,8 +192,22 @@ class GaussianDiffusion:
         return (self._at("x_t_to_x_start", t, x_t) * x_t - x_start) / self._at("eps_to_x_start", t, x_t)
 
     def _call(self, model: Denoiser, x_t: Tensor, t: Tensor, model_kwargs: Condition | None) -> Tensor:
+        """The denoiser's output (B, 2 C, ...) in float32, checked."""
+        trained = getattr(model, "process", None)
+        if isinstance(trained, Process) and trained != self.process:
+            pairs = zip(Process._fields, trained, self.process, strict=True)
+            different = ", ".join(f"{name} {theirs} and not {ours}" for name, theirs, ours in pairs if theirs != ours)
+            raise ValueError(
+                f"the network is for {different}: take the process of its checkpoint, generator.diffusion()"
+            )
         original = self._tables(t.device)["timestep_map"][collapsed(t)].expand(t.shape)
-        return model(x_t, original, **(model_kwargs or {})).float()
+        output = model(x_t, original, **(model_kwargs or {})).float()
+        if output.shape[1] != 2 * x_t.shape[1]:
+            raise ValueError(
+                f"the denoiser's output has {output.shape[1]} channels and not 2 x {x_t.shape[1]}, the prediction and "
+                "then the variance's interpolation: without a learned variance append -1s, the posterior's variance"
+            )
+        return output
 
     def _reverse(self, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool) -> PMeanVariance:
         """The Gaussian of a reverse step from the denoiser's output (B, 2 C, ...)."""

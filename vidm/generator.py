@@ -1,11 +1,12 @@
 """A trained generator: videos from given or generated first frames, in memory.
 
 generator = load_generator("checkpoints/checkpoint_00000600.pt")
-video = generator.animate(Image.open("first.png"), num_frames=16)  # uint8 (16, H, W, 3)
+video = generator.animate("first.png", num_frames=16)  # uint8 (16, H, W, 3)
+for frame in generator.stream("first.png", anchor_every=8):  # uint8 (H, W, 3), without end
+    ...
 """
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,21 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
 from vidm.datasets import fit_square, to_float, to_uint8
-from vidm.images import rgb_from_image
+from vidm.diffusion import GaussianDiffusion
+from vidm.first_frames import FirstFrame, as_first_frame
 from vidm.layers import to_device
 from vidm.model import ContentGenerator, MotionGenerator
-from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
+from vidm.rollout import BoundSampler, generate_first_frames, roll_out, shared_start, truncated_start, video_noise
+from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
-from vidm.samplers import SAMPLERS
-
-FirstFrame = Image.Image | np.ndarray | Tensor
+from vidm.samplers import SAMPLERS, Sampler, sample_ddim
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,84 @@ class Generator:
     _networks: dict[tuple[str, str, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def animate(
-        self, first_frame: FirstFrame, num_frames: int | None = None, index: int = 0, **settings: Any
+        self,
+        first_frame: FirstFrame,
+        num_frames: int | None = None,
+        index: int = 0,
+        *,
+        sampler: str | Sampler = SampleConfig.sampler,
+        progress: bool = False,
+        **settings: Any,
     ) -> np.ndarray:
         """Continue one first frame to a video, uint8 (num_frames, H, W, 3), whose frame 0 is the given one.
 
-        `first_frame` is a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1]; it is cropped to
-        its central square and resized to the model's size. `num_frames` defaults to the number the model was trained
-        on. `settings` are fields of SampleConfig: sampler, steps, seed, ... Video `index` of a seed is always the same.
-        Raises ValueError for invalid settings or first frames and TypeError for unknown settings.
+        `first_frame` is a PIL image, a uint8 array (H, W, 3), a float tensor (3, H, W) in [-1, 1], or the path of an
+        image or video; it is cropped to its central square and resized to the model's size. `num_frames` defaults to
+        the number the model was trained on. `sampler` is a name or a function with the signature of those in
+        vidm.samplers: it is called as sampler(diffusion, model, x_T, model_kwargs, noise=noise) and returns x_0. With
+        `progress`, a bar shows the frames. `settings` are fields of SampleConfig: steps, seed, ... Video `index` of a
+        seed is always the same. Raises ValueError for invalid settings or first frames, VideoError or FileNotFoundError
+        for a file, and TypeError for unknown settings.
         """
-        sample = SampleConfig(num_frames=num_frames, **settings)
-        self.check(sample)
-        return self.animate_batch([_as_uint8(first_frame)], [index], sample)[0]
+        sample, function = self._settings(sampler, settings | {"num_frames": num_frames})
+        return self.animate_batch([as_first_frame(first_frame)], [index], sample, progress, function)[0]
 
-    def generate(self, num_videos: int, first_index: int = 0, **settings: Any) -> np.ndarray:
+    def stream(
+        self,
+        first_frame: FirstFrame,
+        num_frames: int | None = None,
+        index: int = 0,
+        *,
+        sampler: str | Sampler = SampleConfig.sampler,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Iterator[np.ndarray]:
+        """Return an iterator over the frames of the video that `animate` returns, uint8 (H, W, 3), as they are made.
+
+        Memory does not grow with the number of frames. With anchor_every and without num_frames, the video has no end.
+        """
+        sample, function = self._settings(sampler, settings | {"num_frames": num_frames})
+        given = [as_first_frame(first_frame)]
+        length = None if sample.anchor_every and num_frames is None else self.num_frames(sample)
+        return (to_uint8(frame[0]) for frame in self._frames(given, [index], sample, length, progress, function))
+
+    def generate(
+        self,
+        num_videos: int,
+        first_index: int = 0,
+        *,
+        sampler: str | Sampler = SampleConfig.sampler,
+        progress: bool = False,
+        **settings: Any,
+    ) -> np.ndarray:
         """Generate videos unconditionally, uint8 (num_videos, num_frames, H, W, 3), numbered from first_index.
 
-        The content generator makes the first frames, which are then continued. `settings` are fields of SampleConfig.
+        The content generator makes the first frames, which are then continued. The arguments are those of `animate`.
         Raises ValueError without a content generator or for invalid settings and TypeError for unknown settings.
         """
-        sample = SampleConfig(**settings)
-        self.check(sample)
+        sample, function = self._settings(sampler, settings)
         indices = range(first_index, first_index + num_videos)
-        return self.animate_batch(list(self.draw_first_frames(indices, sample)), indices, sample)
+        first_frames = self.draw_first_frames(indices, sample, function)
+        return self.animate_batch(list(first_frames), indices, sample, progress, function)
+
+    def diffusion(self, steps: str | int = "", content: bool = False) -> GaussianDiffusion:
+        """The diffusion process of the motion (or content) checkpoint, shortened to `steps`; not shortened by default.
+
+        `steps` is a number or a form of --steps. Raises ValueError for others, and without a content generator.
+        """
+        config = self.content_config if content else self.config
+        if config is None:
+            raise ValueError("there is no content generator: give load_generator its checkpoint")
+        return build_diffusion(config, steps)
+
+    def _settings(self, sampler: str | Sampler, values: dict[str, Any]) -> tuple[SampleConfig, Sampler | None]:
+        """Checked settings, and the sampler if it is a function."""
+        function = sampler if callable(sampler) else None
+        if function and values.get("eta"):
+            raise ValueError("eta is for sampler='ddim': bind it to a function, as in partial(sample_ddim, eta=0.5)")
+        sample = SampleConfig(**(values if function else values | {"sampler": sampler}))
+        self.check(sample)
+        return sample, function
 
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that this generator cannot follow; the methods below trust theirs."""
@@ -104,7 +159,9 @@ class Generator:
             self._networks[key] = network
         return self._networks[key]
 
-    def draw_first_frames(self, indices: Sequence[int], settings: SampleConfig) -> np.ndarray:
+    def draw_first_frames(
+        self, indices: Sequence[int], settings: SampleConfig, sampler: Sampler | None = None
+    ) -> np.ndarray:
         """First frames of the videos `indices` of a seed, by the content generator: uint8 (B, H, W, 3).
 
         They are never truncated (psi): near the constant start, all videos would begin alike. Raises ValueError without
@@ -116,23 +173,24 @@ class Generator:
         with autocast(self.device, settings.precision):
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
-                _bound_sampler(settings, self.content_config, settings.content_steps or settings.steps),
+                _bound_sampler(
+                    settings, sampler, self.diffusion(settings.content_steps or settings.steps, content=True)
+                ),
                 (3, size, size),
                 video_noise(settings.seed, indices, self.device),
             )
         return to_uint8(frames)
 
-    def animate_batch(
+    def _frames(
         self,
         first_frames: Sequence[np.ndarray],
         indices: Sequence[int],
         settings: SampleConfig,
-        progress: bool = False,
-    ) -> np.ndarray:
-        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
-
-        The noise of each video is a function of (seed, its index, frame, step) only.
-        """
+        num_frames: int | None,
+        progress: bool,
+        sampler: Sampler | None,
+    ) -> Iterator[Tensor]:
+        """The frames of a batch of videos, float (B, 3, size, size) on the device; None frames are without end."""
         size = self.config.model.image_size
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
         noise = video_noise(settings.seed, indices, self.device)
@@ -140,73 +198,55 @@ class Generator:
             noise = shared_start(noise)
         if settings.psi < 1:
             noise = truncated_start(noise, self.config.train.start_seed, settings.psi)
-        with autocast(self.device, settings.precision):
-            clip = animate(
-                self._network("motion", self.model, settings),
-                _bound_sampler(settings, self.config, settings.steps),
-                to_device(to_float(squares), self.device),
-                self.num_frames(settings),
-                noise,
-                anchor_every=settings.anchor_every,
-                condition_noise=settings.condition_noise,
-                progress=progress,
-            )
-        return to_uint8(clip)
+        frames = roll_out(
+            self._network("motion", self.model, settings),
+            _bound_sampler(settings, sampler, self.diffusion(settings.steps)),
+            to_device(to_float(squares), self.device),
+            num_frames,
+            noise,
+            settings.anchor_every,
+            settings.condition_noise,
+            progress,
+        )
+        while True:
+            with autocast(self.device, settings.precision):  # not around the caller's work between two frames
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def stream_batch(
+        self,
+        first_frames: Sequence[np.ndarray],
+        indices: Sequence[int],
+        settings: SampleConfig,
+        progress: bool = False,
+    ) -> Iterator[np.ndarray]:
+        """Yield the frames of the videos of animate_batch, uint8 (B, size, size, 3), with a wait for each on a GPU."""
+        frames = self._frames(first_frames, indices, settings, self.num_frames(settings), progress, None)
+        return map(to_uint8, frames)
+
+    def animate_batch(
+        self,
+        first_frames: Sequence[np.ndarray],
+        indices: Sequence[int],
+        settings: SampleConfig,
+        progress: bool = False,
+        sampler: Sampler | None = None,
+    ) -> np.ndarray:
+        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
+
+        The noise of each video is a function of (seed, its index, frame, step) only.
+        """
+        frames = self._frames(first_frames, indices, settings, self.num_frames(settings), progress, sampler)
+        return to_uint8(torch.stack(list(frames), dim=1))
 
 
-def _denoising_parts(model: nn.Module) -> list[nn.Module]:
-    """A generator without SPyNet, whose weights are never rounded."""
-    parts = (model.unet, model.encoder) if isinstance(model, MotionGenerator) else (model,)
-    return [part for part in parts if part is not None]
-
-
-def with_autocast_weights(model: Any, dtype: torch.dtype) -> Any:
-    """A copy of a generator with the weights that autocast to `dtype` casts, at every step, already cast.
-
-    Under autocast, its outputs are those of the generator bit for bit. Ours.
-    """
-    model = deepcopy(model)
-    for part in _denoising_parts(model):
-        for name, layer in part.named_modules():
-            # PosGN computes the products of linear_0 in float32.
-            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and not name.endswith("linear_0"):
-                layer.to(dtype)
-    return model
-
-
-def with_bf16_weights(model: Any) -> Any:
-    """A copy of a generator whose U-Net and encoder have bfloat16 weights and compute in bfloat16; SPyNet is unchanged.
-
-    Coordinates and the sums of norms and attention are float32 for any dtype of the weights. Ours.
-    """
-    model = deepcopy(model)
-    for part in _denoising_parts(model):
-        part.to(torch.bfloat16)
-    return model
-
-
-def _bound_sampler(settings: SampleConfig, config: Config, steps: str) -> BoundSampler:
-    """The sampler that the settings name, for the shortened process of a generator trained with `config`."""
-    sampler = partial(SAMPLERS[settings.sampler], build_diffusion(config, respacing=steps))
-    return partial(sampler, eta=settings.eta) if settings.sampler == "ddim" else sampler
-
-
-def _as_uint8(frame: FirstFrame) -> np.ndarray:
-    """A first frame as uint8 (H, W, 3). Raises ValueError for other types, shapes and values."""
-    if isinstance(frame, Image.Image):
-        return rgb_from_image(frame)
-    if isinstance(frame, Tensor):
-        fits = frame.dim() == 3 and frame.shape[0] == 3 and frame.is_floating_point() and frame.numel()
-        if not fits or not bool(((frame >= -1.01) & (frame <= 1.01)).all()):
-            raise ValueError(
-                f"a first frame as a tensor must be float (3, H, W) in [-1, 1]; got {frame.dtype} {[*frame.shape]}"
-            )
-        return to_uint8(frame)
-    if not isinstance(frame, np.ndarray):
-        raise ValueError(f"a first frame must be an image, an array or a tensor; got {type(frame).__name__}")
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-        raise ValueError(f"a first frame as an array must be uint8 (H, W, 3); got {frame.dtype} {[*frame.shape]}")
-    return frame
+def _bound_sampler(settings: SampleConfig, sampler: Sampler | None, diffusion: GaussianDiffusion) -> BoundSampler:
+    """The given sampler, or the one that the settings name, for a shortened process."""
+    if sampler or settings.sampler != "ddim":
+        return partial(sampler or SAMPLERS[settings.sampler], diffusion)
+    return partial(sample_ddim, diffusion, eta=settings.eta)
 
 
 def _load_averaged(checkpoint: Checkpoint, device: torch.device) -> Any:

@@ -22,7 +22,7 @@ import torch
 from scipy.special import softmax
 
 from vidm.clip_choice import ClipSelection, check_counts, draw_order, warn_of_kinds
-from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, name_of
+from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, name_of, protocol_named
 from vidm.distributed import is_main, on_main
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
@@ -225,7 +225,7 @@ def compute_fvd(
     workers: int = 0,
     progress: bool = False,
     *,
-    protocol: Protocol = STYLEGAN_V,
+    protocol: Protocol | str = STYLEGAN_V,
     frame_stride: int = 1,
     real_stride: int = 1,
     split: str = "",
@@ -239,7 +239,8 @@ def compute_fvd(
     """Return the Frechet distance of the generated videos of dir2 to the real ones of dir1, in a detector's features.
 
     A folder contains videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
-    num_samples, resolution, frame_stride, real_stride, split, seed); the protocol decides where real clips begin.
+    num_samples, resolution, frame_stride, real_stride, split, seed); the protocol decides where real clips begin, and
+    may be given by name.
     MeasureSettings describes batch_size, workers, progress, cache and device, which do not change the result. With
     several processes each one computes a share, and all return the same result. Videos that are too short or unreadable
     are skipped, printed to stderr and listed in the result.
@@ -249,6 +250,7 @@ def compute_fvd(
     decreases with the number of samples: compare only numbers with the same num_samples. Raises FileNotFoundError for a
     missing folder and ValueError, naming the folder, video or setting, for anything that cannot be measured.
     """
+    protocol = protocol_named(protocol)
     choice = (num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
     real = ClipSelection(dir1, *choice, random_start=protocol.random_start, max_samples=protocol.max_videos)
     settings = MeasureSettings(detector, protocol, batch_size, workers, device, progress, cache)

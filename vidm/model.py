@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidm.diffusion import Process
 from vidm.layers import sinusoidal_embedding, weight_dtype
 from vidm.posgn import Position
 from vidm.spynet import SPyNet
@@ -55,6 +56,8 @@ class ContentGenerator(UNet):
     (9e4924b), with its parameter names; the switch is ours.
     """
 
+    process: Process | None = None  # what build_model built it for; a GaussianDiffusion refuses another
+
     def __init__(self, image_size: int = 128, constant: bool = True, **shape: Any) -> None:
         network = UNetShape(**shape)
         network.check_sides(image_size, image_size)
@@ -89,6 +92,8 @@ class MotionGenerator(nn.Module):
     the previous frame is as well, besides its flow. Raises ValueError for other sizes and, on the CPU, for a
     frame_index outside 0 .. video_timesteps - 1. Source: the published code; the baselines are ours.
     """
+
+    process: Process | None = None  # as the content generator's
 
     def __init__(
         self,

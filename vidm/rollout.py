@@ -7,7 +7,8 @@ clip = animate(motion, sampler, first, 16, shared_start(noise))
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -82,6 +83,39 @@ def generate_first_frames(model: Denoiser, sampler: BoundSampler, shape: Sequenc
 
 
 @torch.no_grad()
+def roll_out(
+    model: MotionGenerator,
+    sampler: BoundSampler,
+    first: Tensor,
+    num_frames: int | None,
+    noise: VideoNoise,
+    anchor_every: int = 0,
+    condition_noise: float = 0.0,
+    progress: bool = False,
+) -> Iterator[Tensor]:
+    """Yield the frames (B, 3, H, W) of the clips that `animate` returns, as they are made; without end for None.
+
+    Only the first frame or anchor and the previous frame are kept. A yielded frame must not be changed in place.
+    """
+    yield first
+    anchor, start, previous = first, 0, first
+    numbers = count(1) if num_frames is None else range(1, num_frames)
+    for n in tqdm(numbers, disable=not progress, leave=False, desc="frames"):
+        if anchor_every and n - start > anchor_every:
+            anchor, start = previous, n - 1
+        seen = previous
+        if condition_noise:
+            seen = seen + condition_noise * noise(n, CONDITION, first.shape[1:])
+        condition = {
+            "frame_index": constant_index(n - start, first),
+            "previous": previous,
+            "first": anchor,
+            "flow": model.flow(anchor, seen),
+        }
+        previous = _generate(model, sampler, noise, n, first.shape[1:], **condition)
+        yield previous
+
+
 def animate(
     model: MotionGenerator,
     sampler: BoundSampler,
@@ -101,17 +135,5 @@ def animate(
     Source: the published sampler; ours in that frame 0 is the given frame, which it drops in favour of frame_index 0,
     which was never trained.
     """
-    frames = [first]
-    for n in tqdm(range(1, num_frames), disable=not progress, leave=False, desc="frames"):
-        anchor = (n - 1) // anchor_every * anchor_every if anchor_every else 0
-        seen = frames[-1]
-        if condition_noise:
-            seen = seen + condition_noise * noise(n, CONDITION, first.shape[1:])
-        condition = {
-            "frame_index": constant_index(n - anchor, first),
-            "previous": frames[-1],
-            "first": frames[anchor],
-            "flow": model.flow(frames[anchor], seen),
-        }
-        frames.append(_generate(model, sampler, noise, n, first.shape[1:], **condition))
-    return torch.stack(frames, dim=1)
+    frames = roll_out(model, sampler, first, num_frames, noise, anchor_every, condition_noise, progress)
+    return torch.stack(list(frames), dim=1)

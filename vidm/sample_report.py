@@ -16,6 +16,7 @@ from vidm.detectors import NUM_RANDOM_FEATURES, STYLEGAN_V, load_detector
 from vidm.distributed import is_main, print0
 from vidm.evaluation import CLIP_STARTS, GIVEN_FRAME, circumstances, distances_of
 from vidm.files import can_be_path, read_json
+from vidm.first_frames import is_image
 from vidm.floor import enough_for
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import drift
@@ -23,7 +24,7 @@ from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.packs import probe, read_frames
 from vidm.report import Report, VideoRow, write_report
-from vidm.sampling import is_image, video_path
+from vidm.sampling import video_path
 from vidm.video_io import read_video, write_video
 
 SHOWN = 8  # videos on the page

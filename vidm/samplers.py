@@ -1,6 +1,6 @@
 """Samplers DDPM, DDIM and DPM-Solver++: the reverse chain from x_T to a clean frame, for any denoiser.
 
-x = sample_ddim(GaussianDiffusion(respacing="50"), model, torch.randn(4, 3, 64, 64))
+x = sample_ddim(GaussianDiffusion(respacing=50), model, torch.randn(4, 3, 64, 64))
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +15,8 @@ from vidm.layers import constant_index
 
 # noise(step, like) -> standard normals of like's shape; step counts 0, 1, ... in sampling order.
 Noise = Callable[[int, Tensor], Tensor]
+# A sampler: sampler(diffusion, model, x_T, model_kwargs, noise=noise) -> x_0, as those below.
+Sampler = Callable[..., Tensor]
 
 
 def _randn(step: int, like: Tensor) -> Tensor:

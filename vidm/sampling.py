@@ -24,13 +24,13 @@ from vidm.console import short
 from vidm.csv_list import is_list
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, read_json, regular_file, sha256_of
+from vidm.first_frames import conversion, read_first_frame
 from vidm.folder_walk import Listing, find_images
 from vidm.generator import Generator
-from vidm.images import open_image
 from vidm.layouts import index_clips, refuse_archive
-from vidm.packs import frame_sha256, read_frames
+from vidm.packs import frame_sha256
 from vidm.runtime import versions_of
-from vidm.video_io import VIDEO_SUFFIXES, VideoError, read_image, read_video, write_video
+from vidm.video_io import VideoError, read_video, write_video
 
 # The default number of videos with generated first frames.
 NUM_GENERATED = 16
@@ -40,11 +40,6 @@ NOT_RECORDED = ("content", "content_resume", "out", "num_samples", "grid", "repo
 T = TypeVar("T")
 # First frames by video index, for a batch of indices; unreadable ones are left out.
 FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
-
-
-def is_image(path: Path) -> bool:
-    """Return whether a first frame is an image file rather than the beginning of a video."""
-    return path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES
 
 
 def list_content(content: str | Path) -> list[Path]:
@@ -71,23 +66,6 @@ def list_content(content: str | Path) -> list[Path]:
     return index.paths
 
 
-def read_first_frame(path: Path) -> np.ndarray:
-    """Read an image, or the first frame of a video: uint8 (H, W, 3). Raises VideoError."""
-    return read_image(path) if is_image(path) else read_frames(path, [0])[0]
-
-
-def _conversion(path: Path) -> str:
-    """Describe how read_first_frame converts an image to 8-bit RGB; empty without a conversion or for a video."""
-    if not is_image(path):
-        return ""
-    with open_image(path) as image:
-        if image.mode.startswith("I"):
-            return "16 bits per channel are reduced to 8"
-        if image.has_transparency_data:
-            return "transparency is blended with white"
-        return "" if image.mode == "RGB" else f"{image.mode} is converted to RGB"
-
-
 def _reader(paths: list[Path]) -> FirstFrameSource:
     """Return a source that repeats the files in order and prints unreadable ones, and each kind of conversion once."""
     printed: set[str] = set()
@@ -98,7 +76,7 @@ def _reader(paths: list[Path]) -> FirstFrameSource:
             path = paths[i % len(paths)]
             try:
                 frames[i] = read_first_frame(path)
-                converted = _conversion(path)
+                converted = conversion(path)
             except (VideoError, FileNotFoundError) as error:
                 tqdm.write(f"skipped: {error}")
                 continue

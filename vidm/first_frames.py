@@ -1,0 +1,63 @@
+"""First frames of any kind as uint8 (H, W, 3): images in memory, arrays, tensors, and files.
+
+frame = as_first_frame("first.png")
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from vidm.datasets import to_uint8
+from vidm.images import open_image, rgb_from_image
+from vidm.packs import read_frames
+from vidm.video_io import VIDEO_SUFFIXES, read_image
+
+FirstFrame = Image.Image | np.ndarray | Tensor | str | Path
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a first frame is an image file rather than the beginning of a video."""
+    return path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES
+
+
+def read_first_frame(path: Path) -> np.ndarray:
+    """Read an image, or the first frame of a video: uint8 (H, W, 3). Raises VideoError, FileNotFoundError."""
+    return read_image(path) if is_image(path) else read_frames(path, [0])[0]
+
+
+def conversion(path: Path) -> str:
+    """Describe how read_first_frame converts an image to 8-bit RGB; empty without a conversion or for a video."""
+    if not is_image(path):
+        return ""
+    with open_image(path) as image:
+        if image.mode.startswith("I"):
+            return "16 bits per channel are reduced to 8"
+        if image.has_transparency_data:
+            return "transparency is blended with white"
+        return "" if image.mode == "RGB" else f"{image.mode} is converted to RGB"
+
+
+def as_first_frame(frame: FirstFrame) -> np.ndarray:
+    """Return a first frame as uint8 (H, W, 3).
+
+    It is a PIL image, a uint8 array (H, W, 3), a float tensor (3, H, W) in [-1, 1], or the path of an image or video.
+    Raises ValueError for other types, shapes and values, and VideoError or FileNotFoundError for a file.
+    """
+    if isinstance(frame, str | Path):
+        return read_first_frame(Path(frame))
+    if isinstance(frame, Image.Image):
+        return rgb_from_image(frame)
+    if isinstance(frame, Tensor):
+        fits = frame.dim() == 3 and frame.shape[0] == 3 and frame.is_floating_point() and frame.numel()
+        if not fits or not bool(((frame >= -1.01) & (frame <= 1.01)).all()):
+            raise ValueError(
+                f"a first frame as a tensor must be float (3, H, W) in [-1, 1]; got {frame.dtype} {[*frame.shape]}"
+            )
+        return to_uint8(frame)
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f"a first frame must be an image, an array, a tensor or a path; got {type(frame).__name__}")
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+        raise ValueError(f"a first frame as an array must be uint8 (H, W, 3); got {frame.dtype} {[*frame.shape]}")
+    return frame

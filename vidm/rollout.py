@@ -102,7 +102,7 @@ def animate(
     which was never trained.
     """
     frames = [first]
-    for n in tqdm(range(1, num_frames), disable=not progress, leave=False, desc="frames"):
+    for n in tqdm(range(1, num_frames), disable=not progress or None, leave=False, desc="frames"):
         anchor = (n - 1) // anchor_every * anchor_every if anchor_every else 0
         seen = frames[-1]
         if condition_noise:

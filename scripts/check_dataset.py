@@ -100,7 +100,7 @@ def find_damage(index: ClipIndex, every_byte: bool) -> list[tuple[Path, str]]:
         return [(path, reason) for path, reason in verify(index.paths, index.num_frames) if path not in known]
     with ThreadPoolExecutor() as pool:
         found = pool.map(damaged_clip, index.paths, index.num_frames)
-        reasons = list(tqdm(found, desc="decoding frames", total=len(index.paths), unit="video", delay=3))
+        reasons = list(tqdm(found, desc="decoding frames", total=len(index.paths), unit="video", delay=3, disable=None))
     return [(path, reason) for path, reason in zip(index.paths, reasons, strict=True) if reason]
 
 
@@ -120,7 +120,7 @@ def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
     print(f"frames: {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, {lengths.sum()} in total")
     with ThreadPoolExecutor() as pool:
         found = pool.map(kind_of, index.paths)
-        kinds = list(tqdm(found, desc="opening videos", total=len(index.paths), unit="video", delay=3))
+        kinds = list(tqdm(found, desc="opening videos", total=len(index.paths), unit="video", delay=3, disable=None))
     print(tally("sizes", (kind.size for kind in kinds)))
     print(tally("codecs", (kind.codec for kind in kinds)))
     print(tally("frames per second", (kind.rate for kind in kinds)))

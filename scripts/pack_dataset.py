@@ -51,7 +51,7 @@ def add(pack: PackWriter, index: ClipIndex, resolution: int | None) -> int:
     """Add every readable clip, in the index's order, and report the others; return how many could not be read."""
     num_bad = 0
     raw = all_raw_frames(index, resolution) if resolution else None
-    for path in tqdm(index.paths, unit="video"):
+    for path in tqdm(index.paths, unit="video", disable=None):
         name = path.relative_to(index.root).as_posix()
         try:
             if raw is None:

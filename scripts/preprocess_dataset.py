@@ -97,7 +97,7 @@ def extract_all(data: Path, out: Path, workers: int) -> None:
         warn(f"skipped: {reason}")
     results = []
     with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
-        for result in tqdm(pool.map(update, jobs), total=len(index.paths), unit="video"):
+        for result in tqdm(pool.map(update, jobs), total=len(index.paths), unit="video", disable=None):
             results.append(result)
             if result:
                 warn(f"skipped: {result}")

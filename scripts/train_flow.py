@@ -63,7 +63,9 @@ def make_pairs(num_worlds: int, seed: int, num_frames: int, resolution: int) -> 
     """The pairs of the first `num_worlds` worlds of a seed, rendered on all cores."""
     make = partial(_pairs_of, seed, num_frames, resolution)
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        found = list(tqdm(pool.map(make, range(num_worlds), chunksize=8), "worlds", total=num_worlds, leave=False))
+        found = list(
+            tqdm(pool.map(make, range(num_worlds), chunksize=8), "worlds", total=num_worlds, leave=False, disable=None)
+        )
     return Pairs(*(np.stack(part) for part in zip(*found, strict=True)))
 
 
@@ -103,7 +105,7 @@ def train(spynet: SPyNet, pairs: Pairs, steps: int, batch_size: int, lr: float, 
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - WARMUP, 1))
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, decay], [WARMUP])
-    with tqdm(range(steps), "train", unit="step") as bar:
+    with tqdm(range(steps), "train", unit="step", disable=None) as bar:
         for step in bar:
             first, later, flow = draw_batch(pairs, seed, step, batch_size)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

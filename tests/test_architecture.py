@@ -22,9 +22,10 @@ ALLOWED = {topic: set(names.split(", ")) - {""} for topic, names in TABLES["Topi
 TOPIC = {file: topic for topic in ALLOWED for file, _ in TABLES[topic] if file != "file"}
 FILES = sorted(p.stem for p in (ROOT / "vidm").glob("*.py") if p.stem != "__init__")
 USES_CONFIG = {
-    "cli",
+    *("cli", "cli_flags"),
     *("generator", "sampling", "sample_report"),
-    *("checkpoint", "checkpoint_formats", "resume", "trainer", "training_run", "training_data", "validation"),
+    *("checkpoint", "checkpoint_formats", "resume", "config_file"),
+    *("trainer", "training_run", "training_data", "validation"),
 }
 MAX_LINES = 330
 MAX_FUNCTION_LINES = 60

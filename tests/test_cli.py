@@ -1,6 +1,7 @@
 """Tests of the command line: the original code's flags, one-line errors, and whole runs."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 import weakref
@@ -12,11 +13,13 @@ from torch.torch_version import TorchVersion
 
 from vidm import cli
 from vidm.checkpoint import latest_checkpoint, load_checkpoint
-from vidm.cli import parse_flags, sample_config, sample_main, sample_parser, train_config, train_main, train_parser
+from vidm.cli import sample_config, sample_main, train_config, train_main
 from vidm.cli_evaluate import evaluate_fvd_main
+from vidm.cli_flags import parse_flags, sample_parser, train_parser
 from vidm.config import Config, SampleConfig
 from vidm.distributed import BACKENDS
 from vidm.evaluate_flags import evaluate_parser
+from vidm.generator import WEIGHTS
 from vidm.presets import PRESETS
 from vidm.runtime import exit_on_user_error
 from vidm.settings import flagged
@@ -40,15 +43,15 @@ SHARED_FLAGS = """
 --world-size
 """.split()
 TRAINING_FLAGS = """
---accum-steps --checkpoint-activations --content-frames --data --deterministic --dry-run --ema-decay --eval-freq
---flow-range --frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule --max-bad-fraction
---max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset --previous-frame
---print-freq --save-freq --schedule --split --spynet --start-iters --test-freq --test-split --total-iters --train-flow
---warmup-iters --weight-decay
+--accum-steps --checkpoint-activations --config --content-frames --data --deterministic --dry-run --ema-decay
+--eval-freq --flow-range --frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule
+--max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset
+--previous-frame --print-config --print-freq --save-freq --schedule --set --split --spynet --start-iters --test-freq
+--test-split --total-iters --train-flow --warmup-iters --weight-decay
 """.split()
 SAMPLING_FLAGS = """
 --anchor-every --content --content-resume --content-steps --eta --format --fps --grid --num-samples --psi --report
---sampler --start-noise --steps
+--sampler --start-noise --steps --weights
 """.split()
 
 
@@ -119,6 +122,7 @@ def test_every_flag_with_choices_offers_those_of_its_setting():
     for parser, sections in ((train_parser(), Config().sections()), (sample_parser(), [SampleConfig()])):
         offered = {action.dest: action.choices for action in parser._actions if action.choices}
         assert offered.pop("preset", PRESETS) == PRESETS
+        assert offered.pop("weights", WEIGHTS) == WEIGHTS
         assert offered.pop("dist_backend") == BACKENDS
         choices = {f.name: f.metadata["choices"] for s in sections for f in flagged(s) if f.metadata["choices"]}
         assert offered == choices
@@ -143,6 +147,41 @@ def test_the_commands_of_the_original_code_parse():
     assert (options.dir1, options.batch, options.nsamples) == ("A", 2, 2038)
     options = evaluate_parser().parse_args(["--dir1", "A", "--dir2", "B"])
     assert (options.batch, options.resolution, options.nframes, options.i3d) == (32, None, 128, None)
+
+
+def test_a_runs_folder_says_how_to_repeat_it(world, tmp_path):
+    out, new = tmp_path / "run", tmp_path / "new"
+    train_main(tiny_run(world, out, "--set", "clip_norm=0.01", "--seed", "3"))
+    program, script, *flags = shlex.split((out / "command.txt").read_text())
+    assert (program, script) == ("python", "diffusion_ddp_accum_constant_cu.py")
+    train_main([str(new) if word == "NEW_FOLDER" else word for word in flags])
+    first, second = (load_checkpoint(folder / "checkpoint_00000001.pt") for folder in (out, new))
+    assert second.config == first.config.replaced({"out": str(new)})
+    assert all(torch.equal(second.state_dict[name], tensor) for name, tensor in first.state_dict.items())
+
+
+def test_sampling_takes_the_newest_undamaged_checkpoint_of_a_folder_and_either_kind_of_weights(
+    world, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "checkpoints"
+    train_main(tiny_run(world, run, "--lr", "0.1"))
+    train_main(["--resume", str(run), "--total-iters", "2"])
+    (run / "checkpoint_00000003.pt").write_text("cut off")
+    flags = f"--content {world} -ns 1 --num-frames 2 --steps 1 --format npy".split()
+    capsys.readouterr()
+    for resume, weights in (("auto", "ema"), ("checkpoints", "raw")):
+        sample_main([*flags, "--resume", resume, "--out", weights, "--weights", weights])
+        printed = capsys.readouterr().out
+        assert "skipped: checkpoints/checkpoint_00000003.pt is truncated, damaged" in printed
+        assert "sampling from checkpoints/checkpoint_00000002.pt" in printed
+    ema, raw = (read_video(Path(name, "video_00000.npy")) for name in ("ema", "raw"))
+    assert (ema != raw).any()
+    again = [*flags, "--resume", "auto", "--out", "raw"]
+    assert "already exists, with weights raw and not ema" in error_of(sample_main, again, capsys)
+    shipped = str(ROOT / "pretrained_models" / "world" / "motion.safetensors")
+    message = error_of(sample_main, [*flags, "--resume", shipped, "--weights", "raw"], capsys)
+    assert "motion.safetensors has one kind of weights: leave --weights out" in message
 
 
 def test_flags_override_the_preset_and_the_preset_overrides_the_defaults():
@@ -191,9 +230,9 @@ def test_resuming_keeps_the_checkpoints_settings_and_refuses_another_network(wor
     options = parse_flags(["--resume", str(path), "--total-iters", "9"])
     assert train_config(options)[0] == checkpoint.config.replaced({"total_iters": 9})
     for flags, message in (
-        (["--resolution", "32"], "image_size is 16 there and 32 here"),
+        (["--resolution", "32"], "--resolution is 16 there and 32 here"),
         (["--preset", "paper128"], "has another configuration"),
-        (["--loss", "mse"], "loss is charbonnier there and mse here"),
+        (["--loss", "mse"], "--loss is charbonnier there and mse here"),
     ):
         assert message in error_of(train_main, ["--resume", str(path), *flags], capsys)
 
@@ -305,7 +344,8 @@ def test_a_mistake_prints_one_line_and_writes_nothing(world, tmp_path, capsys, f
         ("", "sampling needs a checkpoint"),
         ("--resume {text} --content {empty} --content-resume {text}", "sampling needs a checkpoint"),
         ("--resume {text} --content {empty}", "text.pt"),
-        ("--resume auto --content {empty}", "sampling needs a checkpoint"),
+        ("--resume auto --content {empty}", "--resume auto: there is no checkpoint in checkpoints"),
+        ("--resume {empty} --content {empty}", "is a folder without an undamaged checkpoint"),
         ("--resume {text} --content {empty} --gpu -1", "--gpu -1"),
         ("--resume {text} --content {empty} --psi 2", "--psi 2.0: give a number from 0 to 1"),
     ],

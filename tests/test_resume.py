@@ -98,8 +98,9 @@ def test_changed_settings_are_printed_and_those_that_change_the_samples_are_refu
     resumed_config(checkpoint, {})
     assert capsys.readouterr().out == ""
     for name, value in (("seed", 1), ("batch_size", 8), ("frame_stride", 2), ("split", "train"), ("held_out", 0)):
+        flag = f"--{name}".replace("_", "-")
         with pytest.raises(
-            ValueError, match=f"{name} is .* in .* and .* here, which would change the samples of the rest of the run"
+            ValueError, match=f"{flag} is .* in .* and .* here, which would change the samples of the rest of the run"
         ):
             resumed_config(checkpoint, {name: value})
 

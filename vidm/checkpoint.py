@@ -67,6 +67,14 @@ class Checkpoint:
     versions: Mapping[str, str] = field(default_factory=dict)
     source: str = "the checkpoint"
 
+    def weights(self, kind: str) -> Mapping[str, Tensor]:
+        """The averaged weights ("ema"), or the trained ones ("raw"). Raises ValueError if only one kind is stored."""
+        if kind == "ema":
+            return self.ema_state_dict
+        if all(self.ema_state_dict.get(name) is tensor for name, tensor in self.state_dict.items()):
+            raise ValueError(f"{self.source} has one kind of weights: leave --weights out")
+        return self.state_dict
+
 
 def build_model(config: Config) -> MotionGenerator | ContentGenerator:
     """The generator that a configuration describes, initialised from torch's global random generator.

@@ -20,6 +20,7 @@ from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state, step_
 from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write, read_json, regular_file
+from vidm.resume import newest_undamaged
 from vidm.tensor_file import read_tensors, wrong_download
 
 PREFIX = "module."
@@ -113,14 +114,19 @@ def _load_safetensors(path: Path) -> Checkpoint:
 
 
 def load_any(path: str | Path, video_timesteps: int | None = None, config: Config = PUBLISHED) -> Checkpoint:
-    """Load a checkpoint of any format, without running code from it.
+    """Load a checkpoint of any format, or the newest undamaged one of a run's folder, without running code from it.
 
     `config` describes files that have no configuration; such a file of a motion generator needs `video_timesteps`, too,
     unless it has cached coordinates. Only VIDM's own checkpoints have an optimizer. Raises FileNotFoundError or
     ValueError, naming the file.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if path.is_dir():
+        found = newest_undamaged(path)
+        if not found:
+            raise ValueError(f"{path} is a folder without an undamaged checkpoint: give a file or the folder of a run")
+        checkpoint = found
+    elif path.suffix == ".safetensors":
         checkpoint = _load_safetensors(path)
     else:
         content = read_tensors(path)
@@ -132,7 +138,7 @@ def load_any(path: str | Path, video_timesteps: int | None = None, config: Confi
         checkpoint = checkpoint_from(content, path)
     trained = checkpoint.config.model.video_timesteps
     if video_timesteps not in (None, trained):
-        raise ValueError(f"{path} was trained with {trained} video timesteps, not {video_timesteps}")
+        raise ValueError(f"{checkpoint.source} was trained with {trained} video timesteps, not {video_timesteps}")
     return checkpoint
 
 

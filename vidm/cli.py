@@ -1,4 +1,4 @@
-"""The command line of training and sampling: one script with a parser for each. Flags come from vidm.config's fields.
+"""The command line of training and sampling: the settings that the flags ask for, and the calls.
 
     python diffusion_ddp_accum_constant_cu.py --preset tiny --data DIR --out checkpoints
     python diffusion_ddp_accum_constant_cu.py --test --resume CKPT --content DIR --out samples
@@ -10,158 +10,29 @@ original code's sampling command passes are accepted and reported.
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from types import NoneType
-from typing import Any, get_args
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 import torch
 
-from vidm.checkpoint import Checkpoint
+from vidm.checkpoint import Checkpoint, list_checkpoints
 from vidm.checkpoint_formats import load_any
+from vidm.cli_flags import DEFAULT_RUN, DIST_URL, given, parse_flags, refuse_unused
 from vidm.config import Config, SampleConfig
-from vidm.console import CommandParser
-from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, print0
+from vidm.config_file import config_text, read_config
+from vidm.distributed import Rendezvous, print0
 from vidm.files import LARGEST
 from vidm.generator import Generator, load_generator
 from vidm.launch import launch
-from vidm.presets import PRESETS
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
-from vidm.settings import flagged
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
-DIST_URL = "tcp://localhost:10001"
 # The version of PyTorch whose group norms take channels-last memory on GPUs.
 CHANNELS_LAST_SINCE = "2.15"
-TRAINING_ONLY = ("--dry-run", "--preset", "--start-iters")
-# Accepted in sampling because the original code's command passes them.
-UNUSED_IN_SAMPLING = ("--workers", "-j", "--resolution")
-# A rule about flags without effect: whether it applies, the names of the settings, and the reason.
-Rule = tuple[bool, str, str]
-
-
-class _OtherMode(argparse.Action):
-    """Refuses a flag of the other mode; `const` is the message."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        parser.error(f"{self.option_strings[0]} {self.const}")
-
-
-def _flags(*sections: Any) -> set[str]:
-    return {flag for section in sections for each in flagged(section) for flag in each.metadata["flags"]}
-
-
-def _add_settings(group: argparse._ActionsContainer, section: Any) -> None:
-    """Add one flag per flagged field of a section; it is absent from the result unless given."""
-    for each in flagged(section):
-        options: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
-        if each.type is bool:
-            options["action"] = "store_false" if each.default else "store_true"
-        else:
-            options["type"] = next(kind for kind in (*get_args(each.type), each.type) if kind is not NoneType)
-            options["metavar"] = options["type"].__name__.upper()
-            if each.metadata["choices"]:
-                options["choices"], options["metavar"] = each.metadata["choices"], None
-        shown = "" if each.type is bool or each.default in (None, "") else f" ({each.default})"
-        group.add_argument(*each.metadata["flags"], help=each.metadata["help"] + shown, **options)
-
-
-def _add_other_mode(parser: argparse.ArgumentParser, flags: Iterable[str], message: str) -> None:
-    for flag in sorted(flags):
-        parser.add_argument(flag, action=_OtherMode, nargs="?", const=message, dest="", help=argparse.SUPPRESS)
-
-
-def _add_processes(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("processes (under torchrun, its environment variables define them)")
-    group.add_argument("--multiprocessing-distributed", action="store_true", help="one process per GPU of this node")
-    group.add_argument("--world-size", type=int, default=1, metavar="N", help="number of nodes (1)")
-    group.add_argument("--rank", type=int, default=0, metavar="R", help="index of this node (0)")
-    group.add_argument(
-        "--dist-url",
-        default=DIST_URL,
-        metavar="URL",
-        help="address at which the processes of several nodes connect; those of one need none (tcp://localhost:10001)",
-    )
-    group.add_argument("--dist-backend", choices=BACKENDS, help="nccl on GPUs, gloo on the CPU")
-    group.add_argument(
-        "--timeout",
-        type=float,
-        default=TIMEOUT_S,
-        metavar="S",
-        help=f"seconds to wait for another process, for example during a preview, before the run ends ({TIMEOUT_S:g})",
-    )
-    group.add_argument("--gpu", type=int, metavar="ID", help="use only this GPU")
-
-
-def _add_checkpoint(group: argparse._ActionsContainer, resume: str) -> None:
-    group.add_argument("--resume", default="", metavar="FILE", help=resume)
-    group.add_argument(
-        "--video-timesteps",
-        type=int,
-        metavar="N",
-        dest="stored_timesteps",
-        help="frames per video of the authors' checkpoint, if the file does not store it",
-    )
-
-
-def train_parser() -> argparse.ArgumentParser:
-    """All flags of training."""
-    parser = CommandParser(
-        "Train a VIDM generator.", epilog="With --test the script samples videos: --test --help lists its flags."
-    )
-    mode = parser.add_argument_group("run")
-    mode.add_argument("--test", action="store_true", help="sample videos instead of training")
-    mode.add_argument(
-        "--dry-run", action="store_true", help="build everything, take one step, print its memory, write nothing"
-    )
-    mode.add_argument("--preset", choices=PRESETS, help="named settings to start from (paper128)")
-    _add_checkpoint(mode, "checkpoint to continue from, or auto: the newest undamaged one in --out, if any")
-    mode.add_argument("--start-iters", type=int, metavar="N", help="count steps from N instead of the checkpoint's")
-    _add_processes(parser)
-    titles = ("network", "diffusion", "data", "training")
-    for title, section in zip(titles, Config().sections(), strict=True):
-        _add_settings(parser.add_argument_group(f"{title} (defaults in parentheses)"), section)
-    sampling_only = _flags(SampleConfig()) - _flags(*Config().sections())
-    _add_other_mode(parser, sampling_only, "is a sampling flag: add --test")
-    return parser
-
-
-def sample_parser() -> argparse.ArgumentParser:
-    """All flags of sampling (--test)."""
-    parser = CommandParser("Sample videos from a trained VIDM generator.")
-    mode = parser.add_argument_group("run")
-    mode.add_argument("--test", action="store_true", help="sample videos; without it the script trains")
-    _add_checkpoint(mode, "checkpoint of the motion generator to sample from")
-    _add_processes(parser)
-    _add_settings(parser.add_argument_group("sampling (defaults in parentheses)"), SampleConfig())
-    unused = parser.add_argument_group("without effect, accepted because the original code's command passes them")
-    unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
-    unused.add_argument("--resolution", type=int, metavar="INT", help="videos have the size of the network")
-    training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
-    _add_other_mode(parser, training_only, "is a training flag: it has no effect on sampling")
-    return parser
-
-
-def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags of a command line, parsed for sampling if --test is among them, else for training."""
-    return (sample_parser() if "--test" in arguments else train_parser()).parse_args(arguments)
-
-
-def _given(options: argparse.Namespace, section: Any) -> dict[str, Any]:
-    """The values given as flags for a section's settings, by name."""
-    return {each.name: getattr(options, each.name) for each in flagged(section) if hasattr(options, each.name)}
-
-
-def _refuse_unused(options: argparse.Namespace, sections: Sequence[Any], rules: Iterable[Rule]) -> None:
-    """Raise ValueError, naming the flag and the reason, if a given flag has no effect by one of the rules."""
-    flags = {each.name: each.metadata["flags"][0] for section in sections for each in flagged(section)}
-    for applies, names, reason in rules:
-        for name in names.split() if applies else ():
-            if hasattr(options, name):
-                raise ValueError(f"{flags[name]} has no effect: {reason}")
 
 
 def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None, Checkpoint | None]:
@@ -169,7 +40,9 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
 
     Raises ValueError for flags that contradict the checkpoint or have no effect.
     """
-    values = {k: v for section in Config().sections() for k, v in _given(options, section).items()}
+    values = {k: v for section in Config().sections() for k, v in given(options, section).items()}
+    if options.config:
+        values = read_config(options.config, values) | values
     config = Config.from_preset(options.preset or "paper128").replaced(values)
     resume = init = None
     if options.stored_timesteps is not None and not config.train.init and options.resume in ("", "auto"):
@@ -191,23 +64,26 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
     )
     rules = (
         (model.generator == "content", of_motion, "--generator content learns single frames"),
+        (model.generator == "content", "start_seed", "first frames are never truncated"),
         (model.generator == "motion", "content_frames constant", "it is for --generator content"),
-        (diffusion.prediction == "v", "p2_gamma", "P2 weighting is for --prediction eps"),
+        (diffusion.prediction == "v", "p2_gamma p2_k", "P2 weighting is for --prediction eps"),
+        (diffusion.p2_gamma == 0, "p2_k", "with --p2-gamma 0 there is no P2 weighting"),
+        (model.num_head_channels != -1, "num_heads", "heads have num_head_channels channels each, unless that is -1"),
         (diffusion.loss == "mse", "penalty_eps", "it is for --loss charbonnier"),
         (model.flow_range == "none", "spynet train_flow condition_noise", "--flow-range none runs no SPyNet"),
         (not (resume or init or train.spynet), "train_flow", "SPyNet is always trained without --spynet and --init"),
     )
-    _refuse_unused(options, config.sections(), rules)
+    refuse_unused(options, config.sections(), rules)
     return config, resume, init
 
 
 def sample_config(options: argparse.Namespace) -> SampleConfig:
     """The settings of sampling. Raises ValueError for invalid ones and for flags without effect."""
-    settings = SampleConfig(**_given(options, SampleConfig()))
-    if options.resume in ("", "auto") or bool(settings.content) == bool(settings.content_resume):
+    settings = SampleConfig(**given(options, SampleConfig()))
+    if not options.resume or bool(settings.content) == bool(settings.content_resume):
         raise ValueError(
-            "sampling needs a checkpoint (--resume FILE) and either first frames (--content FILE_OR_DIR) or a content "
-            "generator for them (--content-resume FILE)"
+            "sampling needs a checkpoint (--resume FILE_OR_FOLDER) and either first frames (--content FILE_OR_DIR) "
+            "or a content generator for them (--content-resume FILE)"
         )
     without_rate = settings.format in ("frames", "npy") and not (settings.grid or settings.report)
     rules = (
@@ -215,7 +91,7 @@ def sample_config(options: argparse.Namespace) -> SampleConfig:
         (settings.psi == 0, "start_noise", "with --psi 0 denoising always starts from the same latent"),
         (without_rate, "fps", f"--format {settings.format} stores no frame rate"),
     )
-    _refuse_unused(options, [settings], rules)
+    refuse_unused(options, [settings], rules)
     return settings
 
 
@@ -254,6 +130,14 @@ def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:
     return Trainer(config, device, resume, init, options.start_iters)
 
 
+def _print_config(options: argparse.Namespace) -> None:
+    """Print the settings of a run, with all other messages on stderr."""
+    with redirect_stdout(sys.stderr):
+        config = train_config(options)[0]
+    config.check()
+    print(*config_text(config).splitlines(), sep="\n")
+
+
 def _train(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
@@ -266,12 +150,19 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
         keep_freed_memory()
     with exit_on_user_error():
         settings = sample_config(options)
-        generator = load_generator(options.resume, settings.content_resume or None, options.stored_timesteps, device)
+        resume = DEFAULT_RUN if options.resume == "auto" else options.resume
+        if options.resume == "auto" and not list_checkpoints(resume):
+            raise ValueError(
+                f"--resume auto: there is no checkpoint in {resume}: give the folder of the run, or a file"
+            )
+        generator = load_generator(
+            resume, settings.content_resume or None, options.stored_timesteps, device, options.weights
+        )
         _report_device(device, settings.precision)
         _report_unused(options, settings, generator)
         precision = generator.precision(settings)
         print0(
-            f"sampling from {options.resume} on {device} in {precision}, {settings.steps} steps of {settings.sampler}"
+            f"sampling from {generator.path} on {device} in {precision}, {settings.steps} steps of {settings.sampler}"
         )
         sample_folder(generator, settings)
         if settings.report:
@@ -284,6 +175,9 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     options = parse_flags(sys.argv[1:] if argv is None else argv)
     if options.multiprocessing_distributed and options.gpu is not None:
         print("--gpu has no effect with --multiprocessing-distributed, which starts one process per GPU")
+    if not options.test and options.print_config:
+        with exit_on_user_error():
+            return _print_config(options)
     alone = not (options.multiprocessing_distributed or "TORCHELASTIC_RUN_ID" in os.environ)
     if options.dist_url != DIST_URL and (alone or options.world_size == 1):
         print("--dist-url has no effect: only several nodes (--world-size) need an address")

@@ -1,7 +1,7 @@
 """The settings of training and sampling: typed frozen dataclasses, whose fields carry flag, help text and valid values.
 
 A `Config` describes a training run and is saved in its checkpoints. A `SampleConfig` describes how videos are sampled
-from one. A field without a flag is set by presets only.
+from one. A field without a flag is set by presets, --config and --set only.
 
     config = Config.from_preset("tiny").replaced({"batch_size": 4})
     settings = SampleConfig(content="frames", out="results/samples", sampler="ddim", steps="50")
@@ -169,6 +169,14 @@ class Config:
     @staticmethod
     def from_dict(sections: Mapping[str, Mapping[str, Any]]) -> "Config":
         """The inverse of to_dict, also after JSON. Raises ValueError for an unknown name, a wrong type or value."""
+        config = Config().replaced(Config.values_from(sections))
+        for section in config.sections():
+            check_values(section)
+        return config
+
+    @staticmethod
+    def values_from(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The settings in a dictionary of sections, perhaps not all, by name. Raises ValueError for a wrong type."""
         if not isinstance(sections, Mapping) or not all(isinstance(part, Mapping) for part in sections.values()):
             raise ValueError("the settings are not a dictionary of sections")
         values = {name: value for section in sections.values() for name, value in section.items()}
@@ -184,10 +192,7 @@ class Config:
                 raise ValueError(f"setting {each.name} is {reprlib.repr(value)}, not of type {wanted.__name__}")
             if isinstance(value, tuple) and not (len(value) <= 100 and all(isinstance(part, int) for part in value)):
                 raise ValueError(f"setting {each.name} is {short(value)}, not whole numbers, at most 100")
-        config = Config().replaced(values)
-        for section in config.sections():
-            check_values(section)
-        return config
+        return values
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dictionaries: section -> name -> value."""

@@ -254,7 +254,9 @@ def measure(selection: ClipSelection, settings: MeasureSettings, table: FeatureT
         rounds = -(-len(missing) // (world_size() * settings.batch_size))
         known = len(clips) - len(missing)
         show = settings.progress and is_main()
-        with tqdm(total=len(clips), initial=known, desc=str(clips.index.root), unit="video", disable=not show) as bar:
+        with tqdm(
+            total=len(clips), initial=known, desc=str(clips.index.root), unit="video", disable=not show or None
+        ) as bar:
             for done in _in_step(rounds, _overlapped(clips, batches)):
                 new = [(keys[place], size, row) for place, size, row in done.rows]
                 on_main(partial(table.add, new))

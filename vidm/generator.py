@@ -29,13 +29,16 @@ from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
 from vidm.samplers import SAMPLERS, Sampler, sample_ddim
 
+# Weights of a checkpoint: averaged over the training, or as the last step left them.
+WEIGHTS = ("ema", "raw")
+
 
 @dataclass(frozen=True)
 class Generator:
     """A trained motion generator, and optionally a content generator for its first frames.
 
-    `model` and `content_model` have the averaged weights; `config` and `content_config` are the configurations they
-    were trained with, `path` and `content_path` their files.
+    `model` and `content_model` have the averaged weights, or if `weights` is "raw" the trained ones; `config` and
+    `content_config` are the configurations they were trained with, `path` and `content_path` their files.
     """
 
     model: MotionGenerator
@@ -45,6 +48,7 @@ class Generator:
     content_model: ContentGenerator | None = None
     content_config: Config | None = None
     content_path: Path | None = None
+    weights: str = "ema"
     _networks: dict[tuple[str, str, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def animate(
@@ -249,14 +253,15 @@ def _bound_sampler(settings: SampleConfig, sampler: Sampler | None, diffusion: G
     return partial(sample_ddim, diffusion, eta=settings.eta)
 
 
-def _load_averaged(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """The generator of a checkpoint with its averaged weights, for inference."""
-    for name, tensor in checkpoint.ema_state_dict.items():
+def _load_network(checkpoint: Checkpoint, device: torch.device, weights: str) -> Any:
+    """The generator of a checkpoint with one of its kinds of weights, for inference."""
+    state = checkpoint.weights(weights)
+    for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(
                 f"{checkpoint.source} has weights that are not finite, in {name}: use an earlier checkpoint"
             )
-    model = load_model(checkpoint.config, checkpoint.ema_state_dict, checkpoint.source)
+    model = load_model(checkpoint.config, state, checkpoint.source)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -265,25 +270,31 @@ def load_generator(
     content_path: str | Path | None = None,
     video_timesteps: int | None = None,
     device: str | torch.device | None = None,
+    weights: str = "ema",
 ) -> Generator:
     """Load the averaged weights of a motion checkpoint, and optionally of a content checkpoint, for sampling.
 
-    Takes checkpoints of this package, .safetensors and the authors' .pth.tar; `video_timesteps` is needed for a file of
+    With weights="raw", these are the trained weights, not averaged. Takes checkpoints of this package, the folder of a
+    run, .safetensors and the authors' .pth.tar; `video_timesteps` is needed for a file of
     the latter kind that does not store it. `device` defaults to a GPU if there is one, else the CPU. Raises
     FileNotFoundError or ValueError, naming the file, if it is missing, damaged, of another network or of the other
-    generator.
+    generator, or has no weights of that kind.
     """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights {weights!r}: choose from {', '.join(WEIGHTS)}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     motion = load_any(path, video_timesteps)
     check_generator(motion, "motion")
-    generator = Generator(_load_averaged(motion, device), motion.config, device, Path(path))
+    generator = Generator(
+        _load_network(motion, device, weights), motion.config, device, Path(motion.source), weights=weights
+    )
     if content_path is None:
         return generator
     content = load_any(content_path)
     check_generator(content, "content")
     return replace(
         generator,
-        content_model=_load_averaged(content, device),
+        content_model=_load_network(content, device, weights),
         content_config=content.config,
-        content_path=Path(content_path),
+        content_path=Path(content.source),
     )

@@ -96,7 +96,7 @@ def probe_all(
     unknown = [i for i, result in enumerate(results) if result is None]
     with (
         ThreadPoolExecutor() as pool,  # decoders release the GIL, and disks serve several reads at once
-        tqdm(total=len(unknown), desc="opening videos", unit="video", delay=3, disable=not progress) as bar,
+        tqdm(total=len(unknown), desc="opening videos", unit="video", delay=3, disable=not progress or None) as bar,
     ):
         for i, result in zip(unknown, pool.map(lambda i: probe(paths[i]), unknown), strict=True):
             results[i] = result

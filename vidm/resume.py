@@ -4,7 +4,7 @@ checkpoint = newest_that_verifies("checkpoints")
 config = resumed_config(checkpoint, {"total_iters": 200}) if checkpoint else Config.from_preset("tiny")
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from shlex import quote
@@ -14,6 +14,7 @@ from vidm.checkpoint import Checkpoint, check_generator, list_checkpoints, load_
 from vidm.config import Config
 from vidm.distributed import print0
 from vidm.presets import PRESETS
+from vidm.settings import flags_by_name
 
 # These settings decide which sample is at which place of a step. A run that changed one could not be reproduced.
 STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip")
@@ -45,43 +46,48 @@ def trains_flow(config: Config, resume: Checkpoint | None = None, init: Checkpoi
     return asked or not finished
 
 
+def newest_undamaged(folder: str | Path) -> Checkpoint | None:
+    """The undamaged checkpoint of the highest step in a folder, None without one; prints why others are skipped."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return load_checkpoint(path)
+        except ValueError as error:
+            print0(f"skipped: {error}")
+    return None
+
+
 def newest_that_verifies(folder: str | Path) -> Checkpoint | None:
     """The undamaged checkpoint of the highest step in a folder, None if the folder has no checkpoints.
 
     Prints which one is used, and why others were skipped. Raises ValueError if all of them are damaged.
     """
-    found = list_checkpoints(folder)
-    for path in reversed(found):
-        try:
-            checkpoint = load_checkpoint(path)
-        except ValueError as error:
-            print0(f"skipped: {error}")
-            continue
-        print0(f"resuming from {path}")
-        return checkpoint
-    if found:
-        raise ValueError(f"all {len(found)} checkpoints in {folder} are damaged: move them away to start a new run")
+    if found := newest_undamaged(folder):
+        print0(f"resuming from {found.source}")
+        return found
+    if damaged := list_checkpoints(folder):
+        raise ValueError(f"all {len(damaged)} checkpoints in {folder} are damaged: move them away to start a new run")
     print0(f"no checkpoint in {folder} yet: starting a new run")
     return None
 
 
-def in_own_folder(checkpoint: Checkpoint, config: Config) -> bool:
-    """Whether a checkpoint's file is in the folder of the run that `config` describes."""
-    return Path(checkpoint.source).resolve().parent == Path(config.train.out).resolve()
+def in_own_folder(file: str | Path, config: Config) -> bool:
+    """Whether a file is in the folder of the run that `config` describes."""
+    return Path(file).resolve().parent == Path(config.train.out).resolve()
 
 
-def _check_places(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
-    """Raise ValueError if a file outside its run's folder would decide what is read or written."""
-    trained = checkpoint.config
-    if in_own_folder(checkpoint, trained):
+def check_places(file: str | Path, described: Config, values: Mapping[str, Any], names: Sequence[str] = PLACES) -> None:
+    """Raise ValueError if a file outside the folder of the run it describes would decide what is read or written.
+
+    `names` are the settings that name such paths. The file decides those that are not among `values`.
+    """
+    if in_own_folder(file, described):
         return
-    for section, default in zip(trained.sections(), Config().sections(), strict=True):
-        for name in PLACES:
+    for section, default in zip(described.sections(), Config().sections(), strict=True):
+        for name in names:
             stored = getattr(section, name, None)
             if name not in values and stored != getattr(default, name, None):
                 raise ValueError(
-                    f"{checkpoint.source} is not in the folder of its run, so its --{name} {stored!r} is not used: "
-                    f"give --{name}"
+                    f"{file} is not in the folder of its run, so its --{name} {stored!r} is not used: give --{name}"
                 )
 
 
@@ -107,7 +113,7 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
     if values.get("precision") == "auto":  # chosen when a run begins, maybe on another device
         values = {name: value for name, value in values.items() if name != "precision"}
     values = {"compile": False, **values}  # a machine may have no compiler
-    _check_places(checkpoint, values)
+    check_places(path, trained, values)
     for name in BEGINNING:
         begun_with = getattr(trained.train, name)
         if values.get(name, begun_with) != begun_with:
@@ -116,10 +122,11 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
                 f"{begun_with or 'none'}: leave it out, or begin a new run with --init {quote(path)}"
             )
     asked = Config().replaced(PRESETS[preset]) if preset else trained
+    flags = flags_by_name(trained.sections())
     for name, (before, now) in _differences(asked.replaced(values), trained).items():
         if any(name in {setting.name for setting in fields(section)} for section in trained.sections()[:2]):
             raise ValueError(
-                f"{path} has another configuration: {name} is {before} there and {now} here; "
+                f"{path} has another configuration: {flags[name]} is {before} there and {now} here; "
                 "leave the flags out to use the checkpoint's"
             )
     config = trained.replaced(values)
@@ -128,8 +135,8 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
         if name in changed:
             before, now = changed[name]
             raise ValueError(
-                f"{name} is {before!r} in {path} and {now!r} here, which would change the samples of the rest of the "
-                f"run: leave it out, or begin a new run with --init {quote(path)}"
+                f"{flags[name]} is {before!r} in {path} and {now!r} here, which would change the samples of the rest "
+                f"of the run: leave it out, or begin a new run with --init {quote(path)}"
             )
     if changed:
         shown = ", ".join(f"{name} {before!r} -> {now!r}" for name, (before, now) in changed.items())

@@ -1,4 +1,4 @@
-"""The log of a training run: console lines, JSON rows in stats.jsonl, and TensorBoard events.
+"""The log of a training run: console lines, JSON rows in stats.jsonl, charts of them, and TensorBoard events.
 
 log = RunLog("checkpoints", total=1000, start=0)
 log.row(100, loss=0.25)
@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,14 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from vidm.files import append, atomic_write, regular_file
+from vidm.curves import write_curves
+from vidm.files import LARGEST, append, atomic_write, regular_file
 from vidm.video_io import write_video
 
 LONGEST_ROW = 1 << 20  # bytes
+# The weight of the newest steps in the time that is left.
+SMOOTHING = 0.3
+SCRIPT = "diffusion_ddp_accum_constant_cu.py"
 
 
 def _is_row(line: bytes, step: int) -> bool:
@@ -63,7 +69,7 @@ def _image_value(tag: str, encoded: bytes, height: int, width: int) -> Summary.V
 
 
 class RunLog:
-    """A progress bar, and `stats.jsonl` and TensorBoard events in the folder `out`.
+    """A progress bar (on a terminal only), and `stats.jsonl`, `curves.html` and TensorBoard events in the folder `out`.
 
     `total` and `start` are steps; rows of an earlier run after `start`, whose steps were lost, are removed, and
     TensorBoard does not show them. What cannot be written (the disk is full, for example) is dropped with a warning.
@@ -73,7 +79,9 @@ class RunLog:
     def __init__(self, out: str | Path, total: int, start: int) -> None:
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True)
+        self.bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True, disable=None)
+        self._total = total
+        self._step_s = 0.0  # seconds of a step, smoothed; 0 before the first ones
         self.stats = self.out / "stats.jsonl"
         self.events = self.out / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         with self._written_if_possible():
@@ -87,9 +95,19 @@ class RunLog:
         """Count one step."""
         self.bar.update()
 
+    def pace(self, seconds: float, steps: int) -> None:
+        """Take note of how long the last steps took, for the time that is left."""
+        recent = seconds / steps
+        self._step_s = (1 - SMOOTHING) * self._step_s + SMOOTHING * recent if self._step_s else recent
+
+    def skip_time(self) -> None:
+        """Do not count the time since the last step as training, for the time that is left."""
+        self.bar.unpause()
+
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         self.bar.write(line)
+        sys.stdout.flush()
 
     def warn(self, line: str) -> None:
         """Print a warning on stderr, above the progress bar."""
@@ -108,7 +126,10 @@ class RunLog:
 
     def row(self, step: int, **values: float) -> None:
         """Write the named numbers of a step to the console, stats.jsonl and TensorBoard."""
-        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        left = ""
+        if self.bar.disable and self._step_s and step < self._total:
+            left = f"; {timedelta(seconds=round((self._total - step) * self._step_s))} left"
+        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()) + left)
         self.bar.set_postfix({name: f"{values[name]:.4g}" for name in ("loss", "images_per_s") if name in values})
         with self._written_if_possible():
             append(self.stats, (json.dumps({"step": step, **values}) + "\n").encode())
@@ -132,10 +153,21 @@ class RunLog:
         with self._written_if_possible():
             self._show(step, [_image_value(tag, png.getvalue(), *image.shape[:2])])
 
-    def settings(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the run's configuration to out/config.json."""
-        with self._written_if_possible(), atomic_write(self.out / "config.json") as temporary:
-            temporary.write_text(json.dumps(sections, indent=2) + "\n")
+    def curves(self) -> None:
+        """Write charts of the numbers so far to out/curves.html."""
+        with self._written_if_possible():
+            write_curves(self.out / "curves.html", str(self.out), rows_up_to(self.stats, LARGEST))
+
+    def settings(self, sections: Mapping[str, Mapping[str, Any]], num_processes: int = 1) -> None:
+        """Write the run's configuration to out/config.json, and a command that repeats the run to out/command.txt."""
+        config = self.out / "config.json"
+        program = "python" if num_processes == 1 else f"torchrun --nproc-per-node {num_processes}"
+        with self._written_if_possible():
+            with atomic_write(config) as temporary:
+                temporary.write_text(json.dumps(sections, indent=2) + "\n")
+            with atomic_write(self.out / "command.txt") as temporary:
+                command = f"{program} {SCRIPT} --config {quote(str(config))} --out NEW_FOLDER\n"
+                temporary.write_text(command, "utf-8", "surrogateescape")
 
     def close(self) -> None:
         """Finish the bar."""

@@ -130,6 +130,7 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
     values["frame_stride"] = generator.config.data.frame_stride
     values["checkpoint_sha256"] = sha256_of([generator.path])
     values["content_checkpoint_sha256"] = sha256_of([generator.content_path]) if generator.content_path else None
+    values["weights"] = generator.weights
     return [
         {
             "index": i,
@@ -151,7 +152,8 @@ def _is_finished(video: Path, record: dict[str, Any]) -> bool:
         return False
     try:
         found = read_json(_record_path(video))
-        old, new = ({"first_frame": r["first_frame"], **r["settings"]} for r in (found, record))
+        # Records of earlier versions do not say which weights: there was one kind.
+        old, new = ({"first_frame": r["first_frame"], "weights": "ema", **r["settings"]} for r in (found, record))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{video} already exists, without a file of its settings: remove it or give another --out"
@@ -214,8 +216,8 @@ def _make(
     """Generate and write the unfinished videos of this process's batches; return the number of generated videos."""
     side, began = generator.config.model.image_size, time.monotonic()
     num_made, resizing_printed = 0, False
-    with tqdm(total=sum(map(len, batches)), desc="sample", unit="video", disable=not is_main()) as bar:
-        for batch in batches:
+    with tqdm(total=sum(map(len, batches)), desc="sample", unit="video", disable=not is_main() or None) as bar:
+        for number, batch in enumerate(batches, 1):
             frames = first_frames(batch)
             others = {frame.shape[:2] for frame in frames.values()} - {(side, side)}
             if others and not resizing_printed and is_main():
@@ -232,6 +234,8 @@ def _make(
                 num_made += len(videos)
                 frames_per_s = num_made * videos.shape[1] * world_size() / (time.monotonic() - began)
                 bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")
+                if bar.disable:  # stderr is a file
+                    print0(f"batch {number} of {len(batches)}: {frames_per_s:.1f} frames/s")
             bar.update(len(batch))
     return num_made
 

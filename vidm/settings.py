@@ -7,9 +7,10 @@ class DataConfig:
 check_values(DataConfig(frame_stride=0))  # raises ValueError: --frame-stride 0: give 1 or more
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import Field, field, fields
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from vidm.console import short
 from vidm.files import LARGEST
@@ -34,21 +35,57 @@ def flagged(section: Any) -> Iterator[Field[Any]]:
     return (each for each in fields(section) if each.metadata.get("flags"))
 
 
+def flag_of(each: Field[Any]) -> str:
+    """How a user gives a setting: its first flag, or --set and its name."""
+    return each.metadata["flags"][0] if each.metadata.get("flags") else f"--set {each.name}"
+
+
+def flags_by_name(sections: Iterable[Any]) -> dict[str, str]:
+    """How a user gives each setting of some sections, by the setting's name."""
+    return {each.name: flag_of(each) for section in sections for each in fields(section)}
+
+
+def flag_type(each: Field[Any]) -> type:
+    """The type of a setting's values without None."""
+    return next(kind for kind in (*get_args(each.type), each.type) if kind is not NoneType)
+
+
+def from_text(each: Field[Any], text: str) -> Any:
+    """A setting's value from text: 2e-4, true, or 1,2,4. Raises ValueError, naming the setting, for another type."""
+    try:
+        if isinstance(each.default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(each.default, tuple):
+            return tuple(int(part) for part in text.split(",") if part.strip())
+        return flag_type(each)(text)
+    except (ValueError, KeyError):
+        wanted = "true or false" if isinstance(each.default, bool) else "whole numbers as 1,2,4"
+        if not isinstance(each.default, bool | tuple):
+            wanted = "a whole number" if flag_type(each) is int else "a number"
+        raise ValueError(f"{each.name} is {short(text)!r}: give {wanted}") from None
+
+
+def check_value(each: Field[Any], value: Any) -> None:
+    """Raise ValueError, naming the flag, for a value that is not among the choices or not in the range of a field."""
+    valid, flag = each.metadata, flag_of(each)
+    if not valid:
+        return
+    if valid["choices"] and value not in valid["choices"]:
+        raise ValueError(f"{flag} {short(value)!r}: choose from {', '.join(valid['choices'])}")
+    least, above, most = valid["least"], valid["above"], valid["most"]
+    if value is None or (least is None and above is None):
+        return
+    # Comparisons with NaN are false, so it is refused as well.
+    large_enough = value > above if least is None else value >= least
+    if not (large_enough and value <= (most or LARGEST)):
+        wanted = f"{least} or more" if above is None else f"a number above {above}"
+        if most or large_enough:
+            most = most or LARGEST
+            wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
+        raise ValueError(f"{flag} {short(value)}: give {wanted}")
+
+
 def check_values(section: Any) -> None:
-    """Raise ValueError, naming the flag, for a value that is not among the choices or not in the range of its field."""
-    for each in (each for each in fields(section) if each.metadata):
-        value, valid = getattr(section, each.name), each.metadata
-        flag = valid["flags"][0] if valid["flags"] else each.name
-        if valid["choices"] and value not in valid["choices"]:
-            raise ValueError(f"{flag} {short(value)!r}: choose from {', '.join(valid['choices'])}")
-        least, above, most = valid["least"], valid["above"], valid["most"]
-        if value is None or (least is None and above is None):
-            continue
-        # Comparisons with NaN are false, so it is refused as well.
-        large_enough = value > above if least is None else value >= least
-        if not (large_enough and value <= (most or LARGEST)):
-            wanted = f"{least} or more" if above is None else f"a number above {above}"
-            if most or large_enough:
-                most = most or LARGEST
-                wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
-            raise ValueError(f"{flag} {short(value)}: give {wanted}")
+    """Raise ValueError, naming the flag, for the first value of a section that check_value refuses."""
+    for each in fields(section):
+        check_value(each, getattr(section, each.name))

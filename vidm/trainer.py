@@ -153,7 +153,7 @@ class Trainer:
         self.config, self.device = config, device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
-        if list_checkpoints(train.out) and not (resume and in_own_folder(resume, config)):
+        if list_checkpoints(train.out) and not (resume and in_own_folder(resume.source, config)):
             raise ValueError(
                 f"{train.out} has checkpoints of another run: resume it with --resume auto, or give another --out"
             )

@@ -9,7 +9,7 @@ or gradient was not finite; or if data loading processes die repeatedly. It save
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 
 import torch
@@ -91,7 +91,10 @@ def fit(trainer: Trainer) -> None:
     if trainer.step >= train.total_iters:
         print0(f"nothing left to do: step {trainer.step} of {train.total_iters}")
         return
-    print0(f"steps {trainer.step} to {train.total_iters}; checkpoints and logs go to {train.out}")
+    print0(
+        f"steps {trainer.step} to {train.total_iters}; checkpoints and logs go to {train.out}; to repeat this run, see "
+        f"{train.out}/command.txt"
+    )
     batches = trainer.batches()
     # The first batch is read before anything is written, so that data errors leave no files behind.
     batches = chain([next(batches)], batches)
@@ -101,7 +104,7 @@ def fit(trainer: Trainer) -> None:
         if log:
             open_until_the_end.callback(log.close)
             remove_unfinished(train.out)
-            log.settings(trainer.config.to_dict())
+            log.settings(trainer.config.to_dict(), world_size())
         with StopSignals() as stop, ThreadPoolExecutor(1) as thread:
             run = _Run(trainer, log, stop, thread)
             try:
@@ -164,6 +167,7 @@ class _Run:
             rows = {name: torch.cat([row[name] for row in self.window]) for name in self.window[0]}
             values = {name: gather_rows(row).mean().item() for name, row in rows.items()}
         if self.log:
+            self.log.pace(seconds, self.window_steps)
             (group,) = trainer.optimizer.param_groups
             speed = self.window_steps * trainer.config.train.batch_size / seconds
             values |= {"lr": group["lr"], "images_per_s": speed}
@@ -172,19 +176,27 @@ class _Run:
             if trainer.progress.bad_steps:
                 values["bad_steps"] = trainer.progress.bad_steps
             self.log.row(trainer.step, **values)
-        self._begin_window()
-
-    def _begin_window(self) -> None:
         self.window.clear()
         self.window_steps, self.window_began = 0, time.perf_counter()
 
+    @contextmanager
+    def _besides_training(self) -> Iterator[None]:
+        """The time of what happens here is not counted: speed and time left are those of the training."""
+        began = time.perf_counter()
+        yield
+        if self.log:
+            self.log.curves()
+            self.log.skip_time()
+        self.window_began += time.perf_counter() - began
+
     def _save(self, last: bool) -> None:
         """Save a checkpoint; if it cannot be written and more steps follow, warn and continue."""
-        self.finish_saving()
-        if self.log:
-            self.saving = self.thread.submit(self.trainer.write, self.trainer.snapshot())
-        if last or not self.saves_in_background:
-            self.finish_saving(last)
+        with self._besides_training():
+            self.finish_saving()
+            if self.log:
+                self.saving = self.thread.submit(self.trainer.write, self.trainer.snapshot())
+            if last or not self.saves_in_background:
+                self.finish_saving(last)
 
     def finish_saving(self, last: bool = False) -> None:
         """Wait until the checkpoint is written; if it cannot be, warn, or raise OSError if it is the last one."""
@@ -208,9 +220,12 @@ class _Run:
 
     def _with_averaged_weights(self, act: Callable[[], None]) -> None:
         # Sampling has other shapes than training: with --compile, they would take minutes of compilation.
-        with self.trainer.ema.swapped_into(self.trainer.model), torch.compiler.set_stance("force_eager"):
+        with (
+            self._besides_training(),
+            self.trainer.ema.swapped_into(self.trainer.model),
+            torch.compiler.set_stance("force_eager"),
+        ):
             act()
-        self._begin_window()
 
     def _preview(self) -> None:
         assert self.log

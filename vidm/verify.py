@@ -101,7 +101,10 @@ def verify(paths: Sequence[Path], num_frames: Sequence[int]) -> Damage:
     shards = [(pack, number) for pack in packs.values() for number in range(len(pack.index.shards))]
     files = [(path, count) for path, count in zip(paths, num_frames, strict=True) if not pack_of(path)]
     damaged: Damage = []
-    with ThreadPoolExecutor() as pool, tqdm(total=len(shards) + len(files), desc="verifying", delay=3) as bar:
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(shards) + len(files), desc="verifying", delay=3, disable=None) as bar,
+    ):
         # What a second try does not show is not damaged.
         for found in pool.map(lambda shard: _damage_of_shard(*shard) and _damage_of_shard(*shard), shards):
             damaged += found

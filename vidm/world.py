@@ -252,7 +252,7 @@ def write_dataset(
     recipe = {"seed": seed, "num_frames": num_frames, "resolution": [camera.height, camera.width]}
     missing = [index for index in range(start, start + num_videos) if not _is_written(_video_path(out, index), recipe)]
     write = partial(_write_one, out, recipe)
-    with tqdm(total=num_videos, initial=num_videos - len(missing), unit="video", disable=not progress) as bar:
+    with tqdm(total=num_videos, initial=num_videos - len(missing), unit="video", disable=not progress or None) as bar:
         if min(workers, len(missing)) <= 1:
             for index in missing:
                 write(index)

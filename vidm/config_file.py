@@ -1,0 +1,104 @@
+"""Training settings by name, and files of them: a run's config.json, or TOML or JSON with some settings. Ours.
+
+    values = read_config("checkpoints/config.json")
+    config = Config.from_preset("tiny").replaced(values)
+
+Sections are optional, because no two settings have the same name:
+
+    lr = 2e-4
+    [model]
+    model_channels = 96
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from vidm.config import Config
+from vidm.console import short
+from vidm.files import LARGEST_JSON, read_json, regular_file
+from vidm.resume import BEGINNING, PLACES, check_places
+from vidm.settings import check_value
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+# The settings of training by name.
+SETTINGS = {each.name: each for section in Config().sections() for each in fields(section)}
+
+
+def setting_of(name: str) -> Field[Any]:
+    """A setting of training. Raises ValueError for an unknown name, with the most similar one."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    hint = "".join(f"; did you mean {similar}?" for similar in get_close_matches(short(name), SETTINGS, 1))
+    raise ValueError(f"there is no setting {short(name)}{hint}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises ValueError, naming the file, if it is larger than JSON may be, or damaged."""
+    with regular_file(path).open("rb") as file:
+        text = file.read(LARGEST_JSON + 1)
+    try:
+        if len(text) > LARGEST_JSON:
+            raise ValueError(f"it has more than {LARGEST_JSON} bytes")
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not TOML that can be read: {error}") from error
+
+
+def _in_sections(content: Any) -> dict[str, dict[str, Any]]:
+    """Settings in or outside sections, as sections. Raises ValueError for an unknown section or a setting given twice.
+
+    The settings outside are the section "".
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError("it contains no settings by name")
+    sections = {name: dict(part) for name, part in content.items() if isinstance(part, Mapping)}
+    known = [part.name for part in fields(Config)]
+    if unknown := [name for name in sections if name not in known]:
+        raise ValueError(f"unknown section {short(unknown[0])!r}: the sections are {', '.join(known)}")
+    sections[""] = {name: value for name, value in content.items() if name not in sections}
+    for name, count in Counter(name for part in sections.values() for name in part).items():
+        if count > 1:
+            raise ValueError(f"setting {short(name)} is there twice")
+    return sections
+
+
+def read_config(path: str | Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings in a file of --config, or in a run's folder, by name; TOML if it is named *.toml, else JSON.
+
+    `given` are settings from flags, which replace the file's. Unless the file is in the folder of the run it describes,
+    it must not decide what is read and written: the data, the folder of the run, and the weights that it begins with.
+    Raises ValueError, naming the file and the setting, for an unknown name, a wrong type or value, and for such a path
+    that is not in `given`; FileNotFoundError for a missing file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path} (--config)")
+    content = _read_toml(path) if path.suffix.lower() == ".toml" else read_json(path)
+    try:
+        values = Config.values_from(_in_sections(content))
+        for name, value in values.items():
+            check_value(setting_of(name), value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    paths = (*PLACES, *BEGINNING)
+    described = Config().replaced({name: value for name, value in values.items() if name in paths})
+    check_places(path, described, given or {}, paths)
+    return values
+
+
+def config_text(config: Config) -> str:
+    """All settings as text in the form of a run's config.json, which read_config reads again."""
+    return json.dumps(config.to_dict(), indent=2)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -26,13 +27,14 @@ from vidm.datasets import to_float
 from vidm.diffusion import GaussianDiffusion
 from vidm.files import WriteError, sha256_of
 from vidm.first_frames import read_first_frame
-from vidm.generator import load_generator
+from vidm.generator import Generator, load_generator
 from vidm.layers import constant_index
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision
 from vidm.samplers import sample_ddim, sample_ddpm
 from vidm.sampling import list_content, sample_folder, video_path
 from vidm.video_io import VideoError, read_video, write_video
+from vidm.video_writing import video_writer
 
 QUICK = {"num_frames": 3, "sampler": "ddim", "steps": "2"}
 
@@ -297,11 +299,13 @@ def test_a_folder_gives_one_video_per_first_frame_in_natural_order(generator, co
 
 
 def test_a_video_that_does_not_fit_on_the_disk_leaves_nothing(generator, content, tmp_path, monkeypatch):
-    def full(path: Path, frames: np.ndarray, fps: float) -> None:
+    @contextmanager
+    def full(path: Path, fps: float):
+        yield lambda frame: None
         raise WriteError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("vidm.sampling.write_video", full)
-    with pytest.raises(WriteError, match=r"video_00000.npy was not written: No space left on device"):
+    monkeypatch.setattr("vidm.sampling.video_writer", full)
+    with pytest.raises(WriteError, match=r"video_0000\d.npy was not written: No space left on device"):
         sample_folder(generator, settings(content, tmp_path / "out", format="npy"))
     assert not list((tmp_path / "out").iterdir())
 
@@ -479,19 +483,53 @@ def test_a_grid_of_the_first_videos_is_written_next_to_the_folder(generator, con
 def test_a_full_disk_leaves_no_incomplete_file_and_the_run_can_resume(generator, content, tmp_path, monkeypatch):
     written = []
 
-    def full(path: Path, frames: np.ndarray, fps: float) -> None:
+    @contextmanager
+    def full(path: Path, fps: float):
         if len(written) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(path)
-        write_video(path, frames, fps)
+        with video_writer(path, fps) as write:
+            yield write
 
+    flags = {"format": "npy", "batch_size": 1}
     with monkeypatch.context() as patch:
-        patch.setattr("vidm.sampling.write_video", full)
+        patch.setattr("vidm.sampling.video_writer", full)
         with pytest.raises(OSError, match="No space left"):
-            sample_folder(generator, settings(content, tmp_path / "out", format="npy"))
-    assert len(list((tmp_path / "out").glob("*.npy"))) == 2
-    sample_folder(generator, settings(content, tmp_path / "out", format="npy"))
+            sample_folder(generator, settings(content, tmp_path / "out", **flags))
+    assert names(tmp_path / "out") == ["video_00000.npy", "video_00001.npy"]
+    sample_folder(generator, settings(content, tmp_path / "out", **flags))
     assert len(names(tmp_path / "out")) == 3
+
+
+@pytest.mark.parametrize("max_open", [1, 2, 64])
+def test_the_videos_of_a_batch_are_written_while_they_are_made_up_to_a_limit(
+    generator, content, tmp_path, monkeypatch, max_open
+):
+    open_now, most, seen = set(), [], []
+
+    @contextmanager
+    def counted(path: Path, fps: float):
+        open_now.add(path)
+        with video_writer(path, fps) as write:
+            yield lambda frame: (write(frame), most.append(len(open_now)), seen.append(next_frame[0]))
+        open_now.remove(path)
+
+    next_frame, made = [0], generator.stream_batch
+
+    def stream_batch(*arguments, **options):
+        for frame in made(*arguments, **options):
+            next_frame[0] += 1
+            yield frame
+
+    monkeypatch.setattr("vidm.sampling.MAX_OPEN", max_open)
+    monkeypatch.setattr("vidm.sampling.video_writer", counted)
+    monkeypatch.setattr(Generator, "stream_batch", lambda self, *a, **k: stream_batch(*a, **k))
+    sample_folder(generator, settings(content, tmp_path / "out", format="npy"))
+    assert max(most) == min(max_open, 3)
+    assert (seen == sorted(seen) and set(seen) == {1, 2, 3}) is (max_open == 64)
+    for i, shift in enumerate((2, 9, 10)):
+        exact = generator.animate(content / f"frame_{shift}.png", **QUICK, index=i).astype(int)
+        assert np.abs(np.load(tmp_path / "out" / f"video_{i:05d}.npy") - exact).max() <= 2
 
 
 def test_each_kind_of_conversion_of_first_frames_is_printed_once(generator, tmp_path, capsys):

@@ -9,8 +9,8 @@ an interruption: bit for bit on a CPU; on a GPU this has not been measured. Ours
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,12 @@ from vidm.layouts import index_clips, refuse_archive
 from vidm.packs import frame_sha256
 from vidm.runtime import versions_of
 from vidm.video_io import VideoError, read_video, write_video
+from vidm.video_writing import WriteFrame, video_writer
 
 # The default number of videos with generated first frames.
 NUM_GENERATED = 16
+# Videos that are written at the same time.
+MAX_OPEN = 64
 # Settings that affect where and how many videos are written, but not their content.
 NOT_RECORDED = ("content", "content_resume", "out", "num_samples", "grid", "report")
 
@@ -175,20 +178,38 @@ def _unfinished(settings: SampleConfig, records: list[dict[str, Any]]) -> tuple[
     return [batch for batch in batches if not finished.issuperset(batch)], finished
 
 
-def _write(settings: SampleConfig, record: dict[str, Any], first_frame: np.ndarray, frames: np.ndarray) -> None:
-    """Write the settings, then the video: a video without settings is refused when the run resumes.
+@contextmanager
+def _video_writer(settings: SampleConfig, record: dict[str, Any], first_frame: np.ndarray) -> Iterator[WriteFrame]:
+    """A writer of frames. The settings are written before the video has its name: without them, it would be refused.
 
     The digest of the first frame, as it was read, allows an evaluation to find the real video in another folder.
     """
     video = video_path(settings, record["index"])
     record = record | {"first_frame_number": 0, "first_frame_sha256": frame_sha256(first_frame)}
-    with atomic_write(_record_path(video)) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     try:
-        write_video(video, frames, fps=settings.fps)
+        with video_writer(video, settings.fps) as write:
+            yield write
+            with atomic_write(_record_path(video)) as temporary:
+                temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except BaseException:
-        _record_path(video).unlink()
+        _record_path(video).unlink(missing_ok=True)
         raise
+
+
+def _write_videos(stream: Iterable[np.ndarray], writers: Mapping[int, AbstractContextManager[WriteFrame]]) -> None:
+    """Write frames (B, H, W, 3) of a batch as they are made; `writers` are those of videos, by place in the batch.
+
+    If there are more than MAX_OPEN videos, the frames are kept, since every encoder has an open file and a buffer.
+    """
+    places = list(writers)
+    groups = [places[start : start + MAX_OPEN] for start in range(0, len(places), MAX_OPEN)]
+    frames = stream if len(groups) <= 1 else list(stream)
+    for group in groups:
+        with ExitStack() as stack:
+            writes = {place: stack.enter_context(writers[place]) for place in group}
+            for frame in frames:
+                for place, write in writes.items():
+                    write(frame[place])
 
 
 def _write_grid(settings: SampleConfig, num_frames: int) -> None:
@@ -227,12 +248,13 @@ def _make(
             if frames:
                 given = _completed(list(frames.values()), settings, len(records))
                 indices = _completed(list(frames), settings, len(records))
-                videos = generator.animate_batch(given, indices, settings, progress=is_main())[: len(frames)]
-                for i, video in zip(frames, videos, strict=True):
-                    if i not in finished:
-                        _write(settings, records[i], frames[i], video)
-                num_made += len(videos)
-                frames_per_s = num_made * videos.shape[1] * world_size() / (time.monotonic() - began)
+                stream = generator.stream_batch(given, indices, settings, progress=is_main())
+                unfinished = {place: i for place, i in enumerate(frames) if i not in finished}
+                writers = {p: _video_writer(settings, records[i], frames[i]) for p, i in unfinished.items()}
+                _write_videos(stream, writers)
+                num_made += len(frames)
+                num_frames = num_made * generator.num_frames(settings)
+                frames_per_s = num_frames * world_size() / (time.monotonic() - began)
                 bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")
                 if bar.disable:  # stderr is a file
                     print0(f"batch {number} of {len(batches)}: {frames_per_s:.1f} frames/s")

@@ -10,18 +10,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
 
-import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from PIL import Image
 
 from vidm.array_file import open_array
 from vidm.container_headers import missing_bytes
-from vidm.files import atomic_dir, atomic_file, atomic_write
 from vidm.frame_names import choose_frames
 from vidm.images import (
     check_budget,
@@ -42,15 +37,11 @@ from vidm.video_containers import (
     probe_container,
     tried_twice,
 )
+from vidm.video_writing import video_writer
 
 ANIMATION_SUFFIXES = (".gif", ".webp", ".apng")
 VIDEO_SUFFIXES = (*CONTAINER_SUFFIXES, *ANIMATION_SUFFIXES, ".npy")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
-# The same frames must give the same bytes. The output of x264 depends on the number of threads, and its macroblock
-# tree reads uninitialized memory when frames are small.
-X264_OPTIONS = {"crf": "12", "threads": "1", "x264-params": "mbtree=0"}
-SMPTE170M = 6  # H.264's number for BT.601 in its 525-line form (ITU-T H.273, tables 2 to 4)
 
 
 @contextmanager
@@ -268,36 +259,8 @@ def read_video(path: str | Path) -> np.ndarray:
 # Writing
 
 
-def _write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    # `lossless` affects only WebP.
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, lossless=True)
-
-
-def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    # 4:2:0 stores one colour per 2 x 2 pixels, so an odd side repeats its last row or column.
-    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    reformatter = VideoReformatter()
-    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)  # represents 24000/1001 and 30000/1001 exactly
-        stream = container.add_stream("libx264", rate=rate, options=X264_OPTIONS)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = SMPTE170M
-        context.color_range = ColorRange.MPEG
-        for array in frames:
-            frame = reformatter.reformat(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24"),
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU601,
-                dst_color_range=ColorRange.MPEG,
-            )
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
-    """Write uint8 (T, H, W, 3) frames in the format given by the suffix, completely or not at all.
+def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps: float = 25) -> None:
+    """Write frames, uint8 (T, H, W, 3) or (H, W, 3) one by one, in the suffix's format, completely or not at all.
 
     .mp4: H.264, 4:2:0, near lossless, plays in any browser; an odd side grows by one repeated row or column.
     .gif (256 colours per frame), .webp (lossless): looping; consecutive equal frames become one longer frame.
@@ -305,21 +268,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 25) -> None:
     from 0.1 to 1000. Missing parent folders are created. Raises ValueError for another suffix, other frames or
     another rate, WriteError on a full disk. Ours.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if not _is_clip(frames):
+    if isinstance(frames, np.ndarray) and not _is_clip(frames):
         raise ValueError(f"{path}: cannot write {frames.dtype} {frames.shape}; a video is uint8 (T, H, W, 3)")
-    if not 0.1 <= fps <= 1000:
-        raise ValueError(f"{path}: cannot be written at {fps} frames per second; give 0.1 to 1000")
-    if suffix == "":
-        with atomic_dir(path) as folder:
-            for index, frame in enumerate(frames):
-                Image.fromarray(frame).save(folder / f"{index:05d}.png")
-    elif suffix == ".npy":
-        with atomic_file(path) as file:
-            np.save(file, frames)
-    elif suffix in (".mp4", *ANIMATION_SUFFIXES):
-        with atomic_write(path) as temporary:
-            (_write_mp4 if suffix == ".mp4" else _write_animation)(temporary, frames, fps)
-    else:
-        raise ValueError(f"{path}: cannot write {suffix}; use .mp4 .gif .webp .npy, or no suffix for a folder of png")
+    with video_writer(path, fps) as write:
+        for frame in frames:
+            write(frame)

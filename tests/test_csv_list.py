@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidm.cli_evaluate import evaluate_fvd_main
-from vidm.clip_choice import ClipSelection, choose_clips, contents_of
+from vidm.clip_choice import ClipSelection, choose_clips, contents_of, halves
 from vidm.config import Config
 from vidm.csv_list import is_list
 from vidm.datasets import Clips
@@ -153,6 +153,14 @@ def test_parts_of_a_held_out_video_are_not_trained_on(data: Path) -> None:
     assert held_out.classes == ["05", "15"]
     assert len(training.paths) == 54
     assert not {path.name[:2] for path in training.paths} & set(held_out.classes)
+
+
+def test_at_most_one_video_has_parts_in_both_halves() -> None:
+    paths = [Path(f"{number:02d}.mp4[{start}:{start + 8}]") for number in range(7) for start in (0, 8, 16)]
+    clips = Clips(ClipIndex(Path(), paths, [8] * 21, []), num_frames=8)
+    for seed in range(9):
+        videos = [{paths[place].name[:2] for place in half} for half in halves(clips, seed)]
+        assert len(videos[0] & videos[1]) <= 1
 
 
 def test_a_run_trains_on_the_parts_of_its_split(tiny: Config, data: Path) -> None:

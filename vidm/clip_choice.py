@@ -118,8 +118,15 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
 
 
 def halves(clips: Clips, seed: int) -> tuple[list[int], list[int]]:
-    """Return two disjoint sets of positions in `clips`, of equal size, drawn by the seed; an odd clip is in neither."""
-    draws = [_draw(seed, f"half {clips.index.name_of(path).as_posix()}") for path in clips.index.paths]
+    """Return two disjoint sets of positions in `clips`, of equal size, drawn by the seed; an odd clip is in neither.
+
+    Parts of one video, which look alike, are in the same set, except for those of one video at most.
+    """
+
+    def draw(path: Path) -> tuple[float, float]:
+        return _draw(seed, f"half {clips.index.name_of(path).as_posix()}")
+
+    draws = [(draw(whole_path(path)), draw(path)) for path in clips.index.paths]
     order = sorted(range(len(clips)), key=lambda place: draws[place])
     half = len(clips) // 2
     return sorted(order[:half]), sorted(order[half : 2 * half])

@@ -3,13 +3,14 @@
 import json
 import runpy
 import shutil
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vidm.cli_evaluate import evaluate_fvd_main
-from vidm.clip_choice import ClipSelection, choose_clips, contents_of
+from vidm.clip_choice import ClipSelection, choose_clips, contents_of, draw_order
 from vidm.config import Config
 from vidm.csv_list import is_list
 from vidm.datasets import Clips
@@ -127,7 +128,7 @@ def test_parts_are_drawn_and_cached_apart(data: Path, tmp_path: Path, capsys: py
         flags = f"-n 4 -i3d random --json {tmp_path / name}".split()
         cache = [] if name == "none" else ["--cache", str(tmp_path / "cache")]
         evaluate_fvd_main(["-dir1", str(real), "-dir2", str(made), *flags, *cache])
-        results.append(json.loads((tmp_path / name).read_text())["results"]["FVD4"])
+        results.append(json.loads((tmp_path / name).read_text())["results"]["random Frechet4"])
     assert results[0]["num_samples"] == [4, 4]
     assert results[0]["value"] == results[1]["value"] == results[2]["value"] > 0
     assert "4 clips of 2 videos" in capsys.readouterr().out
@@ -153,6 +154,14 @@ def test_parts_of_a_held_out_video_are_not_trained_on(data: Path) -> None:
     assert held_out.classes == ["05", "15"]
     assert len(training.paths) == 54
     assert not {path.name[:2] for path in training.paths} & set(held_out.classes)
+
+
+def test_parts_of_a_video_follow_each_other_in_the_order_from_which_a_floor_is_measured() -> None:
+    paths = [Path(f"{number:02d}.mp4[{start}:{start + 8}]") for number in range(7) for start in (0, 8, 16)]
+    clips = Clips(ClipIndex(Path(), paths, [8] * 21, []), num_frames=8)
+    for seed in range(9):
+        videos = [paths[place].name[:2] for place in draw_order(clips, seed, by_video=True)]
+        assert len([key for key, _ in groupby(videos)]) == 7
 
 
 def test_a_run_trains_on_the_parts_of_its_split(tiny: Config, data: Path) -> None:

@@ -119,9 +119,16 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     return Clips(index, len(window), selection.resolution, starts, selection.stride)
 
 
-def draw_order(clips: Clips, seed: int) -> list[int]:
-    """Return the places of chosen clips in the order in which the seed draws them."""
-    draws = [_draw(seed, clips.index.name_of(path).as_posix()) for path in clips.index.paths]
+def draw_order(clips: Clips, seed: int, by_video: bool = False) -> list[int]:
+    """Return the places of chosen clips in the order in which the seed draws them.
+
+    With `by_video`, parts of one video, which look alike, follow each other.
+    """
+
+    def draw(path: Path) -> tuple[float, float]:
+        return _draw(seed, clips.index.name_of(path).as_posix())
+
+    draws = [(draw(whole_path(path) if by_video else path), draw(path)) for path in clips.index.paths]
     return sorted(range(len(clips)), key=lambda place: draws[place])
 
 

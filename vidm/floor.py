@@ -72,7 +72,7 @@ def matched_distances(real: Features, made: Features, wanted: int, seed: int, dd
 
     The first `wanted` real videos that the seed draws are those of the protocol's distance; see matched_places.
     """
-    real_order, made_order = draw_order(real.clips, seed), draw_order(made.clips, seed)
+    real_order, made_order = (draw_order(side.clips, seed, by_video=True) for side in (real, made))
     places = matched_places(real_order, made_order, wanted, _continued(real, made))
     if places is None:
         return None

@@ -65,7 +65,8 @@ def training_step(config: Config, precision: str, batch_size: int, checkpointing
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         x_start, previous, first = frames(config, batch_size)
         t = torch.zeros(batch_size, dtype=torch.int64, device=CUDA)
-        condition = {"first": first, "previous": previous, "frame_index": t}
+        is_motion = config.model.generator == "motion"
+        condition = {"first": first, "previous": previous, "frame_index": t} if is_motion else {}
         process = process_for(model)
         process.q_sample(x_start, t, x_start)  # copies the process's tables to the device
         gpu.clear()

@@ -1,17 +1,21 @@
 """Tests of the settings: each is defined once, choices are valid, and errors name the flag."""
 
+import re
 import time
 from collections import Counter
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from vidm.checkpoint import build_model
 from vidm.config import PRECISIONS, SAMPLING_PRECISIONS, SUFFIXES, Config, SampleConfig
 from vidm.diffusion import LOSSES, PREDICTIONS
 from vidm.layouts import LAYOUTS
 from vidm.model import FLOW_RANGES
-from vidm.presets import PRESETS
+from vidm.presets import DESCRIPTIONS, PRESETS
 from vidm.samplers import SAMPLERS
 from vidm.schedules import SCHEDULES
 from vidm.settings import flagged
@@ -53,8 +57,35 @@ def test_the_paper_preset_is_the_published_configuration():
     assert (config.diffusion.prediction, config.diffusion.p2_gamma) == ("eps", 1.0)
 
 
-def test_small_presets_predict_v():
-    assert {Config.from_preset(name).diffusion.prediction for name in ("tiny", "demo")} == {"v"}
+def test_all_presets_but_the_published_one_predict_v():
+    assert {Config.from_preset(name).diffusion.prediction for name in PRESETS if name != "paper128"} == {"v"}
+
+
+@pytest.mark.parametrize("generator", ["motion", "content"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_groups_of_every_norm_of_a_preset_have_enough_channels_for_brightness_and_hue(name, generator):
+    with torch.device("meta"):
+        model = build_model(Config.from_preset(name).replaced({"generator": generator}))
+    channels = {m.num_channels // m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)}
+    assert min(channels) >= 4
+    assert name == "paper128" or max(channels) <= 8
+
+
+def test_the_table_of_presets_has_their_sizes():
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+(?:-\w+)?)` \| (?:(\d+) of )?(\d+) x \3 \| ([\d.]+) M \|.* \| (.*) \|$", page, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == list(PRESETS)
+    for name, length, side, millions, purpose in rows:
+        config = Config.from_preset(name)
+        with torch.device("meta"):
+            number = sum(p.numel() for p in build_model(config).parameters())
+        assert (purpose, millions) == (DESCRIPTIONS[name], f"{number / 1e6:.1f}")
+        assert (int(side), length) == (
+            config.model.image_size,
+            "" if config.model.generator == "content" else str(config.model.video_timesteps),
+        )
 
 
 def test_no_two_settings_of_a_run_have_the_same_flag():

@@ -39,6 +39,22 @@ _WORLD = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "paper128": {},
+    "medium64": {
+        "image_size": 64,
+        "model_channels": 96,
+        "channel_mult": (1, 2, 3, 4),
+        "attention_resolutions": (4, 8),
+        "num_head_channels": 32,
+        "channels_per_group": 8,
+        "video_timesteps": 32,
+        "prediction": "v",
+        "batch_size": 64,
+        "accum_steps": 2,
+        "workers": 8,
+        "lr": 1e-4,
+        "warmup_iters": 1000,
+        "total_iters": 200_000,
+    },
     "tiny": {
         **_SMALL,
         "model_channels": 32,
@@ -68,4 +84,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "world": {**_WORLD, "total_iters": 10_000, "condition_noise": 0.1},
     "world-content": {**_WORLD, "generator": "content", "content_frames": "all", "total_iters": 14_000},
+}
+# What each preset is for, and on which hardware.
+DESCRIPTIONS = {
+    "paper128": "the published network, on GPUs of 24 GB or more, the default",
+    "medium64": "your own videos on one GPU of 24 GB; nobody has trained it yet",
+    "tiny": "a try-out in a minute on a CPU",
+    "demo": "what make demo trains, in minutes on a CPU",
+    "world": "the shipped motion generator, in hours on a CPU",
+    "world-content": "the shipped content generator, in hours on a CPU",
 }

@@ -195,6 +195,7 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
         (diffusion.prediction == "v", "p2_gamma", "P2 weighting is for --prediction eps"),
         (diffusion.loss == "mse", "penalty_eps", "it is for --loss charbonnier"),
         (model.flow_range == "none", "spynet train_flow condition_noise", "--flow-range none runs no SPyNet"),
+        (not config.data.classes, "class_dropout", "it is for --classes"),
         (not (resume or init or train.spynet), "train_flow", "SPyNet is always trained without --spynet and --init"),
     )
     _refuse_unused(options, config.sections(), rules)

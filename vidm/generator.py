@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
+from vidm.console import short
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.images import rgb_from_image
 from vidm.layers import to_device
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, truncated_start, video_noise
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
-from vidm.samplers import SAMPLERS
+from vidm.samplers import SAMPLERS, with_classes
 
 FirstFrame = Image.Image | np.ndarray | Tensor
 
@@ -59,7 +60,11 @@ class Generator:
         """
         sample = SampleConfig(num_frames=num_frames, **settings)
         self.check(sample)
-        return self.animate_batch([_as_uint8(first_frame)], [index], sample)[0]
+        if self.class_names and not sample.class_name:
+            raise ValueError(
+                f"this generator has classes: give class_name, one of {short(', '.join(self.class_names))}"
+            )
+        return self.animate_batch([_as_uint8(first_frame)], [index], sample, classes=[sample.class_name])[0]
 
     def generate(self, num_videos: int, first_index: int = 0, **settings: Any) -> np.ndarray:
         """Generate videos unconditionally, uint8 (num_videos, num_frames, H, W, 3), numbered from first_index.
@@ -70,14 +75,50 @@ class Generator:
         sample = SampleConfig(**settings)
         self.check(sample)
         indices = range(first_index, first_index + num_videos)
-        return self.animate_batch(list(self.draw_first_frames(indices, sample)), indices, sample)
+        classes = [self.class_of(i, sample) for i in indices]
+        return self.animate_batch(list(self.draw_first_frames(indices, sample)), indices, sample, classes=classes)
 
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that this generator cannot follow; the methods below trust theirs."""
         settings.check_for(self.config, self.content_config)
+        names, name = self.class_names, settings.class_name
+        if not names and (name or settings.guidance != 1):
+            given = f"--class {short(name)}" if name else f"--guidance {settings.guidance:g}"
+            raise ValueError(f"{given}: {self.path} has no classes; train with --classes")
+        if name and name not in names:
+            raise ValueError(f"--class {short(name)}: choose from {short(', '.join(names))}")
         check_bfloat16(self.device, settings.precision)
         if settings.compile:
             check_compiler(self.device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that all class-conditional generators have; () if neither is conditional.
+
+        Raises ValueError if they have no class in common.
+        """
+        each = [c.model.class_names for c in (self.config, self.content_config) if c and c.model.class_names]
+        common = tuple(name for name in each[0] if all(name in names for names in each)) if each else ()
+        if each and not common:
+            raise ValueError("the motion generator and the content generator have no class in common")
+        return common
+
+    def class_of(self, index: int, settings: SampleConfig, first_frame: Path | None = None) -> str:
+        """The class of video `index`: the one in the settings, or else the folder of the file of its first frame.
+
+        Drawn first frames have all classes in turn. "" for a generator without classes. Raises ValueError if the folder
+        is no class.
+        """
+        names = self.class_names
+        if settings.class_name or not names:
+            return settings.class_name
+        if first_frame is None:
+            return names[index % len(names)]
+        if first_frame.parent.name in names:
+            return first_frame.parent.name
+        raise ValueError(
+            f"{first_frame} is not in the folder of a class: give --class, one of {short(', '.join(names))}"
+        )
 
     def num_frames(self, settings: SampleConfig) -> int:
         """Frames per video: the number in the settings, or the one the model was trained on."""
@@ -104,6 +145,18 @@ class Generator:
             self._networks[key] = network
         return self._networks[key]
 
+    def _of_classes(
+        self, sampler: BoundSampler, config: Config, classes: Sequence[str], settings: SampleConfig
+    ) -> BoundSampler:
+        """The sampler, for videos of these classes if the generator trained with `config` has classes."""
+        names = config.model.class_names
+        if not names or not classes:
+            return sampler
+        class_index = to_device(torch.tensor([1 + names.index(name) for name in classes]), self.device)
+        # A class that all videos share is one expanded value, as t and frame_index are (vidm.layers).
+        shared = class_index[:1].expand(len(classes)) if len(set(classes)) == 1 else class_index
+        return with_classes(sampler, shared, settings.guidance)
+
     def draw_first_frames(self, indices: Sequence[int], settings: SampleConfig) -> np.ndarray:
         """First frames of the videos `indices` of a seed, by the content generator: uint8 (B, H, W, 3).
 
@@ -113,10 +166,12 @@ class Generator:
         if self.content_model is None or self.content_config is None:
             raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
         size = self.content_config.model.image_size
+        sampler = _bound_sampler(settings, self.content_config, settings.content_steps or settings.steps)
+        classes = [self.class_of(i, settings) for i in indices]
         with autocast(self.device, settings.precision):
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
-                _bound_sampler(settings, self.content_config, settings.content_steps or settings.steps),
+                self._of_classes(sampler, self.content_config, classes, settings),
                 (3, size, size),
                 video_noise(settings.seed, indices, self.device),
             )
@@ -128,10 +183,12 @@ class Generator:
         indices: Sequence[int],
         settings: SampleConfig,
         progress: bool = False,
+        classes: Sequence[str] = (),
     ) -> np.ndarray:
         """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
 
-        The noise of each video is a function of (seed, its index, frame, step) only.
+        The noise of each video is a function of (seed, its index, frame, step) only. `classes` are the names of the
+        videos' classes; without them, videos have none.
         """
         size = self.config.model.image_size
         squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
@@ -143,7 +200,7 @@ class Generator:
         with autocast(self.device, settings.precision):
             clip = animate(
                 self._network("motion", self.model, settings),
-                _bound_sampler(settings, self.config, settings.steps),
+                self._of_classes(_bound_sampler(settings, self.config, settings.steps), self.config, classes, settings),
                 to_device(to_float(squares), self.device),
                 self.num_frames(settings),
                 noise,

@@ -71,6 +71,7 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
         (model.num_head_channels != -1, "num_heads", "heads have num_head_channels channels each, unless that is -1"),
         (diffusion.loss == "mse", "penalty_eps", "it is for --loss charbonnier"),
         (model.flow_range == "none", "spynet train_flow condition_noise", "--flow-range none runs no SPyNet"),
+        (not config.data.classes, "class_dropout", "it is for --classes"),
         (not (resume or init or train.spynet), "train_flow", "SPyNet is always trained without --spynet and --init"),
     )
     refuse_unused(options, config.sections(), rules)

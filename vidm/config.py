@@ -25,6 +25,8 @@ from vidm.unet import NORMS, UNetShape
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 AUTO_PRECISION = "precision of the networks; auto: bf16 on GPUs that compute in it, tf32 on older ones, fp32 on a CPU"
+# Of a file's class names; the largest video data sets have some thousands.
+MOST_CLASSES = 100_000
 # Settings in files of earlier versions that are now constants.
 FIXED = {"in_channels": 3, "out_channels": 6}
 LARGEST_SEED = 2**63 - 1
@@ -104,6 +106,9 @@ class DataConfig:
         0.05, "largest fraction of unreadable clips to train with", "--max-bad-fraction", least=0, most=1
     )
     flip: bool = setting(True, "mirror half of the samples")
+    classes: bool = setting(
+        False, "condition on the class of a video, the name of the folder that contains it", "--classes"
+    )
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,9 @@ class TrainConfig:
     )
     condition_noise: float = setting(
         0.0, "largest level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
+    )
+    class_dropout: float = setting(
+        0.1, "share of samples without their class, for --guidance in sampling", "--class-dropout", least=0, most=1
     )
     max_bad_steps: int = setting(
         10, "end a run after so many steps in a row whose loss or gradient is not finite", "--max-bad-steps", least=1
@@ -190,8 +198,11 @@ class Config:
             kinds = (wanted, int) if each.type is float else wanted
             if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, kinds):
                 raise ValueError(f"setting {each.name} is {reprlib.repr(value)}, not of type {wanted.__name__}")
-            if isinstance(value, tuple) and not (len(value) <= 100 and all(isinstance(part, int) for part in value)):
-                raise ValueError(f"setting {each.name} is {short(value)}, not whole numbers, at most 100")
+            if isinstance(value, tuple):
+                kind, most = (str, MOST_CLASSES) if each.name == "class_names" else (int, 100)
+                if len(value) > most or not all(isinstance(part, kind) for part in value):
+                    kinds_named = "names" if kind is str else "whole numbers"
+                    raise ValueError(f"setting {each.name} is {short(value)}, not {kinds_named}, at most {most}")
         return values
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -255,6 +266,12 @@ class SampleConfig:
     compile: bool = setting(False, "compile the networks for GPUs, which takes minutes", "--compile")
     fps: float = setting(25.0, "frame rate of the written files", "--fps", least=0.1, most=1000)
     psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)
+    class_name: str = setting(
+        "", "class of the videos (default: the folder of the first frame; all in turn if it is generated)", "--class"
+    )
+    guidance: float = setting(
+        1.0, "classifier-free guidance: strength of the class, 1 for none", "--guidance", least=0, most=100
+    )
     start_noise: str = setting(
         "video", "draw the noise that denoising starts from per video or per frame", "--start-noise", ("frame", "video")
     )

@@ -58,14 +58,21 @@ def window_length(num_frames: int, stride: int) -> int:
     return (num_frames - 1) * stride + 1
 
 
+def class_of_each(index: ClipIndex) -> list[str]:
+    """Return the class of each clip: that of a csv list, or the name of the folder that directly contains it. Ours."""
+    return index.classes or [path.parent.name for path in index.paths]
+
+
 class _TrainingVideos(Dataset[dict[str, Tensor]]):
     """A training set of one sample per video and epoch, with the key (epoch, index of the video).
 
     The index of a video alone, as a DataLoader's own samplers give it, draws an epoch from torch's random generator.
+    With `classes`, the number of each video's class, samples have an int64 `class_index`.
     """
 
-    def __init__(self, index: ClipIndex, resolution: int, seed: int, flip: bool) -> None:
+    def __init__(self, index: ClipIndex, resolution: int, seed: int, flip: bool, classes: Sequence[int]) -> None:
         self.index, self.resolution, self.seed, self.flip = index, resolution, seed, flip
+        self.classes = classes
         self._reported: set[Path] = set()
 
     def __len__(self) -> int:
@@ -77,22 +84,25 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
         index = range(len(self))[key]  # IndexError ends a loop over the data set
         return int(torch.randint(1 << 31, ())), index
 
-    def _read(self, index: int, choose: Callable[[int], list[int]], mirrored: bool) -> Tensor:
-        """Read frames of a video, float (n, 3, R, R); `choose` returns their numbers, given the number of frames.
+    def _read(self, index: int, choose: Callable[[int], list[int]], mirrored: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Read frames of a video, float (n, 3, R, R), and its conditions that are not frames, by name.
 
-        A video that has become unreadable is replaced by the next one, because a disk may fail during a long run.
+        `choose` returns the numbers of the frames, given how many there are. A video that has become unreadable is
+        replaced by the next one, because a disk may fail during a long run.
         """
         for candidate in range(index, index + len(self)):
-            path = self.index.paths[candidate % len(self)]
+            video = candidate % len(self)
+            path = self.index.paths[video]
             try:
-                frames = read_frames(path, choose(self.index.num_frames[candidate % len(self)]))
+                frames = read_frames(path, choose(self.index.num_frames[video]))
             except (VideoError, FileNotFoundError) as error:
                 if path not in self._reported:
                     self._reported.add(path)
                     print(f"replaced by the next video: {error}", file=sys.stderr, flush=True)
                 continue
             squares = fit_square(frames, self.resolution)
-            return to_float(squares[:, :, ::-1] if mirrored else squares)
+            labels = {"class_index": torch.tensor(self.classes[video])} if self.classes else {}
+            return to_float(squares[:, :, ::-1] if mirrored else squares), labels
         raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read anymore")
 
 
@@ -107,11 +117,18 @@ class FrameTriplets(_TrainingVideos):
     """
 
     def __init__(
-        self, index: ClipIndex, resolution: int, num_frames: int, seed: int, flip: bool = True, stride: int = 1
+        self,
+        index: ClipIndex,
+        resolution: int,
+        num_frames: int,
+        seed: int,
+        flip: bool = True,
+        stride: int = 1,
+        classes: Sequence[int] = (),
     ) -> None:
         assert min(index.num_frames) >= window_length(num_frames, stride), "pass min_frames to index_clips"
         assert num_frames >= 2
-        super().__init__(index, resolution, seed, flip)
+        super().__init__(index, resolution, seed, flip, classes)
         self.num_frames, self.stride = num_frames, stride
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:
@@ -125,12 +142,13 @@ class FrameTriplets(_TrainingVideos):
             start = int(where * (num_frames - window_length(self.num_frames, self.stride) + 1))
             return [start + n * self.stride for n in (0, frame_index - 1, frame_index)]
 
-        first, previous, frame = self._read(index, triplet, mirrored=self.flip and coin < 0.5)
+        (first, previous, frame), labels = self._read(index, triplet, mirrored=self.flip and coin < 0.5)
         return {
             "first": first,
             "previous": previous,
             "frame": frame,
             "frame_index": torch.tensor(frame_index),
+            **labels,
         }
 
 
@@ -140,8 +158,16 @@ class SingleFrames(_TrainingVideos):
     The sample of key (epoch, index) is {`frame`: float32 (3, R, R) in [-1, 1]}; with `flip`, half are mirrored.
     """
 
-    def __init__(self, index: ClipIndex, resolution: int, seed: int, anywhere: bool = False, flip: bool = True) -> None:
-        super().__init__(index, resolution, seed, flip)
+    def __init__(
+        self,
+        index: ClipIndex,
+        resolution: int,
+        seed: int,
+        anywhere: bool = False,
+        flip: bool = True,
+        classes: Sequence[int] = (),
+    ) -> None:
+        super().__init__(index, resolution, seed, flip, classes)
         self.anywhere = anywhere
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:
@@ -153,8 +179,8 @@ class SingleFrames(_TrainingVideos):
         def single(num_frames: int) -> list[int]:
             return [int(where * num_frames) if self.anywhere else 0]
 
-        (frame,) = self._read(index, single, mirrored=self.flip and coin < 0.5)
-        return {"frame": frame}
+        (frame,), labels = self._read(index, single, mirrored=self.flip and coin < 0.5)
+        return {"frame": frame, **labels}
 
 
 class Clips(Dataset[tuple[np.ndarray, str]]):

@@ -19,6 +19,7 @@ from torch import Tensor
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
+from vidm.console import short
 from vidm.datasets import fit_square, to_float, to_uint8
 from vidm.diffusion import GaussianDiffusion
 from vidm.first_frames import FirstFrame, as_first_frame
@@ -27,7 +28,7 @@ from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, generate_first_frames, roll_out, shared_start, truncated_start, video_noise
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
-from vidm.samplers import SAMPLERS, Sampler, sample_ddim
+from vidm.samplers import SAMPLERS, Sampler, sample_ddim, with_classes
 
 # Weights of a checkpoint: averaged over the training, or as the last step left them.
 WEIGHTS = ("ema", "raw")
@@ -72,7 +73,8 @@ class Generator:
         for a file, and TypeError for unknown settings.
         """
         sample, function = self._settings(sampler, settings | {"num_frames": num_frames})
-        return self.animate_batch([as_first_frame(first_frame)], [index], sample, progress, function)[0]
+        classes = self._class_of_given(first_frame, index, sample)
+        return self.animate_batch([as_first_frame(first_frame)], [index], sample, progress, function, classes)[0]
 
     def stream(
         self,
@@ -91,7 +93,9 @@ class Generator:
         sample, function = self._settings(sampler, settings | {"num_frames": num_frames})
         given = [as_first_frame(first_frame)]
         length = None if sample.anchor_every and num_frames is None else self.num_frames(sample)
-        return (to_uint8(frame[0]) for frame in self._frames(given, [index], sample, length, progress, function))
+        classes = self._class_of_given(first_frame, index, sample)
+        frames = self._frames(given, [index], sample, length, progress, function, classes)
+        return (to_uint8(frame[0]) for frame in frames)
 
     def generate(
         self,
@@ -110,7 +114,8 @@ class Generator:
         sample, function = self._settings(sampler, settings)
         indices = range(first_index, first_index + num_videos)
         first_frames = self.draw_first_frames(indices, sample, function)
-        return self.animate_batch(list(first_frames), indices, sample, progress, function)
+        classes = [self.class_of(i, sample) for i in indices]
+        return self.animate_batch(list(first_frames), indices, sample, progress, function, classes)
 
     def diffusion(self, steps: str | int = "", content: bool = False) -> GaussianDiffusion:
         """The diffusion process of the motion (or content) checkpoint, shortened to `steps`; not shortened by default.
@@ -131,12 +136,59 @@ class Generator:
         self.check(sample)
         return sample, function
 
+    def _class_of_given(self, first_frame: FirstFrame, index: int, settings: SampleConfig) -> list[str]:
+        """The class of a video that continues a given first frame; [] for a generator without classes."""
+        if not self.class_names:
+            return []
+        if isinstance(first_frame, str | Path):
+            return [self.class_of(index, settings, Path(first_frame))]
+        if not settings.class_name:
+            raise ValueError(
+                f"this generator has classes: give class_name, one of {short(', '.join(self.class_names))}"
+            )
+        return [settings.class_name]
+
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that this generator cannot follow; the methods below trust theirs."""
         settings.check_for(self.config, self.content_config)
+        names, name = self.class_names, settings.class_name
+        if not names and (name or settings.guidance != 1):
+            given = f"--class {short(name)}" if name else f"--guidance {settings.guidance:g}"
+            raise ValueError(f"{given}: {self.path} has no classes; train with --classes")
+        if name and name not in names:
+            raise ValueError(f"--class {short(name)}: choose from {short(', '.join(names))}")
         check_bfloat16(self.device, settings.precision)
         if settings.compile:
             check_compiler(self.device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that all class-conditional generators have; () if neither is conditional.
+
+        Raises ValueError if they have no class in common.
+        """
+        each = [c.model.class_names for c in (self.config, self.content_config) if c and c.model.class_names]
+        common = tuple(name for name in each[0] if all(name in names for names in each)) if each else ()
+        if each and not common:
+            raise ValueError("the motion generator and the content generator have no class in common")
+        return common
+
+    def class_of(self, index: int, settings: SampleConfig, first_frame: Path | None = None) -> str:
+        """The class of video `index`: the one in the settings, or else the folder of the file of its first frame.
+
+        Drawn first frames have all classes in turn. "" for a generator without classes. Raises ValueError if the folder
+        is no class.
+        """
+        names = self.class_names
+        if settings.class_name or not names:
+            return settings.class_name
+        if first_frame is None:
+            return names[index % len(names)]
+        if first_frame.parent.name in names:
+            return first_frame.parent.name
+        raise ValueError(
+            f"{first_frame} is not in the folder of a class: give --class, one of {short(', '.join(names))}"
+        )
 
     def num_frames(self, settings: SampleConfig) -> int:
         """Frames per video: the number in the settings, or the one the model was trained on."""
@@ -163,6 +215,18 @@ class Generator:
             self._networks[key] = network
         return self._networks[key]
 
+    def _of_classes(
+        self, sampler: BoundSampler, config: Config, classes: Sequence[str], settings: SampleConfig
+    ) -> BoundSampler:
+        """The sampler, for videos of these classes if the generator trained with `config` has classes."""
+        names = config.model.class_names
+        if not names or not classes:
+            return sampler
+        class_index = to_device(torch.tensor([1 + names.index(name) for name in classes]), self.device)
+        # A class that all videos share is one expanded value, as t and frame_index are (vidm.layers).
+        shared = class_index[:1].expand(len(classes)) if len(set(classes)) == 1 else class_index
+        return with_classes(sampler, shared, settings.guidance)
+
     def draw_first_frames(
         self, indices: Sequence[int], settings: SampleConfig, sampler: Sampler | None = None
     ) -> np.ndarray:
@@ -174,12 +238,13 @@ class Generator:
         if self.content_model is None or self.content_config is None:
             raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
         size = self.content_config.model.image_size
+        diffusion = self.diffusion(settings.content_steps or settings.steps, content=True)
+        bound = _bound_sampler(settings, sampler, diffusion)
+        classes = [self.class_of(i, settings) for i in indices]
         with autocast(self.device, settings.precision):
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
-                _bound_sampler(
-                    settings, sampler, self.diffusion(settings.content_steps or settings.steps, content=True)
-                ),
+                self._of_classes(bound, self.content_config, classes, settings),
                 (3, size, size),
                 video_noise(settings.seed, indices, self.device),
             )
@@ -193,6 +258,7 @@ class Generator:
         num_frames: int | None,
         progress: bool,
         sampler: Sampler | None,
+        classes: Sequence[str],
     ) -> Iterator[Tensor]:
         """The frames of a batch of videos, float (B, 3, size, size) on the device; None frames are without end."""
         size = self.config.model.image_size
@@ -202,9 +268,10 @@ class Generator:
             noise = shared_start(noise)
         if settings.psi < 1:
             noise = truncated_start(noise, self.config.train.start_seed, settings.psi)
+        bound = _bound_sampler(settings, sampler, self.diffusion(settings.steps))
         frames = roll_out(
             self._network("motion", self.model, settings),
-            _bound_sampler(settings, sampler, self.diffusion(settings.steps)),
+            self._of_classes(bound, self.config, classes, settings),
             to_device(to_float(squares), self.device),
             num_frames,
             noise,
@@ -225,10 +292,11 @@ class Generator:
         indices: Sequence[int],
         settings: SampleConfig,
         progress: bool = False,
+        classes: Sequence[str] = (),
     ) -> Iterator[np.ndarray]:
         """Yield the frames of the videos of animate_batch, uint8 (B, size, size, 3), with a wait for each on a GPU."""
-        frames = self._frames(first_frames, indices, settings, self.num_frames(settings), progress, None)
-        return map(to_uint8, frames)
+        length = self.num_frames(settings)
+        return map(to_uint8, self._frames(first_frames, indices, settings, length, progress, None, classes))
 
     def animate_batch(
         self,
@@ -237,12 +305,15 @@ class Generator:
         settings: SampleConfig,
         progress: bool = False,
         sampler: Sampler | None = None,
+        classes: Sequence[str] = (),
     ) -> np.ndarray:
         """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
 
-        The noise of each video is a function of (seed, its index, frame, step) only.
+        The noise of each video is a function of (seed, its index, frame, step) only. `classes` are the names of the
+        videos' classes; without them, videos have none.
         """
-        frames = self._frames(first_frames, indices, settings, self.num_frames(settings), progress, sampler)
+        length = self.num_frames(settings)
+        frames = self._frames(first_frames, indices, settings, length, progress, sampler, classes)
         return to_uint8(torch.stack(list(frames), dim=1))
 
 

@@ -6,7 +6,7 @@ content = ContentGenerator(image_size=128)
 out = content(x_t, t)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from vidm.diffusion import Process
 from vidm.layers import sinusoidal_embedding, weight_dtype
-from vidm.posgn import Position
+from vidm.posgn import Position, class_embedding, class_rows
 from vidm.spynet import SPyNet
 from vidm.unet import EMBEDDING_MULT, RGB, MotionEncoder, ScaleShiftResBlock, UNet, UNetShape
 
+# The end of the names of tensors with a row for each class.
+CLASS_EMBEDDING = "class_embedding"
 FLOW_RANGES = ("unit", "published", "none")
 
 
@@ -46,11 +48,38 @@ def resized_constant(state: Mapping[str, Tensor], image_size: int) -> Mapping[st
     return {**state, "input.input": resized}
 
 
-class ContentGenerator(UNet):
-    """Denoises a first frame, unconditionally; its trunk sees a learned constant image beside the noisy frame.
+def relabelled(
+    state: Mapping[str, Tensor], known: Sequence[str], wanted: Sequence[str], own: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The weights of a network for the classes `known` in a network for the classes `wanted`, whose tensors are `own`.
 
-    Shapes: forward(x_t (B, 3, S, S), t (B,)) -> (B, 6, S, S), three channels of noise (or v), then three of the
-    variance's interpolation, S = image_size. `shape` are fields of UNetShape; there is no positional norm, so its
+    Classes of both keep their embedding, new ones start at zero, and so does "no class" if none were known. Ours.
+    """
+    rows = {1 + wanted.index(name): 1 + known.index(name) for name in wanted if name in known} | {0: 0}
+    adapted = {name: tensor for name, tensor in state.items() if not name.endswith(CLASS_EMBEDDING)}
+    for name in (name for name in own if name.endswith(CLASS_EMBEDDING)):
+        adapted[name] = torch.zeros(own[name].shape)
+        if name in state:
+            adapted[name][list(rows)] = state[name][list(rows.values())].to(adapted[name])
+    return adapted
+
+
+def _check_classes(shape: UNetShape, class_index: Tensor | None) -> None:
+    """Raise ValueError for classes (B,) if the network has none and, on the CPU, for numbers out of range."""
+    if class_index is None:
+        return
+    last = len(shape.class_names)
+    # Not on a GPU, where reading the values would wait for all queued work.
+    if not last or (class_index.device.type == "cpu" and not 0 <= class_index.min() <= class_index.max() <= last):
+        raise ValueError(f"class_index {class_index.tolist()}: the network has {last} classes, from 1; 0 is none")
+
+
+class ContentGenerator(UNet):
+    """Denoises a first frame, perhaps of a given class; its trunk sees a learned constant image beside the noisy frame.
+
+    Shapes: forward(x_t (B, 3, S, S), t (B,), class_index (B,) or None) -> (B, 6, S, S), three channels of noise (or v),
+    then three of the variance's interpolation, S = image_size. With `class_names`, an embedding of the class is added
+    to that of t, as in guided-diffusion. `shape` are fields of UNetShape; there is no positional norm, so its
     `video_timesteps` and `norm` have no meaning. Without `constant` the trunk sees the noisy frame alone, the baseline
     for the truncation. Raises ValueError for frames of another size. Source: the authors' first public commit
     (9e4924b), with its parameter names; the switch is ours.
@@ -66,14 +95,18 @@ class ContentGenerator(UNet):
         self.image_size = image_size
         width, embedded = network.model_channels, EMBEDDING_MULT * network.model_channels
         self.dt_embed = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
+        self.class_embedding = class_embedding(len(network.class_names), embedded)
         self.input = ConstantInput(image_size) if constant else None
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x_t: Tensor, t: Tensor, class_index: Tensor | None = None) -> Tensor:  # type: ignore[override]
         size, (height, width) = self.image_size, x_t.shape[2:]
         if (height, width) != (size, size):
             raise ValueError(f"frames of {height}x{width} pixels do not fit this network, made for {size}x{size}")
+        _check_classes(self.shape, class_index)
         embedding = self.dt_embed(sinusoidal_embedding(t, self.shape.model_channels).type(weight_dtype(self.dt_embed)))
+        if self.class_embedding is not None:
+            embedding = embedding + class_rows(self.class_embedding, class_index)
         x = x_t if self.input is None else torch.cat([x_t, self.input(x_t)], dim=1)
         return super().forward(x, embedding)
 
@@ -81,9 +114,10 @@ class ContentGenerator(UNet):
 class MotionGenerator(nn.Module):
     """Denoises frame n given the first frame, the optical flow from it to the previous frame, and n.
 
-    Shapes: forward(x_t (B, 3, H, W), t (B,), frame_index (B,), previous (B, 3, H, W), first (B, 3, H, W), flow)
-    -> (B, 6, H, W): three channels of noise (or v), then three of the variance's interpolation. Frames are floats in
-    [-1, 1], t and frame_index int64. If `flow` (B, 2, H, W) is given, SPyNet is not run.
+    Shapes: forward(x_t (B, 3, H, W), t (B,), frame_index (B,), previous (B, 3, H, W), first (B, 3, H, W), flow,
+    class_index) -> (B, 6, H, W): three channels of noise (or v), then three of the variance's interpolation. Frames are
+    floats in [-1, 1], t, frame_index and class_index (B,) int64. If `flow` (B, 2, H, W) is given, SPyNet is not run.
+    Without `class_index`, videos have no class.
 
     `shape` are fields of UNetShape. `image_size` is the size of training; the network takes any size whose sides are
     multiples of 2 ** (levels - 1). `flow_range` is what SPyNet sees: "unit", frames in [0, 1], as its normalization
@@ -137,6 +171,7 @@ class MotionGenerator(nn.Module):
         previous: Tensor,
         first: Tensor,
         flow: Tensor | None = None,
+        class_index: Tensor | None = None,
     ) -> Tensor:
         self.shape.check_sides(x_t.shape[2], x_t.shape[3])
         # Not on a GPU, where reading the values would wait for all queued work.
@@ -145,7 +180,8 @@ class MotionGenerator(nn.Module):
                 f"frame_index {frame_index.tolist()} is outside 0 to {self.video_timesteps - 1}, which the model was "
                 "built for"
             )
-        position = Position(t, frame_index)
+        _check_classes(self.shape, class_index)
+        position = Position(t, frame_index, class_index)
         if self.shape.norm == "posgn":
             # Before the blocks: the compiler breaks its graph where a recomputed block would keep something.
             position.in_time(self.shape.diffusion_timesteps, self.shape.video_timesteps)

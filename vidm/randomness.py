@@ -37,6 +37,12 @@ def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_t
     return to_device(torch.stack(t), frame.device), to_device(torch.stack(noise), frame.device)
 
 
+def drop_classes(seed: int, step: int, places: Sequence[int], class_index: Tensor, probability: float) -> Tensor:
+    """A step's classes (B,), each replaced by 0, no class, with a probability. Ours."""
+    drawn = [torch.rand((), generator=keyed_generator((seed, step, place, 2))) for place in places]
+    return class_index * to_device(torch.stack(drawn) >= probability, class_index.device)
+
+
 def draw_condition_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, level: float) -> Tensor:
     """Noise like `frame` (B, 3, H, W) for a step's previous frames, each scaled by a draw from [0, level]. Ours."""
     noise = []

@@ -17,7 +17,17 @@ from vidm.presets import PRESETS
 from vidm.settings import flags_by_name
 
 # These settings decide which sample is at which place of a step. A run that changed one could not be reproduced.
-STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip")
+STREAM = (
+    "batch_size",
+    "seed",
+    "split",
+    "test_split",
+    "held_out",
+    "frame_stride",
+    "content_frames",
+    "flip",
+    "class_dropout",
+)
 # Settings that name a file which is read only when a run begins: checkpoints have the weights trained from it.
 BEGINNING = ("spynet", "init")
 # Settings that name what a run reads and writes. A file from elsewhere must not decide them.
@@ -121,7 +131,13 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
                 f"--{name} {values[name]} is read when a run begins, and the run of {path} began with "
                 f"{begun_with or 'none'}: leave it out, or begin a new run with --init {quote(path)}"
             )
-    asked = Config().replaced(PRESETS[preset]) if preset else trained
+    if values.get("classes") and not trained.data.classes:
+        raise ValueError(
+            f"--classes: the network of {path} has no classes; begin a new run with --init {quote(path)} --classes"
+        )
+    asked = trained
+    if preset:
+        asked = Config().replaced({**PRESETS[preset], "class_names": trained.model.class_names})
     flags = flags_by_name(trained.sections())
     for name, (before, now) in _differences(asked.replaced(values), trained).items():
         if any(name in {setting.name for setting in fields(section)} for section in trained.sections()[:2]):
@@ -147,12 +163,13 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
 def init_config(init: Checkpoint, values: Mapping[str, Any], preset: str = "") -> Config:
     """The settings of a new run that begins with a checkpoint's weights.
 
-    Network and diffusion process are the checkpoint's, unless a preset or `values` say otherwise. Raises ValueError for
+    Network and diffusion process are the checkpoint's, unless a preset or `values` say otherwise; its classes will be
+    those of the new data, if any. Raises ValueError for
     a checkpoint of the other generator.
     """
     config = Config.from_preset(preset or "paper128")
     if not preset:
         config = Config(init.config.model, init.config.diffusion, config.data, config.train)
-    config = config.replaced(values)
+    config = config.replaced({**values, "class_names": ()})
     check_generator(init, config.model.generator)
     return config

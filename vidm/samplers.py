@@ -4,6 +4,7 @@ x = sample_ddim(GaussianDiffusion(respacing=50), model, torch.randn(4, 3, 64, 64
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,6 +119,36 @@ def sample_dpm_solver(
         x = np.sqrt((1 - a_prev[i]) / (1 - a[i])) * x - np.sqrt(a_prev[i]) * np.expm1(-h) * target
         before = pred_xstart
     return x
+
+
+def guided(model: Denoiser, scale: float) -> Denoiser:
+    """A class-conditional denoiser with classifier-free guidance (Ho and Salimans 2022): u + scale (c - u).
+
+    c is the prediction for `class_index`, u the one without class, both in the network's own space. eps and v are
+    affine in each other and in x_0 with weights that depend on x_t and t alone, so the space makes no difference. The
+    variance is that of c. A scale of 1 is the denoiser itself.
+    """
+    if scale == 1:
+        return model
+
+    def denoise(x_t: Tensor, t: Tensor, class_index: Tensor, **condition: Tensor) -> Tensor:
+        # Copied, since a compiled network overwrites its output when it is called again.
+        without = model(x_t, t, class_index=constant_index(0, x_t), **condition).float().clone()
+        output = model(x_t, t, class_index=class_index, **condition).float()
+        prediction, variance = output.chunk(2, dim=1)
+        return torch.cat([torch.lerp(without.chunk(2, dim=1)[0], prediction, scale), variance], dim=1)
+
+    return denoise
+
+
+def with_classes(sampler: Callable[..., Tensor], class_index: Tensor, guidance: float = 1.0) -> Callable[..., Tensor]:
+    """A sampler, bound to its process, whose videos have the classes (B,), with classifier-free guidance."""
+
+    def sample(model: Denoiser, x_T: Tensor, model_kwargs: Condition | None = None, **options: Any) -> Tensor:
+        condition = {**(model_kwargs or {}), "class_index": class_index}
+        return sampler(guided(model, guidance), x_T, condition, **options)
+
+    return sample
 
 
 SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_ddim, "dpm-solver++": sample_dpm_solver}

@@ -128,21 +128,25 @@ def _record_path(video: Path) -> Path:
 def _records(generator: Generator, settings: SampleConfig, num_videos: int, paths: list[Path]) -> list[dict[str, Any]]:
     """Return the content of each video's settings file: everything that determines the video."""
     values = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
+    if not generator.class_names:  # as before there were classes: folders of then can be continued
+        del values["class_name"], values["guidance"]
     values["num_frames"] = generator.num_frames(settings)
     values["precision"] = generator.precision(settings)
     values["frame_stride"] = generator.config.data.frame_stride
     values["checkpoint_sha256"] = sha256_of([generator.path])
     values["content_checkpoint_sha256"] = sha256_of([generator.content_path]) if generator.content_path else None
     values["weights"] = generator.weights
+    first_frames = [paths[i % len(paths)] if paths else None for i in range(num_videos)]
+    classes = [generator.class_of(i, settings, path) for i, path in enumerate(first_frames)]
     return [
         {
             "index": i,
-            "first_frame": str(paths[i % len(paths)]) if paths else "drawn",
-            "settings": values,
+            "first_frame": str(path) if path else "drawn",
+            "settings": {**values, "class_name": classes[i]} if classes[i] else values,
             "checkpoint": str(generator.path),
             "versions": versions_of(("vidm", "torch")),
         }
-        for i in range(num_videos)
+        for i, path in enumerate(first_frames)
     ]
 
 
@@ -248,7 +252,8 @@ def _make(
             if frames:
                 given = _completed(list(frames.values()), settings, len(records))
                 indices = _completed(list(frames), settings, len(records))
-                stream = generator.stream_batch(given, indices, settings, progress=is_main())
+                classes = [records[i]["settings"].get("class_name") for i in indices if generator.class_names]
+                stream = generator.stream_batch(given, indices, settings, is_main(), classes)
                 unfinished = {place: i for place, i in enumerate(frames) if i not in finished}
                 writers = {p: _video_writer(settings, records[i], frames[i]) for p, i in unfinished.items()}
                 _write_videos(stream, writers)

@@ -35,8 +35,8 @@ from vidm.config import Config, TrainConfig
 from vidm.distributed import any_process, data_parallel, gather_rows, gradients_kept_local, is_main, rank, world_size
 from vidm.ema import EMA
 from vidm.loading import Batch
-from vidm.model import ContentGenerator, MotionGenerator, resized_constant
-from vidm.randomness import draw_condition_noise, draw_noise
+from vidm.model import ContentGenerator, MotionGenerator, relabelled, resized_constant
+from vidm.randomness import draw_condition_noise, draw_noise, drop_classes
 from vidm.resume import in_own_folder, trains_flow
 from vidm.runtime import (
     autocast,
@@ -160,6 +160,7 @@ class Trainer:
         _check_same_step(self.step)
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)
         self.data = TrainingData(config)
+        self.config = config = self.data.config
         begins_from = resume or init
         self.begins_from = begins_from.source if begins_from else ""
         self.resumed = resume.progress if resume else None
@@ -184,7 +185,10 @@ class Trainer:
             model = load_model(config, resume.state_dict, resume.source)
         elif init:
             averaged = resized_constant(init.ema_state_dict, config.model.image_size)
-            model = load_model(config, averaged, init.source)
+            with torch.device("meta"):
+                own = build_model(config).state_dict()
+            known, wanted = init.config.model.class_names, config.model.class_names
+            model = load_model(config, relabelled(averaged, known, wanted, own), init.source)
         else:
             model = build_model(config)
         if isinstance(model, MotionGenerator):
@@ -221,6 +225,8 @@ class Trainer:
         places = range(start, start + self.micro_batch)
         x_start = batch.pop("frame")
         t, noise = draw_noise(train.seed, step, places, x_start, self.diffusion.num_timesteps)
+        if "class_index" in batch:
+            batch["class_index"] = drop_classes(train.seed, step, places, batch["class_index"], train.class_dropout)
         if self.data.is_motion and train.condition_noise:
             batch["previous"] += draw_condition_noise(train.seed, step, places, x_start, train.condition_noise)
         with autocast(self.device, train.precision):

@@ -6,12 +6,13 @@ for batch in data.batches(start_step=0, pin_memory=False): ...
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from vidm.config import Config
-from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, window_length
+from vidm.console import short
+from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, class_of_each, window_length
 from vidm.distributed import is_main, rank, world_size
 from vidm.layouts import ClipIndex, index_clips
 from vidm.loading import Batch, Keys, load_batches
@@ -46,6 +47,7 @@ def hold_out(index: ClipIndex, count: int) -> tuple[ClipIndex, ClipIndex]:
 class TrainingData:
     """The videos of a configuration, `index` for training and `held_out` for validation, and the stream of samples.
 
+    `config` then has the names of the classes: those of the given configuration, or else those found in the data.
     Raises ValueError or FileNotFoundError for data that cannot be used; the list of bad videos in the run's folder is
     then the only file that may have been written.
     """
@@ -65,6 +67,11 @@ class TrainingData:
                 f"--eval-freq: {len(self.held_out.paths)} held-out video(s) are too few for a distance; give more "
                 "--data or a --test-split"
             )
+        if config.data.classes:
+            names = config.model.class_names or tuple(sorted(set(class_of_each(found))))
+            for index in (found, self.held_out):
+                self._check_classes(index, names)
+            self.config = config.replaced({"class_names": names})
 
     def _indexed(self, split: str) -> ClipIndex:
         data = self.config.data
@@ -78,14 +85,33 @@ class TrainingData:
             progress=is_main(),
         )
 
+    def _check_classes(self, index: ClipIndex, names: Sequence[str]) -> None:
+        """Raise ValueError unless there are two classes or more, and each clip has one: of a csv list or its folder."""
+        data = self.config.data
+        outside = set() if index.classes else {index.root / split for split in ("", data.split, data.test_split)}
+        if loose := next((path for path in index.paths if path.parent in outside), None):
+            raise ValueError(
+                f"--classes: {loose} is not in the folder of a class; leave the flag out, or move the clip"
+            )
+        if len(names) < 2:
+            raise ValueError(
+                f"--classes: all clips of {index.root} are of one class, {short(names[0])}: omit the flag"
+            )
+        if unknown := set(class_of_each(index)) - set(names):
+            raise ValueError(
+                f"--classes: {index.root} has the class {short(min(unknown))}, which is none of this run's: "
+                f"{short(', '.join(names))}"
+            )
+
     def samples(self, index: ClipIndex, seed: int, flip: bool) -> FrameTriplets | SingleFrames:
         """The training samples of an index's videos, keyed by (epoch, index)."""
         model, data = self.config.model, self.config.data
+        numbers = {name: 1 + i for i, name in enumerate(model.class_names)}
+        classes = [numbers[name] for name in class_of_each(index)] if numbers else []
         if self.is_motion:
-            return FrameTriplets(
-                index, model.image_size, model.video_timesteps, seed, flip=flip, stride=data.frame_stride
-            )
-        return SingleFrames(index, model.image_size, seed, anywhere=data.content_frames == "all", flip=flip)
+            length, stride = model.video_timesteps, data.frame_stride
+            return FrameTriplets(index, model.image_size, length, seed, flip, stride, classes)
+        return SingleFrames(index, model.image_size, seed, data.content_frames == "all", flip, classes)
 
     def _sampler(self, start_step: int) -> ResumableSampler:
         train = self.config.train

@@ -39,10 +39,10 @@ MOST_LEVELS, LARGEST_MULT = 10, 256
 # What the scale and shift of residual blocks depend on: a Position, or an embedding (B, E).
 Condition = Position | Tensor
 
-# A norm of the motion generator is a module norm(channels, diffusion_timesteps, video_timesteps, channels_per_group)
-# with forward(h, position), h (B, C, H, W) and a Position of (B,) -> (B, C, H, W). It is the second half of a residual
-# block: group norm, scale and shift from the position, SiLU, and a zero-initialized 3x3 convolution. It does not modify
-# h and draws no random numbers, so that set_activation_checkpointing can compute it again.
+# A norm of the motion generator is a module norm(channels, diffusion_timesteps, video_timesteps, channels_per_group,
+# num_classes) with forward(h, position), h (B, C, H, W) and a Position of (B,) -> (B, C, H, W). It is the second half
+# of a residual block: group norm, scale and shift from the position, SiLU, and a zero-initialized 3x3 convolution. It
+# does not modify h and draws no random numbers, so that set_activation_checkpointing can compute it again.
 NORMS = {"posgn": PositionalGroupNorm, "timestep": TimestepGroupNorm}
 
 
@@ -55,7 +55,8 @@ class UNetShape:
     [0, diffusion_timesteps) and frame_index in [0, video_timesteps). `norm` is a key of NORMS. Group norms have 32
     groups, or groups of `channels_per_group` channels if that is not 0 (ours). In a level of 32 channels, 32 groups
     remove the mean of every channel, and with it brightness and hue; narrow networks therefore need 4 to 8 channels per
-    group. Raises ValueError for a width that the groups do not divide, an unknown norm, and values out of range.
+    group. `class_names` are the classes of a class-conditional network (ours): class i has the number i + 1, 0 is none.
+    Raises ValueError for a width that the groups do not divide, an unknown norm, and values out of range.
     """
 
     model_channels: int = 128
@@ -69,6 +70,7 @@ class UNetShape:
     video_timesteps: int = 128
     norm: str = "posgn"
     channels_per_group: int = 0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
@@ -148,7 +150,7 @@ class ResBlock(nn.Module):
 
     def _add_norm(self, channels: int, shape: UNetShape) -> None:
         lengths = shape.diffusion_timesteps, shape.video_timesteps
-        self.emb_layers = NORMS[shape.norm](channels, *lengths, shape.channels_per_group)
+        self.emb_layers = NORMS[shape.norm](channels, *lengths, shape.channels_per_group, len(shape.class_names))
 
     def _norm(self, h: Tensor, condition: Condition) -> Tensor:
         return self.emb_layers(h, condition)

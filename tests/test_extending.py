@@ -1,6 +1,7 @@
 """The examples of docs/extending.md run, and meet the contracts that the page names."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,3 +61,20 @@ def test_the_detector_of_the_page_measures_two_folders(world):
     exec(block.replace('"data/real"', "folder").replace('"results/samples"', "folder"), names)
     assert abs(names["result"].value) < 1e-6
     assert names["result"].name == names["MeanColour"].name
+
+
+def test_the_layout_of_the_page_lists_clips_and_says_what_is_missing(examples, tmp_path):
+    (tmp_path / "clips.txt").write_text("here.mp4\naway.mp4\n")
+    (tmp_path / "here.mp4").write_bytes(b"")
+    listing = examples["_list_text"](tmp_path)
+    assert listing.clips == [tmp_path / "here.mp4"]
+    assert [path.name for path, _ in listing.bad] == ["away.mp4"]
+    assert listing.found == "1 clip of clips.txt"
+
+
+def test_every_function_is_where_the_page_says():
+    pairs = re.findall(r"`(\w+)` (?:in |\(|of `\w+` in )`vidm/(\w+)\.py`", PAGE)
+    assert len(pairs) > 12
+    for name, module in pairs:
+        source = inspect.getsource(importlib.import_module(f"vidm.{module}"))
+        assert re.search(rf"\b{name}\b", source), (name, module)

@@ -94,9 +94,7 @@ class TrainingData:
                 f"--classes: {loose} is not in the folder of a class; leave the flag out, or move the clip"
             )
         if len(names) < 2:
-            raise ValueError(
-                f"--classes: all clips of {index.root} are of one class, {short(names[0])}: omit the flag"
-            )
+            raise ValueError(f"--classes: all clips of {index.root} are of one class, {short(names[0])}: omit the flag")
         if unknown := set(class_of_each(index)) - set(names):
             raise ValueError(
                 f"--classes: {index.root} has the class {short(min(unknown))}, which is none of this run's: "

@@ -218,7 +218,7 @@ def test_gpu_without_effect_for_several_processes_is_reported(monkeypatch, capsy
     train_main(["--gpu", "0"])
     assert capsys.readouterr().out == ""
     train_main(["--gpu", "0", "--multiprocessing-distributed"])
-    assert "--gpu has no effect with --multiprocessing-distributed" in capsys.readouterr().out
+    assert "--gpu has no effect: every process" in capsys.readouterr().out
 
 
 def test_resuming_keeps_the_checkpoints_settings_and_refuses_another_network(world, tmp_path, capsys):

@@ -174,12 +174,12 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
 def train_main(argv: Sequence[str] | None = None) -> None:
     """diffusion_ddp_accum_constant_cu.py and vidm-train: train, or with --test sample."""
     options = parse_flags(sys.argv[1:] if argv is None else argv)
-    if options.multiprocessing_distributed and options.gpu is not None:
-        print("--gpu has no effect with --multiprocessing-distributed, which starts one process per GPU")
+    alone = not (options.multiprocessing_distributed or "TORCHELASTIC_RUN_ID" in os.environ)
+    if not alone and options.gpu is not None:
+        print("--gpu has no effect: every process has a GPU of its own")
     if not options.test and options.print_config:
         with exit_on_user_error():
             return _print_config(options)
-    alone = not (options.multiprocessing_distributed or "TORCHELASTIC_RUN_ID" in os.environ)
     if options.dist_url != DIST_URL and (alone or options.world_size == 1):
         print("--dist-url has no effect: only several nodes (--world-size) need an address")
     if alone and options.dist_backend:

@@ -22,6 +22,7 @@ from vidm.config import Config, SampleConfig
 from vidm.console import CommandParser
 from vidm.distributed import BACKENDS, TIMEOUT_S, Rendezvous, print0
 from vidm.files import LARGEST
+from vidm.frame_size import frame_size, size_text
 from vidm.generator import Generator, load_generator
 from vidm.launch import launch
 from vidm.presets import PRESETS
@@ -61,7 +62,8 @@ def _add_settings(group: argparse._ActionsContainer, section: Any) -> None:
         if each.type is bool:
             options["action"] = "store_false" if each.default else "store_true"
         else:
-            options["type"] = next(kind for kind in (*get_args(each.type), each.type) if kind is not NoneType)
+            plain = next(kind for kind in (*get_args(each.type), each.type) if kind is not NoneType)
+            options["type"] = each.metadata["parse"] or plain
             options["metavar"] = options["type"].__name__.upper()
             if each.metadata["choices"]:
                 options["choices"], options["metavar"] = each.metadata["choices"], None
@@ -139,7 +141,7 @@ def sample_parser() -> argparse.ArgumentParser:
     _add_settings(parser.add_argument_group("sampling (defaults in parentheses)"), SampleConfig())
     unused = parser.add_argument_group("without effect, accepted because the original code's command passes them")
     unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
-    unused.add_argument("--resolution", type=int, metavar="INT", help="videos have the size of the network")
+    unused.add_argument("--resolution", type=frame_size, metavar="SIZE", help="videos have the size of the network")
     training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
     _add_other_mode(parser, training_only, "is a training flag: it has no effect on sampling")
     return parser
@@ -225,7 +227,7 @@ def _report_unused(options: argparse.Namespace, settings: SampleConfig, generato
     if options.workers is not None:
         print0("--workers has no effect on sampling: each process reads its own first frames")
     if options.resolution not in (None, size):
-        print0(f"--resolution {options.resolution} has no effect: videos have the network's size, {size}x{size}")
+        print0(f"--resolution has no effect: videos have the network's size, {size_text(size)}")
     if settings.anchor_every and num_frames <= settings.anchor_every + 1:
         print0(f"--anchor-every {settings.anchor_every} has no effect on videos of {num_frames} frames")
     if settings.condition_noise and generator.model.flow_range == "none":

@@ -29,6 +29,7 @@ from vidm.evaluation import circumstances, ready_to_write, table_of, text_of_vis
 from vidm.features import MeasureSettings
 from vidm.files import LARGEST
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
+from vidm.frame_size import FITS, frame_size
 from vidm.images import LARGEST_SIDE
 from vidm.launch import launch
 from vidm.layouts import LAYOUTS
@@ -63,9 +64,12 @@ def _add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r",
         "--resolution",
-        type=int,
+        type=frame_size,
         metavar="R",
-        help="crop frames to the central square and resize it to R x R, antialiased (default: as stored)",
+        help="size that frames are brought to: R for squares, HxW for height x width (default: as stored)",
+    )
+    parser.add_argument(
+        "--fit", choices=FITS, help="with -r: crop frames of another shape to their centre, or pad them (crop)"
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="threads that read videos (default: the cores, shared by processes)"
@@ -178,7 +182,8 @@ def _selections(options: argparse.Namespace) -> dict[str, ClipSelection]:
     protocol = PROTOCOLS[options.protocol]
     frames = (options.nframes, options.nsamples, options.resolution, options.frame_stride, options.real_stride)
     videos = (options.split, options.seed, protocol.random_start, protocol.max_videos)
-    selection = ClipSelection(options.dir1, *frames, *videos, layout=options.layout)
+    fit = options.fit or "crop"
+    selection = ClipSelection(options.dir1, *frames, *videos, layout=options.layout, fit=fit)
     if options.suite:
         return {name: replace(selection, num_frames=n, frame_stride=stride) for name, (n, stride) in SUITE.items()}
     name = f"FVD{options.nframes}" + (f" by {options.frame_stride}" if options.frame_stride > 1 else "")
@@ -229,8 +234,12 @@ def _check_common_flags(options: argparse.Namespace) -> None:
         if value == "" and name != "split":
             raise ValueError(f"--{name} is empty: give a path, or leave it out")
         least, most = RANGES.get(name, (1, LARGEST))
-        if type(value) is int and not least <= value <= most:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: give a number from {least} to {most}")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(type(number) is int and not least <= number <= most for number in numbers):
+            shown = "x".join(map(str, numbers))
+            raise ValueError(f"--{name.replace('_', '-')} {shown}: give a number from {least} to {most}")
+    if options.fit and not options.resolution:
+        raise ValueError("--fit has no effect without -r: frames are used as stored")
 
 
 def _check_fvd_flags(options: argparse.Namespace) -> None:
@@ -284,6 +293,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
             _workers(options),
             progress=True,
             splits=options.splits,
+            fit=options.fit or "crop",
             seed=options.seed,
             cache=options.cache,
             device=device,

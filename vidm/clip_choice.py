@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from vidm.datasets import Clips, window_length
 from vidm.files import LARGEST
+from vidm.frame_size import FrameSize, plain_size, sides_of
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import is_pack, read_frames
@@ -36,15 +37,15 @@ class ClipSelection:
     draws them. `split` is a subfolder or one of UCF-101's lists, `layout` one of vidm.layouts.LAYOUTS. The frames of a
     clip are frame_stride * real_stride apart: real_stride is for real videos, when the model was trained on every
     real_stride-th frame. A clip begins at the first frame or, with `random_start`, at one drawn by the seed. With a
-    `window`, only this range of each clip's frames is read. With a `resolution` (px), frames are cropped to the central
-    square and resized; None keeps them as stored.
+    `window`, only this range of each clip's frames is read. With a `resolution` (px), frames are brought to it as `fit`
+    says, "crop" or "pad" (see fit_frames); None keeps them as stored.
     Raises ValueError, naming the field, for a count below 1 or too large.
     """
 
     folder: str | Path
     num_frames: int
     num_samples: int | None = None
-    resolution: int | None = None
+    resolution: FrameSize | None = None
     frame_stride: int = 1
     real_stride: int = 1
     split: str = ""
@@ -53,9 +54,13 @@ class ClipSelection:
     max_samples: int = 2048
     window: range | None = None
     layout: str = "auto"
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
-        check_counts(most=LARGEST_SIDE, resolution=self.resolution)
+        if self.resolution is not None:
+            object.__setattr__(self, "resolution", plain_size(self.resolution))
+            for side in sides_of(self.resolution):
+                check_counts(most=LARGEST_SIDE, resolution=side)
         check_counts(
             num_frames=self.num_frames,
             frame_stride=self.frame_stride,
@@ -114,7 +119,7 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     if selection.random_start:
         starts = [starts[0] + int(draws[i][1] * (index.num_frames[i] - selection.length + 1)) for i in chosen]
     index = replace(index, paths=paths, num_frames=lengths, skipped=[*index.skipped, *damaged])
-    return Clips(index, len(window), selection.resolution, starts, selection.stride)
+    return Clips(index, len(window), selection.resolution, starts, selection.stride, selection.fit)
 
 
 def halves(clips: Clips, seed: int) -> tuple[list[int], list[int]]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidm.datasets import fit_square, window_length
+from vidm.datasets import fit_frames, window_length
 from vidm.files import append, atomic_write, target_of
 from vidm.frame_metrics import FrameMetrics
 from vidm.metrics import FVDResult, VISResult
@@ -107,7 +107,7 @@ def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
 
 def _clip(path: Path, start: int, result: FVDResult, stride: int) -> np.ndarray:
     frames = read_frames(path, range(start, start + window_length(result.num_frames, stride), stride))
-    return frames if result.resolution is None else fit_square(frames, result.resolution)
+    return frames if result.resolution is None else fit_frames(frames, result.resolution, result.fit)
 
 
 def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
-from vidm.datasets import fit_square, to_float, to_uint8
+from vidm.datasets import fit_frames, to_float, to_uint8
+from vidm.frame_size import sides_of
 from vidm.images import rgb_from_image
 from vidm.layers import to_device
 from vidm.model import ContentGenerator, MotionGenerator
@@ -52,10 +53,10 @@ class Generator:
     ) -> np.ndarray:
         """Continue one first frame to a video, uint8 (num_frames, H, W, 3), whose frame 0 is the given one.
 
-        `first_frame` is a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1]; it is cropped to
-        its central square and resized to the model's size. `num_frames` defaults to the number the model was trained
-        on. `settings` are fields of SampleConfig: sampler, steps, seed, ... Video `index` of a seed is always the same.
-        Raises ValueError for invalid settings or first frames and TypeError for unknown settings.
+        `first_frame` is a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1]; it is fitted
+        to the model's size as frames were in training (--fit). `num_frames` defaults to the number that the model was
+        trained on. `settings` are fields of SampleConfig: sampler, steps, seed, ... Video `index` of a seed is always
+        the same. Raises ValueError for invalid settings or first frames and TypeError for unknown settings.
         """
         sample = SampleConfig(num_frames=num_frames, **settings)
         self.check(sample)
@@ -112,12 +113,12 @@ class Generator:
         """
         if self.content_model is None or self.content_config is None:
             raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
-        size = self.content_config.model.image_size
+        sides = sides_of(self.content_config.model.image_size)
         with autocast(self.device, settings.precision):
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
                 _bound_sampler(settings, self.content_config, settings.content_steps or settings.steps),
-                (3, size, size),
+                (3, *sides),
                 video_noise(settings.seed, indices, self.device),
             )
         return to_uint8(frames)
@@ -129,12 +130,12 @@ class Generator:
         settings: SampleConfig,
         progress: bool = False,
     ) -> np.ndarray:
-        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
+        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, height, width, 3).
 
         The noise of each video is a function of (seed, its index, frame, step) only.
         """
-        size = self.config.model.image_size
-        squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
+        size, fit = self.config.model.image_size, self.config.data.fit
+        fitted = np.stack([fit_frames(frame[None], size, fit)[0] for frame in first_frames])
         noise = video_noise(settings.seed, indices, self.device)
         if settings.start_noise == "video":
             noise = shared_start(noise)
@@ -144,7 +145,7 @@ class Generator:
             clip = animate(
                 self._network("motion", self.model, settings),
                 _bound_sampler(settings, self.config, settings.steps),
-                to_device(to_float(squares), self.device),
+                to_device(to_float(fitted), self.device),
                 self.num_frames(settings),
                 noise,
                 anchor_every=settings.anchor_every,

@@ -16,7 +16,7 @@ from vidm.distributed import print0
 from vidm.presets import PRESETS
 
 # These settings decide which sample is at which place of a step. A run that changed one could not be reproduced.
-STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip")
+STREAM = ("batch_size", "seed", "split", "test_split", "held_out", "frame_stride", "content_frames", "flip", "fit")
 # Settings that name a file which is read only when a run begins: checkpoints have the weights trained from it.
 BEGINNING = ("spynet", "init")
 # Settings that name what a run reads and writes. A file from elsewhere must not decide them.

@@ -7,7 +7,7 @@ class DataConfig:
 check_values(DataConfig(frame_stride=0))  # raises ValueError: --frame-stride 0: give 1 or more
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import Field, field, fields
 from typing import Any
 
@@ -23,9 +23,13 @@ def setting(
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """A dataclass field with its flag (several names are separated by spaces), help text and valid values."""
-    valid = {"choices": choices, "least": least, "above": above, "most": most}
+    """A dataclass field with its flag (several names are separated by spaces), help text and valid values.
+
+    `parse` reads a value from text, if the field's type does not. In a tuple, every number must be valid.
+    """
+    valid = {"choices": choices, "least": least, "above": above, "most": most, "parse": parse}
     return field(default=default, metadata={"help": help, "flags": flag.split(), **valid})
 
 
@@ -44,11 +48,13 @@ def check_values(section: Any) -> None:
         least, above, most = valid["least"], valid["above"], valid["most"]
         if value is None or (least is None and above is None):
             continue
+        parts = value if isinstance(value, tuple) else (value,)
         # Comparisons with NaN are false, so it is refused as well.
-        large_enough = value > above if least is None else value >= least
-        if not (large_enough and value <= (most or LARGEST)):
+        large_enough = all(part > above if least is None else part >= least for part in parts)
+        if not (large_enough and all(part <= (most or LARGEST) for part in parts)):
             wanted = f"{least} or more" if above is None else f"a number above {above}"
             if most or large_enough:
                 most = most or LARGEST
                 wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
-            raise ValueError(f"{flag} {short(value)}: give {wanted}")
+            shown = "x".join(map(str, parts)) if isinstance(value, tuple) else short(value)
+            raise ValueError(f"{flag} {shown}: give {wanted}")

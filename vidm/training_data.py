@@ -81,10 +81,10 @@ class TrainingData:
         """The training samples of an index's videos, keyed by (epoch, index)."""
         model, data = self.config.model, self.config.data
         if self.is_motion:
-            return FrameTriplets(
-                index, model.image_size, model.video_timesteps, seed, flip=flip, stride=data.frame_stride
-            )
-        return SingleFrames(index, model.image_size, seed, anywhere=data.content_frames == "all", flip=flip)
+            length, stride = model.video_timesteps, data.frame_stride
+            return FrameTriplets(index, model.image_size, length, seed, flip=flip, stride=stride, fit=data.fit)
+        anywhere = data.content_frames == "all"
+        return SingleFrames(index, model.image_size, seed, anywhere=anywhere, flip=flip, fit=data.fit)
 
     def _sampler(self, start_step: int) -> ResumableSampler:
         train = self.config.train

@@ -50,8 +50,8 @@ def fit_frames(clip_u8: np.ndarray, size: FrameSize, fit: str = "crop") -> np.nd
 
     `size` is (height, width), or an int for a square. `fit` "crop" resizes the largest central part of that shape;
     "pad" resizes whole frames to fit inside, with black bars around them. Sides are rounded to whole pixels. The resize
-    is bicubic with antialiasing on 8 bits, as in Pillow; frames of the right size are not changed. Raises ValueError for
-    another `fit`. Ours.
+    is bicubic with antialiasing on 8 bits, as in Pillow; frames of the right size are not changed. Raises ValueError
+    for another `fit`. Ours.
     """
     if fit not in FITS:
         raise ValueError(f"fit is {fit!r}: choose from {', '.join(FITS)}")

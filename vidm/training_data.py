@@ -94,9 +94,7 @@ class TrainingData:
                 f"--classes: {loose} is not in the folder of a class; leave the flag out, or move the clip"
             )
         if len(names) < 2:
-            raise ValueError(
-                f"--classes: all clips of {index.root} are of one class, {short(names[0])}: omit the flag"
-            )
+            raise ValueError(f"--classes: all clips of {index.root} are of one class, {short(names[0])}: omit the flag")
         if unknown := set(class_of_each(index)) - set(names):
             raise ValueError(
                 f"--classes: {index.root} has the class {short(min(unknown))}, which is none of this run's: "
@@ -110,8 +108,9 @@ class TrainingData:
         classes = [numbers[name] for name in class_of_each(index)] if numbers else []
         if self.is_motion:
             length, stride = model.video_timesteps, data.frame_stride
-            return FrameTriplets(index, model.image_size, length, seed, flip, stride, classes)
-        return SingleFrames(index, model.image_size, seed, data.content_frames == "all", flip, classes)
+            return FrameTriplets(index, model.image_size, length, seed, flip, stride, classes, data.fit)
+        anywhere = data.content_frames == "all"
+        return SingleFrames(index, model.image_size, seed, anywhere, flip, classes, data.fit)
 
     def _sampler(self, start_step: int) -> ResumableSampler:
         train = self.config.train

@@ -25,7 +25,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as baseline
 from tqdm import tqdm
 
-from vidm.datasets import FrameTriplets, fit_square
+from vidm.datasets import FrameTriplets, fit_frames
 from vidm.layouts import index_clips
 from vidm.packs import write_pack
 from vidm.video_io import frame_files, read_video
@@ -69,7 +69,7 @@ def write_sources(folder: Path, num_videos: int, num_frames: int) -> None:
                 pack.add_encoded(path.name, path)
     with write_pack(folder / "pack_raw") as pack:
         for path in index_clips(folder / "png").paths:
-            pack.add_raw(path.name, fit_square(read_video(path), RESOLUTION))
+            pack.add_raw(path.name, fit_frames(read_video(path), RESOLUTION))
 
 
 # Formats

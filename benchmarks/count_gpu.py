@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vidm.checkpoint import build_model
 from vidm.config import Config
+from vidm.frame_size import sides_of
 from vidm.layers import constant_index
 from vidm.presets import PRESETS
 from vidm.rounded_weights import with_bf16_weights
@@ -33,8 +34,8 @@ GB = 1e9
 
 
 def frames(config: Config, batch_size: int) -> list[Tensor]:
-    side = config.model.image_size
-    return [torch.zeros(batch_size, 3, side, side, device=CUDA) for _ in range(3)]
+    sides = sides_of(config.model.image_size)
+    return [torch.zeros(batch_size, 3, *sides, device=CUDA) for _ in range(3)]
 
 
 def denoising_step(config: Config, precision: str, batch_size: int) -> FakeCuda:

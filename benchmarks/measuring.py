@@ -29,6 +29,7 @@ from tqdm import tqdm
 from vidm.checkpoint import build_model
 from vidm.config import Config
 from vidm.diffusion import GaussianDiffusion, Process
+from vidm.frame_size import FrameSize, sides_of
 from vidm.model import MotionGenerator
 from vidm.runtime import autocast, provenance
 from vidm.tf32 import tf32_products
@@ -147,9 +148,10 @@ def filled_pair(
     return ours.to(device), reference.to(device)
 
 
-def frames_like(batch_size: int, size: int, device: torch.device = CPU) -> list[Tensor]:
-    """Random noisy, previous and first frames, (B, 3, size, size) each."""
-    x_t, previous, first = torch.randn(3, batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
+def frames_like(batch_size: int, size: FrameSize, device: torch.device = CPU) -> list[Tensor]:
+    """Random noisy, previous and first frames, (B, 3, H, W) each."""
+    shape = (3, batch_size, 3, *sides_of(size))
+    x_t, previous, first = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return [x_t.to(device), previous.clamp(-1, 1).to(device), first.clamp(-1, 1).to(device)]
 
 

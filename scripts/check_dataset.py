@@ -1,17 +1,18 @@
 """python scripts/check_dataset.py data/CLEVRER --min-frames 128
 
 Prints what training finds in a folder: layout, counts, lengths, sizes, codecs, which clips are skipped and why, and
-which are damaged. Writes a contact sheet with one row of frames per clip, cropped as in training. The first, the middle
-and the last frame of every clip are decoded; with --verify, every byte is read: every frame of videos and images, and
-the checksums of packs. The exit code is 0 if any clip is usable, 1 if none is or --verify finds damage, and 2 for an
-invalid command.
+which are damaged. Writes a contact sheet with one row of frames per clip, cropped or padded as in training. The first,
+the middle and the last frame of every clip are decoded; with --verify, every byte is read: every frame of videos and
+images, and the checksums of packs. The exit code is 0 if any clip is usable, 1 if none is or --verify finds damage, and
+2 for an invalid command.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +23,11 @@ from tqdm import tqdm
 from vidm import video_containers
 from vidm.config import DataConfig
 from vidm.console import CommandParser, given_path
-from vidm.datasets import fit_square
+from vidm.datasets import fit_frames
 from vidm.evaluation import ready_to_write
 from vidm.files import atomic_write
+from vidm.frame_size import FITS, FrameSize, check_size, frame_size, sides_of
+from vidm.images import LARGEST_SIDE
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
 from vidm.packs import pack_of, probe, read_frames
 from vidm.runtime import exit_on_user_error
@@ -34,7 +37,7 @@ from vidm.video_io import CONTAINER_SUFFIXES, VideoError, frame_files
 
 SHEET_CLIPS = 12
 SHEET_FRAMES = 8
-SHEET_SIDE = 96
+SHEET_SIDE = 96  # the longer side of a frame
 SHEET_PIXELS = 2**25  # in memory at a time, before they are resized
 KINDS_SHOWN = 8
 
@@ -71,25 +74,28 @@ def tally(title: str, values: Iterable[str]) -> str:
     return f"{title}: {shown}" + (f" and {len(counts) - KINDS_SHOWN} more" if len(counts) > KINDS_SHOWN else "")
 
 
-def thumbnails(path: Path, moments: np.ndarray) -> np.ndarray:
-    """Return frames of a clip, cropped and small, uint8 (len(moments), S, S, 3); each is decoded once."""
+def thumbnails(path: Path, moments: np.ndarray, fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return frames of a clip, made small by `fit`, uint8 (len(moments), H, W, 3); each is decoded once."""
     numbers, places = np.unique(moments, return_inverse=True)
     first = read_frames(path, numbers[:1])
     at_once = max(1, SHEET_PIXELS // (first.shape[1] * first.shape[2]))
-    squares = [fit_square(first, SHEET_SIDE)]
+    small = [fit(first)]
     for start in range(1, len(numbers), at_once):
-        squares.append(fit_square(read_frames(path, numbers[start : start + at_once]), SHEET_SIDE))
-    return np.concatenate(squares)[places]
+        small.append(fit(read_frames(path, numbers[start : start + at_once])))
+    return np.concatenate(small)[places]
 
 
-def contact_sheet(index: ClipIndex) -> np.ndarray | None:
+def contact_sheet(index: ClipIndex, resolution: FrameSize = 1, fit: str = "crop") -> np.ndarray | None:
     """Return rows of frames of readable clips spread over the index, uint8 (H, W, 3); None without any."""
+    sides = sides_of(resolution)
+    height, width = (max(SHEET_SIDE * side // max(sides), 1) for side in sides)
+    small = partial(fit_frames, size=(height, width), fit=fit)
     chosen = np.unique(np.linspace(0, len(index.paths) - 1, SHEET_CLIPS).round().astype(int))
     rows = []
     for i in chosen:
         moments = np.linspace(0, index.num_frames[i] - 1, SHEET_FRAMES).round().astype(int)
         with suppress(VideoError):
-            rows.append(np.concatenate(list(thumbnails(index.paths[i], moments)), axis=1))
+            rows.append(np.concatenate(list(thumbnails(index.paths[i], moments, small)), axis=1))
     return np.concatenate(rows) if rows else None
 
 
@@ -104,7 +110,7 @@ def find_damage(index: ClipIndex, every_byte: bool) -> list[tuple[Path, str]]:
     return [(path, reason) for path, reason in zip(index.paths, reasons, strict=True) if reason]
 
 
-def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
+def report(index: ClipIndex, out: Path, every_byte: bool, resolution: FrameSize, fit: str) -> bool:
     """Print the statistics of an index and write the contact sheet; return whether no clip is damaged."""
     for _, reason in index.skipped:
         print(f"skipped: {reason}")
@@ -130,7 +136,7 @@ def report(index: ClipIndex, out: Path, every_byte: bool) -> bool:
     read = "every byte" if every_byte else "the first, middle and last frames"
     others = ", which training replaces by the next ones" if damaged else ""
     print(f"damage: {len(damaged)} found in {read}{others}")
-    sheet = contact_sheet(index)
+    sheet = contact_sheet(index, resolution, fit)
     if sheet is not None:
         with atomic_write(out) as temporary:
             Image.fromarray(sheet).save(temporary, format="png")
@@ -149,6 +155,10 @@ def main() -> int:
         "--split", default="", help="a subfolder, or a split of UCF-101 or a csv list, as in training (all)"
     )
     parser.add_argument(
+        "--resolution", type=frame_size, default=1, metavar="SIZE", help="show frames in the shape of HxW (squares)"
+    )
+    parser.add_argument("--fit", choices=FITS, default="crop", help="as in training (crop)")
+    parser.add_argument(
         "--out",
         type=given_path,
         default=Path("contact_sheet.png"),
@@ -158,9 +168,10 @@ def main() -> int:
     parser.add_argument("--verify", action="store_true", help="read every byte of every clip once")
     options = parser.parse_args()
     with exit_on_user_error(), ready_to_write(options.out):
+        check_size("--resolution", options.resolution, LARGEST_SIDE)
         index = survey_clips(options.data, options.min_frames, options.layout, options.split, progress=True)
         print(f"{options.data}: {index.found}")
-        is_whole = report(index, options.out, options.verify)
+        is_whole = report(index, options.out, options.verify, options.resolution, options.fit)
     return 0 if index.paths and (is_whole or not options.verify) else 1
 
 

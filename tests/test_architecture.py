@@ -31,7 +31,7 @@ MAX_LINES = 330
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 # The public functions that take an evaluation's settings one by one.
-MANY_PARAMETERS = {"compute_fvd", "compute_vis", "compute_frame_metrics"}
+MANY_PARAMETERS = {"compute_fvd", "compute_vis", "compute_frame_metrics", "drift"}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -172,11 +173,12 @@ def test_a_frame_of_the_contact_sheet_is_decoded_once_and_large_ones_are_not_col
     write_video(tmp_path / "clip", clip)
     thumbnails, read = SCRIPT["thumbnails"], SCRIPT["read_frames"]
     script = thumbnails.__globals__
-    expected = SCRIPT["fit_square"](clip[[0, 0, 1, 3, 4, 4]], SCRIPT["SHEET_SIDE"])
+    fit = partial(SCRIPT["fit_frames"], size=SCRIPT["SHEET_SIDE"])
+    expected = fit(clip[[0, 0, 1, 3, 4, 4]])
     asked: list[list[int]] = []
     monkeypatch.setitem(script, "read_frames", lambda path, numbers: asked.append(list(numbers)) or read(path, numbers))
     for pixels, groups in ((100 * 120 * 2, [[0], [1, 3], [4]]), (1, [[0], [1], [3], [4]])):
         asked.clear()
         monkeypatch.setitem(script, "SHEET_PIXELS", pixels)
-        assert (thumbnails(tmp_path / "clip", np.array([0, 0, 1, 3, 4, 4])) == expected).all()
+        assert (thumbnails(tmp_path / "clip", np.array([0, 0, 1, 3, 4, 4]), fit) == expected).all()
         assert asked == groups

@@ -247,7 +247,7 @@ def test_content_and_motion_generators_sample_videos_from_scratch(world, tmp_pat
     assert sorted(p.name for p in videos.glob("*.mp4")) == [f"video_{i:05d}.mp4" for i in range(3)]
     printed = capsys.readouterr().out
     assert "--workers has no effect on sampling" in printed
-    assert "--resolution 64 has no effect: videos have the network's size, 16x16" in printed
+    assert "--resolution has no effect: videos have the network's size, 16x16" in printed
     wrong = f"--test --resume {content} --content {world} --out {tmp_path / 'none'}".split()
     assert "is a content generator, and a motion generator is needed" in error_of(train_main, wrong, capsys)
     swapped = f"--test --resume {motion} --content-resume {motion} --out {tmp_path / 'none'}".split()

@@ -13,6 +13,7 @@ from torch import nn
 from vidm.checkpoint import build_model
 from vidm.config import PRECISIONS, SAMPLING_PRECISIONS, SUFFIXES, Config, SampleConfig
 from vidm.diffusion import LOSSES, PREDICTIONS
+from vidm.frame_size import FITS
 from vidm.layouts import LAYOUTS
 from vidm.model import FLOW_RANGES
 from vidm.presets import DESCRIPTIONS, PRESETS
@@ -103,6 +104,7 @@ def test_the_choices_of_a_flag_are_the_names_that_the_code_accepts():
         "loss": LOSSES,
         "layout": LAYOUTS,
         "content_frames": ("first", "all"),
+        "fit": FITS,
         "lr_schedule": ("constant", "cosine"),
         "checkpoint_activations": ("none", "posgn", "full"),
         "precision": PRECISIONS,

@@ -16,7 +16,7 @@ from vidm.datasets import (
     FrameTriplets,
     ResumableSampler,
     SingleFrames,
-    fit_square,
+    fit_frames,
     to_float,
     to_uint8,
     window_length,
@@ -86,23 +86,23 @@ def test_to_uint8_rounds_and_clamps() -> None:
     assert to_uint8(frames)[0, :, 0].tolist() == [0, 0, 1, 99, 100, 255]
 
 
-def test_fit_square_keeps_the_centre_and_does_not_change_a_square_of_the_right_size() -> None:
+def test_fit_frames_keeps_the_centre_and_does_not_change_a_square_of_the_right_size() -> None:
     clip = np.random.default_rng(0).integers(0, 256, (2, 10, 18, 3), np.uint8)
-    np.testing.assert_array_equal(fit_square(clip, 10), clip[:, :, 4:14])
-    np.testing.assert_array_equal(fit_square(clip.transpose(0, 2, 1, 3), 10), clip.transpose(0, 2, 1, 3)[:, 4:14])
+    np.testing.assert_array_equal(fit_frames(clip, 10), clip[:, :, 4:14])
+    np.testing.assert_array_equal(fit_frames(clip.transpose(0, 2, 1, 3), 10), clip.transpose(0, 2, 1, 3)[:, 4:14])
 
 
-def test_fit_square_averages_a_fine_checkerboard_instead_of_sampling_it() -> None:
+def test_fit_frames_averages_a_fine_checkerboard_instead_of_sampling_it() -> None:
     y, x = np.mgrid[:64, :64]
     board = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[None, :, :, None], 3, axis=3)
     assert set(np.unique(board[:, ::8, ::8])) == {0}  # every eighth pixel is black
-    assert np.abs(fit_square(board, 8).astype(int) - 127.5).max() < 3
+    assert np.abs(fit_frames(board, 8).astype(int) - 127.5).max() < 3
 
 
-def test_fit_square_agrees_with_pillow_to_one_level() -> None:
+def test_fit_frames_agrees_with_pillow_to_one_level() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(frame[0]).resize((32, 32), Image.Resampling.BICUBIC))
-    assert np.abs(fit_square(frame, 32)[0].astype(int) - expected).max() <= 1
+    assert np.abs(fit_frames(frame, 32)[0].astype(int) - expected).max() <= 1
 
 
 # Triplets
@@ -279,7 +279,7 @@ def test_clips_contain_the_requested_frames_and_the_path(data: Path) -> None:
     strided, _ = Clips(index, num_frames=4, starts=[2] * len(index.paths), stride=3)[1]
     np.testing.assert_array_equal(strided, read_video(index.paths[1])[2:12:3])
     small, _ = Clips(index, num_frames=7, resolution=8)[0]
-    np.testing.assert_array_equal(small, fit_square(read_video(index.paths[0])[:7], 8))
+    np.testing.assert_array_equal(small, fit_frames(read_video(index.paths[0])[:7], 8))
 
 
 def test_a_damaged_clip_raises_instead_of_being_left_out_silently(tmp_path: Path) -> None:

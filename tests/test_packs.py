@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from vidm.cli import train_main
-from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, fit_square
+from vidm.datasets import Clips, FrameTriplets, ResumableSampler, SingleFrames, fit_frames
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import is_pack, list_pack, probe, read_frames, write_pack
 from vidm.sampling import list_content, read_first_frame
@@ -136,7 +136,7 @@ def test_a_raw_pack_contains_the_squares_of_the_folder(data: Path, raw: Path, mo
     monkeypatch.setattr(pack_dataset, "FRAMES_AT_ONCE", 3)
     in_parts = pack_of(data, raw.parent / "in_parts", "--raw", str(RESOLUTION))
     for path in clips_of(data).paths:
-        squares = fit_square(read_video(path), RESOLUTION)
+        squares = fit_frames(read_video(path), RESOLUTION)
         for pack in (raw, in_parts):
             np.testing.assert_array_equal(read_frames(pack / path.relative_to(data), range(len(squares))), squares)
             assert probe(pack / path.relative_to(data)) == (len(squares), RESOLUTION, RESOLUTION, probe(path).fps)
@@ -201,7 +201,7 @@ def test_the_members_of_a_clip_are_consecutive_and_have_one_key(data: Path, pack
 def test_numpy_reads_the_raw_members(data: Path, raw: Path) -> None:
     with tarfile.open(shard_of(raw), "r:") as shard:
         unpacked = np.load(BytesIO(shard.extractfile("00000002.npy").read()))
-    np.testing.assert_array_equal(unpacked, fit_square(read_video(clips_of(data).paths[2]), RESOLUTION))
+    np.testing.assert_array_equal(unpacked, fit_frames(read_video(clips_of(data).paths[2]), RESOLUTION))
 
 
 def test_shards_do_not_exceed_their_size_and_clips_are_never_split(tmp_path: Path) -> None:

@@ -618,7 +618,7 @@ def test_resizing_of_first_frames_is_printed_once(generator, tmp_path, capsys):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.zeros((20, 40, 3), dtype=np.uint8)).save(path)
     sample_folder(generator, settings(tmp_path / "content", tmp_path / "out", batch_size=1))
-    assert capsys.readouterr().out.count("first frames of 40x20 are cropped and resized to 16x16") == 1
+    assert capsys.readouterr().out.count("first frames of 20x40 (height x width) are cropped and resized to 16x16") == 1
 
 
 @pytest.mark.parametrize(

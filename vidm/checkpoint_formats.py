@@ -20,6 +20,7 @@ from vidm.checkpoint import FORMAT, Checkpoint, checkpoint_from, is_state, step_
 from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write, read_json, regular_file
+from vidm.frame_size import plain_size, size_text
 from vidm.resume import newest_undamaged
 from vidm.tensor_file import read_tensors, wrong_download
 
@@ -47,8 +48,8 @@ def _cached_video_timesteps(state: Mapping[str, Tensor]) -> int | None:
 def _published_content(state: Mapping[str, Tensor], path: Path, config: Config) -> Config:
     """The configuration of the authors' content generator, which its tensors tell from the motion generator."""
     constant = state.get(CONSTANT)
-    size = config.model.image_size if constant is None else constant.shape[-1]
-    print0(f"{path}: a published checkpoint without configuration, read as a content generator of {size}x{size}")
+    size = config.model.image_size if constant is None else plain_size(tuple(constant.shape[-2:]))
+    print0(f"{path}: a published checkpoint without configuration, read as a content generator of {size_text(size)}")
     return config.replaced({"generator": "content", "image_size": size, "constant": constant is not None})
 
 
@@ -66,7 +67,7 @@ def _published_motion(state: Mapping[str, Tensor], path: Path, config: Config, v
     origin = "from its cached coordinates" if cached else "as given"
     print0(
         f"{path}: a published checkpoint without configuration, read as a motion generator of "
-        f"{config.model.image_size}x{config.model.image_size} with flow_range {config.model.flow_range}; "
+        f"{size_text(config.model.image_size)} with flow_range {config.model.flow_range}; "
         f"{length} video timesteps ({origin})"
     )
     return config.replaced({"video_timesteps": length})

@@ -22,6 +22,7 @@ from vidm.config import Config, SampleConfig
 from vidm.config_file import config_text, read_config
 from vidm.distributed import Rendezvous, print0
 from vidm.files import LARGEST
+from vidm.frame_size import size_text
 from vidm.generator import Generator, load_generator
 from vidm.launch import launch
 from vidm.resume import init_config, newest_that_verifies, resumed_config
@@ -102,7 +103,7 @@ def _report_unused(options: argparse.Namespace, settings: SampleConfig, generato
     if options.workers is not None:
         print0("--workers has no effect on sampling: each process reads its own first frames")
     if options.resolution not in (None, size):
-        print0(f"--resolution {options.resolution} has no effect: videos have the network's size, {size}x{size}")
+        print0(f"--resolution has no effect: videos have the network's size, {size_text(size)}")
     if settings.anchor_every and num_frames <= settings.anchor_every + 1:
         print0(f"--anchor-every {settings.anchor_every} has no effect on videos of {num_frames} frames")
     if settings.condition_noise and generator.model.flow_range == "none":

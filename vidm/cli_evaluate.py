@@ -77,7 +77,8 @@ def _selections(options: argparse.Namespace, label: str) -> dict[str, tuple[Clip
     protocol = PROTOCOLS[options.protocol]
     frames = (options.nframes or 1, options.nsamples, options.resolution, options.frame_stride, options.real_stride)
     videos = (options.split, options.seed, protocol.random_start, protocol.max_videos)
-    real = ClipSelection(options.dir1, *frames, *videos, layout=options.layout)
+    fit = options.fit or "crop"
+    real = ClipSelection(options.dir1, *frames, *videos, layout=options.layout, fit=fit)
     if options.suite:
         chosen = {name: replace(real, num_frames=n, frame_stride=stride) for name, (n, stride) in SUITE.items()}
     else:
@@ -176,6 +177,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
             _workers(options),
             progress=True,
             splits=options.splits,
+            fit=options.fit or "crop",
             seed=options.seed,
             cache=options.cache,
             device=device,

@@ -14,6 +14,7 @@ from vidm.config import Config, SampleConfig
 from vidm.config_file import SETTINGS, setting_of
 from vidm.console import CommandParser
 from vidm.distributed import BACKENDS, TIMEOUT_S
+from vidm.frame_size import frame_size, size_text
 from vidm.generator import WEIGHTS
 from vidm.presets import DESCRIPTIONS, PRESETS
 from vidm.settings import flag_of, flag_type, flagged, flags_by_name, from_text
@@ -61,7 +62,7 @@ def _add_settings(group: argparse._ActionsContainer, section: Any) -> None:
         if each.type is bool:
             options["action"] = "store_false" if each.default else "store_true"
         else:
-            options["type"] = flag_type(each)
+            options["type"] = each.metadata["parse"] or flag_type(each)
             options["metavar"] = options["type"].__name__.upper()
             if each.metadata["choices"]:
                 options["choices"], options["metavar"] = each.metadata["choices"], None
@@ -111,7 +112,8 @@ def _as_flag(name: str, value: Any) -> str:
     """How a user would give a setting this value."""
     flag = flag_of(SETTINGS[name])
     if not flag.startswith("--set "):
-        return flag if isinstance(value, bool) else f"{flag} {value}"
+        shown = size_text(value) if isinstance(value, tuple) else value
+        return flag if isinstance(value, bool) else f"{flag} {shown}"
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"{flag}={text.lower()}"
 
@@ -199,7 +201,7 @@ def sample_parser() -> argparse.ArgumentParser:
     _add_settings(parser.add_argument_group("sampling (defaults in parentheses)"), SampleConfig())
     unused = parser.add_argument_group("without effect, accepted because the original code's command passes them")
     unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
-    unused.add_argument("--resolution", type=int, metavar="INT", help="videos have the size of the network")
+    unused.add_argument("--resolution", type=frame_size, metavar="SIZE", help="videos have the size of the network")
     training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
     _add_other_mode(parser, training_only, "is a training flag: it has no effect on sampling")
     return parser

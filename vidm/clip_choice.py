@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from vidm.datasets import Clips, window_length
 from vidm.files import LARGEST
+from vidm.frame_size import FrameSize, plain_size, sides_of
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import is_pack, read_frames
@@ -38,15 +39,15 @@ class ClipSelection:
     is one of vidm.layouts.LAYOUTS. The frames of a clip are frame_stride * real_stride apart: real_stride is for real
     videos, when the model was trained on every real_stride-th frame. A clip begins at the first frame or, with
     `random_start`, at one drawn by the seed. With a `window`, only this range of each clip's frames is read. `others`
-    more videos are added, if there are so many. With a `resolution` (px), frames are cropped to the central square and
-    resized; None keeps them as stored.
+    more videos are added, if there are so many. With a `resolution` (px), frames are brought to it as `fit` says,
+    "crop" or "pad" (see fit_frames); None keeps them as stored.
     Raises ValueError, naming the field, for a count below 1 or too large.
     """
 
     folder: str | Path
     num_frames: int
     num_samples: int | None = None
-    resolution: int | None = None
+    resolution: FrameSize | None = None
     frame_stride: int = 1
     real_stride: int = 1
     split: str = ""
@@ -56,9 +57,13 @@ class ClipSelection:
     window: range | None = None
     layout: str = "auto"
     others: int = 0
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
-        check_counts(most=LARGEST_SIDE, resolution=self.resolution)
+        if self.resolution is not None:
+            object.__setattr__(self, "resolution", plain_size(self.resolution))
+            for side in sides_of(self.resolution):
+                check_counts(most=LARGEST_SIDE, resolution=side)
         check_counts(
             num_frames=self.num_frames,
             frame_stride=self.frame_stride,
@@ -116,7 +121,7 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     if selection.random_start:
         starts = [starts[0] + int(draws[i][1] * (index.num_frames[i] - selection.length + 1)) for i in chosen]
     index = replace(index.at(chosen), skipped=[*index.skipped, *damaged])
-    return Clips(index, len(window), selection.resolution, starts, selection.stride)
+    return Clips(index, len(window), selection.resolution, starts, selection.stride, selection.fit)
 
 
 def draw_order(clips: Clips, seed: int, by_video: bool = False) -> list[int]:
@@ -135,7 +140,7 @@ def draw_order(clips: Clips, seed: int, by_video: bool = False) -> list[int]:
 def taken(clips: Clips, places: Sequence[int]) -> Clips:
     """Return the clips at some places."""
     starts = [clips.starts[i] for i in places]
-    return Clips(clips.index.at(places), clips.num_frames, clips.resolution, starts, clips.stride)
+    return Clips(clips.index.at(places), clips.num_frames, clips.resolution, starts, clips.stride, clips.fit)
 
 
 # What a folder contains

@@ -15,6 +15,7 @@ from typing import Any
 
 from vidm.console import short
 from vidm.diffusion import LOSSES, PREDICTIONS
+from vidm.frame_size import FITS, FrameSize, frame_size, plain_size
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
@@ -41,7 +42,14 @@ class ModelConfig(UNetShape):
     generator: str = setting(
         "motion", "network to train: motion, or content for first frames", "--generator", ("motion", "content")
     )
-    image_size: int = setting(128, "side of the square frames in pixels", "--resolution", least=1, most=8192)
+    image_size: int | tuple[int, int] = setting(
+        128,
+        "size of the frames in pixels: 64 for squares, 48x64 for height x width",
+        "--resolution",
+        least=1,
+        most=8192,
+        parse=frame_size,
+    )
     video_timesteps: int = setting(
         128, "frames per video, including the given first one", "--num-frames", least=2, most=10**6
     )
@@ -58,6 +66,10 @@ class ModelConfig(UNetShape):
         False, "concatenate the previous frame to the noisy one, a baseline for the flow", "--previous-frame"
     )
     constant: bool = setting(True, "no constant input, the content generator's baseline", "--no-constant")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "image_size", plain_size(self.image_size))
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,12 @@ class DataConfig:
         0.05, "largest fraction of unreadable clips to train with", "--max-bad-fraction", least=0, most=1
     )
     flip: bool = setting(True, "mirror half of the samples")
+    fit: str = setting(
+        "crop",
+        "frames of another shape than --resolution: crop them to their centre, or pad them with black bars",
+        "--fit",
+        FITS,
+    )
     classes: bool = setting(
         False, "condition on the class of a video, the name of the folder that contains it", "--classes"
     )
@@ -195,6 +213,9 @@ class Config:
         for each in (f for section in Config().sections() for f in fields(section)):
             value = values.get(each.name, each.default)
             wanted = type(each.default)
+            if each.type == FrameSize:
+                plain_size(value)  # raises ValueError
+                continue
             kinds = (wanted, int) if each.type is float else wanted
             if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, kinds):
                 raise ValueError(f"setting {each.name} is {reprlib.repr(value)}, not of type {wanted.__name__}")

@@ -20,25 +20,53 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vidm.frame_size import FITS, FrameSize, sides_of
 from vidm.layouts import ClipIndex
 from vidm.packs import read_frames
 from vidm.video_io import VideoError
 
 
-def fit_square(clip_u8: np.ndarray, resolution: int) -> np.ndarray:
-    """Crop frames to their central square and resize it: uint8 (T, H, W, 3) -> uint8 (T, R, R, 3).
+def _scaled(side: int, numerator: int, denominator: int) -> int:
+    """side * numerator / denominator, rounded, at least 1."""
+    return max((2 * side * numerator + denominator) // (2 * denominator), 1)
 
-    The resize is bicubic with antialiasing on 8 bits, as in Pillow; a square of the right size is not changed. Ours.
-    """
-    height, width = clip_u8.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    squares = np.ascontiguousarray(clip_u8[:, top : top + side, left : left + side])
-    if side == resolution:
-        return squares
-    channels_first = torch.from_numpy(squares).permute(0, 3, 1, 2)
-    resized = F.interpolate(channels_first, (resolution, resolution), mode="bicubic", antialias=True)
+
+def _centred(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[slice, ...]:
+    """The part of frames (T, *outer) that is an inner rectangle in their middle."""
+    starts = [(whole - part) // 2 for whole, part in zip(outer, inner, strict=True)]
+    return slice(None), *(slice(start, start + part) for start, part in zip(starts, inner, strict=True))
+
+
+def _resized(clip_u8: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    frames = np.ascontiguousarray(clip_u8)
+    if frames.shape[1:3] == sides:
+        return frames
+    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_first, sides, mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+
+
+def fit_frames(clip_u8: np.ndarray, size: FrameSize, fit: str = "crop") -> np.ndarray:
+    """Bring frames to a size without stretching them: uint8 (T, H, W, 3) -> uint8 (T, height, width, 3).
+
+    `size` is (height, width), or an int for a square. `fit` "crop" resizes the largest central part of that shape;
+    "pad" resizes whole frames to fit inside, with black bars around them. Sides are rounded to whole pixels. The resize
+    is bicubic with antialiasing on 8 bits, as in Pillow; frames of the right size are not changed. Raises ValueError
+    for another `fit`. Ours.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit is {fit!r}: choose from {', '.join(FITS)}")
+    given, wanted = clip_u8.shape[1:3], sides_of(size)
+    is_taller = given[0] * wanted[1] > given[1] * wanted[0]
+    if fit == "pad":
+        by_height = (wanted[0], _scaled(given[1], wanted[0], given[0]))
+        inner = by_height if is_taller else (_scaled(given[0], wanted[1], given[1]), wanted[1])
+        padded = np.zeros((len(clip_u8), *wanted, 3), np.uint8)
+        padded[_centred(wanted, inner)] = _resized(clip_u8, inner)
+        return padded
+    by_width = (_scaled(given[1], wanted[0], wanted[1]), given[1])
+    part = by_width if is_taller else (given[0], _scaled(given[0], wanted[1], wanted[0]))
+    return _resized(clip_u8[_centred(given, part)], wanted)
 
 
 def to_float(frames_u8: np.ndarray) -> Tensor:
@@ -70,8 +98,10 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
     With `classes`, the number of each video's class, samples have an int64 `class_index`.
     """
 
-    def __init__(self, index: ClipIndex, resolution: int, seed: int, flip: bool, classes: Sequence[int]) -> None:
-        self.index, self.resolution, self.seed, self.flip = index, resolution, seed, flip
+    def __init__(
+        self, index: ClipIndex, resolution: FrameSize, seed: int, flip: bool, classes: Sequence[int], fit: str
+    ) -> None:
+        self.index, self.resolution, self.seed, self.flip, self.fit = index, resolution, seed, flip, fit
         self.classes = classes
         self._reported: set[Path] = set()
 
@@ -100,9 +130,9 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
                     self._reported.add(path)
                     print(f"replaced by the next video: {error}", file=sys.stderr, flush=True)
                 continue
-            squares = fit_square(frames, self.resolution)
+            fitted = fit_frames(frames, self.resolution, self.fit)
             labels = {"class_index": torch.tensor(self.classes[video])} if self.classes else {}
-            return to_float(squares[:, :, ::-1] if mirrored else squares), labels
+            return to_float(fitted[:, :, ::-1] if mirrored else fitted), labels
         raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read anymore")
 
 
@@ -110,25 +140,26 @@ class FrameTriplets(_TrainingVideos):
     """One frame to predict per video: it is drawn from a window of num_frames frames, which starts at a random frame.
 
     A sample's key is (epoch, index of the video), or the index alone for a random epoch. A sample is a dict of float32
-    (3, R, R) in [-1, 1]: `first`, frame 0 of the window; `frame`, frame n, with n uniform in 1 .. num_frames - 1;
+    (3, H, W) in [-1, 1]: `first`, frame 0 of the window; `frame`, frame n, with n uniform in 1 .. num_frames - 1;
     `previous`, frame n - 1; and of int64 `frame_index`, n. Frames of a window are `stride` frames of the video apart.
-    With `flip`, half of the triplets are mirrored. The videos of `index` must have at least window_length(num_frames,
-    stride) frames.
+    With `flip`, half of the triplets are mirrored. `resolution` is H x W and `fit` how frames of another shape are
+    brought to it, as for fit_frames. The videos of `index` must have at least window_length(num_frames, stride) frames.
     """
 
     def __init__(
         self,
         index: ClipIndex,
-        resolution: int,
+        resolution: FrameSize,
         num_frames: int,
         seed: int,
         flip: bool = True,
         stride: int = 1,
         classes: Sequence[int] = (),
+        fit: str = "crop",
     ) -> None:
         assert min(index.num_frames) >= window_length(num_frames, stride), "pass min_frames to index_clips"
         assert num_frames >= 2
-        super().__init__(index, resolution, seed, flip, classes)
+        super().__init__(index, resolution, seed, flip, classes, fit)
         self.num_frames, self.stride = num_frames, stride
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:
@@ -155,19 +186,21 @@ class FrameTriplets(_TrainingVideos):
 class SingleFrames(_TrainingVideos):
     """One frame per video, for the content generator: the first or, with `anywhere`, a random one.
 
-    The sample of key (epoch, index) is {`frame`: float32 (3, R, R) in [-1, 1]}; with `flip`, half are mirrored.
+    The sample of key (epoch, index) is {`frame`: float32 (3, H, W) in [-1, 1]}; with `flip`, half are mirrored.
+    `resolution` and `fit` are those of FrameTriplets.
     """
 
     def __init__(
         self,
         index: ClipIndex,
-        resolution: int,
+        resolution: FrameSize,
         seed: int,
         anywhere: bool = False,
         flip: bool = True,
         classes: Sequence[int] = (),
+        fit: str = "crop",
     ) -> None:
-        super().__init__(index, resolution, seed, flip, classes)
+        super().__init__(index, resolution, seed, flip, classes, fit)
         self.anywhere = anywhere
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:
@@ -186,19 +219,21 @@ class SingleFrames(_TrainingVideos):
 class Clips(Dataset[tuple[np.ndarray, str]]):
     """Evaluation clips: sample i is (uint8 (num_frames, H, W, 3), path), every `stride`-th frame from starts[i].
 
-    Without `starts` every clip starts at frame 0. With a `resolution` R, frames are cropped to their central square and
-    resized to R x R. A damaged video raises VideoError.
+    Without `starts` every clip starts at frame 0. With a `resolution`, frames are brought to it by fit_frames. A
+    damaged video raises VideoError.
     """
 
     def __init__(
         self,
         index: ClipIndex,
         num_frames: int,
-        resolution: int | None = None,
+        resolution: FrameSize | None = None,
         starts: Sequence[int] | None = None,
         stride: int = 1,
+        fit: str = "crop",
     ) -> None:
-        self.index, self.num_frames, self.resolution, self.stride = index, num_frames, resolution, stride
+        self.index, self.num_frames, self.stride = index, num_frames, stride
+        self.resolution, self.fit = resolution, fit
         self.starts = [0] * len(index.paths) if starts is None else list(starts)
         length = window_length(num_frames, stride)
         ends = [start + length for start in self.starts]
@@ -215,7 +250,8 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
     def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
         path = self.index.paths[index]
         clip_u8 = read_frames(path, self.frames(index))
-        return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
+        fitted = clip_u8 if self.resolution is None else fit_frames(clip_u8, self.resolution, self.fit)
+        return fitted, str(path)
 
     def readable(self) -> Iterator[np.ndarray]:
         """Yield the clips without their paths, in order, leaving out damaged ones."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from vidm.console import CommandParser
 from vidm.detectors import PROTOCOLS, STYLEGAN_V
 from vidm.files import LARGEST
+from vidm.frame_size import FITS, frame_size
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import LAYOUTS
 from vidm.metrics import SPLITS
@@ -36,9 +37,12 @@ def _add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r",
         "--resolution",
-        type=int,
+        type=frame_size,
         metavar="R",
-        help="crop frames to the central square and resize it to R x R, antialiased (default: as stored)",
+        help="size that frames are brought to: R for squares, HxW for height x width (default: as stored)",
+    )
+    parser.add_argument(
+        "--fit", choices=FITS, help="with -r: crop frames of another shape to their centre, or pad them (crop)"
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="threads that read videos (default: the cores, shared by processes)"
@@ -151,8 +155,12 @@ def check_common_flags(options: argparse.Namespace, typed: Mapping[str, str]) ->
         if value == "" and name != "split":
             raise ValueError(f"{flag} is empty: give a path, or leave it out")
         least, most = RANGES.get(name, (1, LARGEST))
-        if type(value) is int and not least <= value <= most:
-            raise ValueError(f"{flag} {value}: give a number from {least} to {most}")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(type(number) is int and not least <= number <= most for number in numbers):
+            shown = "x".join(map(str, numbers))
+            raise ValueError(f"{flag} {shown}: give a number from {least} to {most}")
+    if options.fit and not options.resolution:
+        raise ValueError("--fit has no effect without -r: frames are used as stored")
 
 
 def check_fvd_flags(options: argparse.Namespace, typed: Mapping[str, str]) -> None:

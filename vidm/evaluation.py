@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from vidm.console import command_line
-from vidm.datasets import fit_square, window_length
+from vidm.datasets import fit_frames, window_length
 from vidm.files import append, atomic_write, target_of
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
@@ -183,7 +183,7 @@ def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
 
 def _clip(path: Path, start: int, result: FVDResult, stride: int) -> np.ndarray:
     frames = read_frames(path, range(start, start + window_length(result.num_frames, stride), stride))
-    return frames if result.resolution is None else fit_square(frames, result.resolution)
+    return frames if result.resolution is None else fit_frames(frames, result.resolution, result.fit)
 
 
 def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:

@@ -111,7 +111,8 @@ def _content(clips: Clips, contents: ContentKeys, place: int) -> str:
 
 def _keys(clips: Clips, settings: MeasureSettings) -> list[str]:
     """Return a string that identifies each clip's features: with a cache by the video's bytes, else by its path."""
-    how = [PIXELS, clips.num_frames, clips.stride, clips.resolution, settings.protocol.name]
+    size = clips.resolution if clips.fit == "crop" else [clips.resolution, clips.fit]
+    how = [PIXELS, clips.num_frames, clips.stride, size, settings.protocol.name]
     how += [av.__version__, torch.__version__]
     if settings.cache:
         sha256 = identity_of(settings.detector)["sha256"]

@@ -26,6 +26,7 @@ from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
+from vidm.frame_size import FrameSize
 from vidm.frechet import frechet_of
 from vidm.layouts import ClipIndex
 from vidm.pairing import Pairs, pair_videos
@@ -108,8 +109,8 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
         raise ValueError("PSNR and SSIM need torchmetrics: pip install 'vidm[metrics]', or leave them out") from error
     real_index, made_index = (index_of(selection) for selection in (real, made))
     paired = on_main(partial(pair_videos, real_index, made_index, real.split), Pairs, ClipIndex)
-    real_clips = Clips(paired.real, real.num_frames, real.resolution, stride=real.stride)
-    made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride)
+    real_clips = Clips(paired.real, real.num_frames, real.resolution, stride=real.stride, fit=real.fit)
+    made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride, fit=made.fit)
     total = len(made_clips) if made.num_samples is None else made.num_samples
     if not 1 <= total <= len(made_clips):
         raise ValueError(f"{total} pairs were asked for; there are {len(made_clips)}")
@@ -145,22 +146,23 @@ def compute_frame_metrics(
     dir2: str | Path,
     num_frames: int = 128,
     num_samples: int | None = None,
-    resolution: int | None = None,
+    resolution: FrameSize | None = None,
     *,
     frame_stride: int = 1,
     real_stride: int = 1,
     split: str = "",
+    fit: str = "crop",
     device: torch.device | str = "cpu",
 ) -> FrameMetrics:
     """Return PSNR and SSIM of the generated videos of dir2 to the real ones of dir1 that they continue, frame by frame.
 
-    Both clips begin at the first frame; the arguments num_frames to split are those of ClipSelection. Videos are paired
+    Both clips begin at the first frame; the arguments num_frames to fit are those of ClipSelection. Videos are paired
     as pair_videos does: by the first frame that sampling recorded, else by name, else by order. If num_samples is
     given, only that many pairs are used, the first in order. PSNR is limited to 100 dB. Means leave out frame 0, which
     is given, unless it is the only one. Raises ValueError if torchmetrics is not installed, and for videos that cannot
     be paired or differ in size, naming them.
     """
-    real = ClipSelection(dir1, num_frames, num_samples, resolution, frame_stride, real_stride, split)
+    real = ClipSelection(dir1, num_frames, num_samples, resolution, frame_stride, real_stride, split, fit=fit)
     return frame_metrics_of(real, real.generated(dir2), device)
 
 
@@ -173,9 +175,10 @@ def drift(
     dir2: str | Path,
     num_frames: int,
     window: int,
-    resolution: int,
+    resolution: FrameSize,
     num_samples: int | None = None,
     real_stride: int = 1,
+    fit: str = "crop",
     device: torch.device | str = "cpu",
 ) -> tuple[float, ...]:
     """Return the Frechet distance of the generated videos of dir2 to the real ones of dir1 in each window of frames.
@@ -184,7 +187,7 @@ def drift(
     of the random detector. Clips begin at the first frame; the other arguments are those of ClipSelection. Raises
     ValueError as compute_fvd does.
     """
-    real = ClipSelection(dir1, num_frames, num_samples, resolution, real_stride=real_stride)
+    real = ClipSelection(dir1, num_frames, num_samples, resolution, real_stride=real_stride, fit=fit)
     settings = MeasureSettings(load_detector("random", device), STYLEGAN_V, device=device)
     distances = []
     with closing(FeatureTable(None)) as table:

@@ -20,9 +20,10 @@ from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_m
 from vidm.checkpoint_formats import load_any
 from vidm.config import Config, SampleConfig
 from vidm.console import short
-from vidm.datasets import fit_square, to_float, to_uint8
+from vidm.datasets import fit_frames, to_float, to_uint8
 from vidm.diffusion import GaussianDiffusion
 from vidm.first_frames import FirstFrame, as_first_frame
+from vidm.frame_size import sides_of
 from vidm.layers import to_device
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, generate_first_frames, roll_out, shared_start, truncated_start, video_noise
@@ -65,7 +66,7 @@ class Generator:
         """Continue one first frame to a video, uint8 (num_frames, H, W, 3), whose frame 0 is the given one.
 
         `first_frame` is a PIL image, a uint8 array (H, W, 3), a float tensor (3, H, W) in [-1, 1], or the path of an
-        image or video; it is cropped to its central square and resized to the model's size. `num_frames` defaults to
+        image or video; it is fitted to the model's size as frames were in training (--fit). `num_frames` defaults to
         the number the model was trained on. `sampler` is a name or a function with the signature of those in
         vidm.samplers: it is called as sampler(diffusion, model, x_T, model_kwargs, noise=noise) and returns x_0. With
         `progress`, a bar shows the frames. `settings` are fields of SampleConfig: steps, seed, ... Video `index` of a
@@ -237,7 +238,7 @@ class Generator:
         """
         if self.content_model is None or self.content_config is None:
             raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
-        size = self.content_config.model.image_size
+        sides = sides_of(self.content_config.model.image_size)
         diffusion = self.diffusion(settings.content_steps or settings.steps, content=True)
         bound = _bound_sampler(settings, sampler, diffusion)
         classes = [self.class_of(i, settings) for i in indices]
@@ -245,7 +246,7 @@ class Generator:
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
                 self._of_classes(bound, self.content_config, classes, settings),
-                (3, size, size),
+                (3, *sides),
                 video_noise(settings.seed, indices, self.device),
             )
         return to_uint8(frames)
@@ -260,9 +261,9 @@ class Generator:
         sampler: Sampler | None,
         classes: Sequence[str],
     ) -> Iterator[Tensor]:
-        """The frames of a batch of videos, float (B, 3, size, size) on the device; None frames are without end."""
-        size = self.config.model.image_size
-        squares = np.stack([fit_square(frame[None], size)[0] for frame in first_frames])
+        """The frames of a batch of videos, float (B, 3, H, W) on the device; None frames are without end."""
+        size, fit = self.config.model.image_size, self.config.data.fit
+        fitted = np.stack([fit_frames(frame[None], size, fit)[0] for frame in first_frames])
         noise = video_noise(settings.seed, indices, self.device)
         if settings.start_noise == "video":
             noise = shared_start(noise)
@@ -272,7 +273,7 @@ class Generator:
         frames = roll_out(
             self._network("motion", self.model, settings),
             self._of_classes(bound, self.config, classes, settings),
-            to_device(to_float(squares), self.device),
+            to_device(to_float(fitted), self.device),
             num_frames,
             noise,
             settings.anchor_every,
@@ -294,7 +295,7 @@ class Generator:
         progress: bool = False,
         classes: Sequence[str] = (),
     ) -> Iterator[np.ndarray]:
-        """Yield the frames of the videos of animate_batch, uint8 (B, size, size, 3), with a wait for each on a GPU."""
+        """Yield the frames of the videos of animate_batch, uint8 (B, H, W, 3), with a wait for each on a GPU."""
         length = self.num_frames(settings)
         return map(to_uint8, self._frames(first_frames, indices, settings, length, progress, None, classes))
 
@@ -307,7 +308,7 @@ class Generator:
         sampler: Sampler | None = None,
         classes: Sequence[str] = (),
     ) -> np.ndarray:
-        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, size, size, 3).
+        """Continue first frames, uint8 (H, W, 3) each, to videos, uint8 (B, num_frames, height, width, 3).
 
         The noise of each video is a function of (seed, its index, frame, step) only. `classes` are the names of the
         videos' classes; without them, videos have none.

@@ -27,6 +27,7 @@ from vidm.distributed import is_main, on_main
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
 from vidm.floor import Matched, doubts, matched_distances
+from vidm.frame_size import FrameSize
 from vidm.frechet import frechet_of, inception_score, kernel_distance
 from vidm.neighbours import Neighbour, nearest_real
 
@@ -61,7 +62,8 @@ class FVDResult:
     feature_dim: int
     num_frames: int
     frame_strides: tuple[int, int]
-    resolution: int | None
+    resolution: FrameSize | None
+    fit: str
     size: tuple[int, int]
     seed: int
     skipped: Skipped
@@ -106,7 +108,8 @@ class VISResult:
     num_samples: int
     num_classes: int
     num_frames: int
-    resolution: int | None
+    resolution: FrameSize | None
+    fit: str
     size: tuple[int, int]
     splits: int
     seed: int
@@ -205,6 +208,7 @@ def fvd_of(
         num_frames=real.num_frames,
         frame_strides=(real.stride, made.stride),
         resolution=real.resolution,
+        fit=real.fit,
         size=draws[0].size,
         seed=real.seed,
         skipped=_report_skipped(sides),
@@ -220,7 +224,7 @@ def compute_fvd(
     detector: Detector,
     num_frames: int = 128,
     num_samples: int | None = None,
-    resolution: int | None = None,
+    resolution: FrameSize | None = None,
     batch_size: int = 32,
     workers: int = 0,
     progress: bool = False,
@@ -229,6 +233,7 @@ def compute_fvd(
     frame_stride: int = 1,
     real_stride: int = 1,
     split: str = "",
+    fit: str = "crop",
     seed: int = 0,
     repeats: int = 1,
     kernel: bool = False,
@@ -239,11 +244,10 @@ def compute_fvd(
     """Return the Frechet distance of the generated videos of dir2 to the real ones of dir1, in a detector's features.
 
     A folder contains videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
-    num_samples, resolution, frame_stride, real_stride, split, seed); the protocol decides where real clips begin, and
-    may be given by name.
-    MeasureSettings describes batch_size, workers, progress, cache and device, which do not change the result. With
-    several processes each one computes a share, and all return the same result. Videos that are too short or unreadable
-    are skipped, printed to stderr and listed in the result.
+    num_samples, resolution, frame_stride, real_stride, split, fit, seed); the protocol decides where real clips begin,
+    and may be given by name. MeasureSettings describes batch_size, workers, progress, cache and device, which do not
+    change the result. With several processes each one computes a share, and all return the same result. Videos that are
+    too short or unreadable are skipped, printed to stderr and listed in the result.
 
     The measurement is repeated `repeats` times, with seeds seed, seed + 1, ... `kernel` also computes the kernel
     distance, which needs all features in memory, and `neighbours` each generated video's nearest real one. The distance
@@ -252,7 +256,7 @@ def compute_fvd(
     """
     protocol = protocol_named(protocol)
     choice = (num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
-    real = ClipSelection(dir1, *choice, random_start=protocol.random_start, max_samples=protocol.max_videos)
+    real = ClipSelection(dir1, *choice, random_start=protocol.random_start, max_samples=protocol.max_videos, fit=fit)
     settings = MeasureSettings(detector, protocol, batch_size, workers, device, progress, cache)
     return fvd_of(real, real.generated(dir2), settings, repeats, kernel, neighbours)
 
@@ -269,12 +273,13 @@ def compute_vis(
     classifier: Detector,
     num_frames: int = 16,
     num_samples: int | None = None,
-    resolution: int | None = None,
+    resolution: FrameSize | None = None,
     batch_size: int = 32,
     workers: int = 0,
     progress: bool = False,
     *,
     splits: int = SPLITS,
+    fit: str = "crop",
     seed: int = 42,
     cache: str | Path | None = None,
     device: torch.device | str = "cpu",
@@ -287,7 +292,7 @@ def compute_vis(
     arguments and the errors are those of compute_fvd; ValueError is also raised for fewer videos than splits.
     """
     check_counts(splits=splits)
-    selection = ClipSelection(folder, num_frames, num_samples, resolution, seed=seed)
+    selection = ClipSelection(folder, num_frames, num_samples, resolution, seed=seed, fit=fit)
     settings = MeasureSettings(classifier, C3D, batch_size, workers, device, progress, cache)
     with closing(FeatureTable(cache)) as table:
         features = measure(selection, settings, table)
@@ -299,7 +304,8 @@ def compute_vis(
         num_samples=len(features.keys),
         num_classes=num_classes,
         num_frames=num_frames,
-        resolution=resolution,
+        resolution=selection.resolution,
+        fit=fit,
         size=size,
         splits=splits,
         seed=seed,

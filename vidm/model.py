@@ -23,28 +23,35 @@ from vidm.unet import EMBEDDING_MULT, RGB, MotionEncoder, ScaleShiftResBlock, UN
 CLASS_EMBEDDING = "class_embedding"
 FLOW_RANGES = ("unit", "published", "none")
 
+# An int for a square, or (height, width).
+Size = int | tuple[int, int]
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
 
 class ConstantInput(nn.Module):
-    """A learned image (1, 3, S, S), repeated over a batch (B, ...) -> (B, 3, S, S).
+    """A learned image (1, 3, H, W), repeated over a batch (B, ...) -> (B, 3, H, W).
 
     Our reading of the paper's sampling space truncation (docs/fidelity.md), after StyleGAN's constant input. Source:
     the authors' first public commit (9e4924b).
     """
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: Size) -> None:
         super().__init__()
-        self.input = nn.Parameter(torch.randn(1, RGB, image_size, image_size))
+        self.input = nn.Parameter(torch.randn(1, RGB, *_sides(image_size)))
 
     def forward(self, batch: Tensor) -> Tensor:
         return self.input.expand(batch.shape[0], -1, -1, -1)
 
 
-def resized_constant(state: Mapping[str, Tensor], image_size: int) -> Mapping[str, Tensor]:
+def resized_constant(state: Mapping[str, Tensor], image_size: Size) -> Mapping[str, Tensor]:
     """A content generator's weights for frames of another size: only the constant depends on it. Ours."""
     constant = state.get("input.input")
-    if constant is None or constant.shape[-1] == image_size:
+    if constant is None or constant.shape[-2:] == _sides(image_size):
         return state
-    resized = F.interpolate(constant.float(), (image_size, image_size), mode="bilinear", align_corners=False)
+    resized = F.interpolate(constant.float(), _sides(image_size), mode="bilinear", align_corners=False)
     return {**state, "input.input": resized}
 
 
@@ -77,19 +84,19 @@ def _check_classes(shape: UNetShape, class_index: Tensor | None) -> None:
 class ContentGenerator(UNet):
     """Denoises a first frame, perhaps of a given class; its trunk sees a learned constant image beside the noisy frame.
 
-    Shapes: forward(x_t (B, 3, S, S), t (B,), class_index (B,) or None) -> (B, 6, S, S), three channels of noise (or v),
-    then three of the variance's interpolation, S = image_size. With `class_names`, an embedding of the class is added
-    to that of t, as in guided-diffusion. `shape` are fields of UNetShape; there is no positional norm, so its
-    `video_timesteps` and `norm` have no meaning. Without `constant` the trunk sees the noisy frame alone, the baseline
-    for the truncation. Raises ValueError for frames of another size. Source: the authors' first public commit
-    (9e4924b), with its parameter names; the switch is ours.
+    Shapes: forward(x_t (B, 3, H, W), t (B,), class_index (B,) or None) -> (B, 6, H, W), three channels of noise (or v),
+    then three of the variance's interpolation; `image_size` is (H, W), or an int for a square. With `class_names`, an
+    embedding of the class is added to that of t, as in guided-diffusion. `shape` are fields of UNetShape; there is no
+    positional norm, so its `video_timesteps` and `norm` have no meaning. Without `constant` the trunk sees the noisy
+    frame alone, the baseline for the truncation. Raises ValueError for frames of another size. Source: the authors'
+    first public commit (9e4924b), with its parameter names; the switch is ours.
     """
 
     process: Process | None = None  # what build_model built it for; a GaussianDiffusion refuses another
 
-    def __init__(self, image_size: int = 128, constant: bool = True, **shape: Any) -> None:
+    def __init__(self, image_size: Size = 128, constant: bool = True, **shape: Any) -> None:
         network = UNetShape(**shape)
-        network.check_sides(image_size, image_size)
+        network.check_sides(*_sides(image_size))
         super().__init__(2 * RGB if constant else RGB, network, ScaleShiftResBlock)
         self.shape = network
         self.image_size = image_size
@@ -100,9 +107,10 @@ class ContentGenerator(UNet):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x_t: Tensor, t: Tensor, class_index: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        size, (height, width) = self.image_size, x_t.shape[2:]
-        if (height, width) != (size, size):
-            raise ValueError(f"frames of {height}x{width} pixels do not fit this network, made for {size}x{size}")
+        made_for, given = _sides(self.image_size), x_t.shape[2:]
+        if given != made_for:
+            given_text, own_text = (f"{height}x{width}" for height, width in (given, made_for))
+            raise ValueError(f"frames of {given_text} pixels do not fit this network, made for {own_text}")
         _check_classes(self.shape, class_index)
         embedding = self.dt_embed(sinusoidal_embedding(t, self.shape.model_channels).type(weight_dtype(self.dt_embed)))
         if self.class_embedding is not None:
@@ -119,19 +127,19 @@ class MotionGenerator(nn.Module):
     floats in [-1, 1], t, frame_index and class_index (B,) int64. If `flow` (B, 2, H, W) is given, SPyNet is not run.
     Without `class_index`, videos have no class.
 
-    `shape` are fields of UNetShape. `image_size` is the size of training; the network takes any size whose sides are
-    multiples of 2 ** (levels - 1). `flow_range` is what SPyNet sees: "unit", frames in [0, 1], as its normalization
-    expects; "published", frames in [-1, 1], as in the authors' training; "none", no flow (zeros). Without
-    `use_encoder` the first frame is concatenated to the noisy one, the baseline for the encoder; with `use_previous`
-    the previous frame is as well, besides its flow. Raises ValueError for other sizes and, on the CPU, for a
-    frame_index outside 0 .. video_timesteps - 1. Source: the published code; the baselines are ours.
+    `shape` are fields of UNetShape. `image_size` is the size of training, (height, width) or an int for a square; the
+    network takes any size whose sides are multiples of 2 ** (levels - 1). `flow_range` is what SPyNet sees: "unit",
+    frames in [0, 1], as its normalization expects; "published", frames in [-1, 1], as in the authors' training; "none",
+    no flow (zeros). Without `use_encoder` the first frame is concatenated to the noisy one, the baseline for the
+    encoder; with `use_previous` the previous frame is as well, besides its flow. Raises ValueError for other sizes and,
+    on the CPU, for a frame_index outside 0 .. video_timesteps - 1. Source: the published code; the baselines are ours.
     """
 
     process: Process | None = None  # as the content generator's
 
     def __init__(
         self,
-        image_size: int = 128,
+        image_size: Size = 128,
         flow_range: str = "unit",
         use_encoder: bool = True,
         use_previous: bool = False,
@@ -141,7 +149,7 @@ class MotionGenerator(nn.Module):
         if flow_range not in FLOW_RANGES:
             raise ValueError(f"unknown flow_range {flow_range!r}: choose from {', '.join(FLOW_RANGES)}")
         self.shape = UNetShape(**shape)
-        self.shape.check_sides(image_size, image_size)
+        self.shape.check_sides(*_sides(image_size))
         self.image_size = image_size
         self.flow_range = flow_range
         self.use_previous = use_previous

@@ -1,7 +1,7 @@
 """Positional group normalization (PosGN), VIDM's replacement for the timestep embedding of a diffusion U-Net.
 
 A group norm whose scale and shift are an implicit function of where the denoiser is (diffusion step t, frame index n)
-and of the pixel (y, x), all four mapped to [-1, 1]:
+and of the pixel (y, x), all four mapped to [-1, 1]; in a rectangle, y and x each span [-1, 1], as in a square:
 
     (scale, shift) = linear_1(sin(linear_0(t, n, y, x)))
     PosGN(h) = conv3x3(SiLU(GroupNorm(h) * (1 + scale) + shift))

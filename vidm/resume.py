@@ -26,6 +26,7 @@ STREAM = (
     "frame_stride",
     "content_frames",
     "flip",
+    "fit",
     "class_dropout",
 )
 # Settings that name a file which is read only when a run begins: checkpoints have the weights trained from it.

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from vidm.config import SampleConfig
-from vidm.datasets import fit_square
+from vidm.datasets import fit_frames
 from vidm.detectors import NUM_RANDOM_FEATURES, STYLEGAN_V, load_detector
 from vidm.distributed import is_main, print0
 from vidm.evaluation import CLIP_STARTS, GIVEN_FRAME, circumstances, distances_of
@@ -20,6 +20,7 @@ from vidm.first_frames import is_image
 from vidm.floor import enough_for
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import drift
+from vidm.frame_size import sides_of
 from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.packs import probe, read_frames
@@ -70,7 +71,7 @@ def _rows(
     generator: Generator, settings: SampleConfig, records: list[dict[str, Any]], num_real: int, folder: Path
 ) -> list[VideoRow]:
     """Return a row for each of the first videos: first frame, generated video, `num_real` frames of the real one."""
-    side = generator.config.model.image_size
+    size, data = generator.config.model.image_size, generator.config.data
     rows = []
     for record in records[:SHOWN]:
         frames = read_video(video_path(settings, record["index"]))
@@ -79,10 +80,10 @@ def _rows(
         Image.fromarray(frames[0]).save(media[0])
         write_video(media[1], frames, settings.fps)
         if num_real:
-            stride = generator.config.data.frame_stride
-            real = read_frames(record["first_frame"], range(0, num_real * stride, stride))
+            numbers = range(0, num_real * data.frame_stride, data.frame_stride)
+            real = read_frames(record["first_frame"], numbers)
             media.append(folder / f"{name}-real.mp4")
-            write_video(media[2], fit_square(real, side), settings.fps)
+            write_video(media[2], fit_frames(real, size, data.fit), settings.fps)
         used = record["settings"]
         how = f"seed {used['seed']}, {used['sampler']}, {used['steps']} steps, psi {used['psi']:g}"
         rows.append(VideoRow(f"video {record['index']}: {how}; first frame {Path(record['first_frame']).name}", media))
@@ -133,18 +134,19 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
     records = _records(settings)
     real = _real_videos(settings, records)
     num_real = _num_real(generator, settings, real)
-    size, stride = generator.config.model.image_size, generator.config.data.frame_stride
+    size, data = generator.config.model.image_size, generator.config.data
     result: FVDResult | None = None
     curve: tuple[float, ...] = ()
     num_samples, window = min(len(records), len(real)), max(num_real // WINDOWS, 2)
-    if num_real and num_samples > 1 and size >= MIN_SIZE:
+    if num_real and num_samples > 1 and min(sides_of(size)) >= MIN_SIZE:
         protocol = replace(STYLEGAN_V, name="stylegan-v, real clips from their first frame", random_start=False)
         folders = (settings.content, settings.out)
         detector = load_detector(None if num_real >= MIN_I3D_FRAMES else "random", generator.device)
         common: dict[str, Any] = {
             "resolution": size,
             "num_samples": num_samples,
-            "real_stride": stride,
+            "fit": data.fit,
+            "real_stride": data.frame_stride,
             "device": generator.device,
         }
         result = compute_fvd(*folders, detector, num_real, protocol=protocol, **common)

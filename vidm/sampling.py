@@ -26,6 +26,7 @@ from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, read_json, regular_file, sha256_of
 from vidm.first_frames import conversion, read_first_frame
 from vidm.folder_walk import Listing, find_images
+from vidm.frame_size import sides_of, size_text
 from vidm.generator import Generator
 from vidm.layouts import index_clips, refuse_archive
 from vidm.packs import frame_sha256
@@ -239,15 +240,16 @@ def _make(
     finished: set[int],
 ) -> int:
     """Generate and write the unfinished videos of this process's batches; return the number of generated videos."""
-    side, began = generator.config.model.image_size, time.monotonic()
+    size, began = generator.config.model.image_size, time.monotonic()
+    fitted = "resized, with black bars," if generator.config.data.fit == "pad" else "cropped and resized"
     num_made, resizing_printed = 0, False
     with tqdm(total=sum(map(len, batches)), desc="sample", unit="video", disable=not is_main() or None) as bar:
         for number, batch in enumerate(batches, 1):
             frames = first_frames(batch)
-            others = {frame.shape[:2] for frame in frames.values()} - {(side, side)}
+            others = {frame.shape[:2] for frame in frames.values()} - {sides_of(size)}
             if others and not resizing_printed and is_main():
-                height, width = others.pop()
-                bar.write(f"first frames of {width}x{height} are cropped and resized to {side}x{side}, as in training")
+                found = size_text(others.pop())
+                bar.write(f"first frames of {found} (height x width) are {fitted} to {size_text(size)}, as in training")
                 resizing_printed = True
             if frames:
                 given = _completed(list(frames.values()), settings, len(records))

@@ -7,7 +7,8 @@ class DataConfig:
 check_values(DataConfig(frame_stride=0))  # raises ValueError: --frame-stride 0: give 1 or more
 """
 
-from collections.abc import Iterable, Iterator
+import argparse
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, field, fields
 from types import NoneType
 from typing import Any, get_args
@@ -24,9 +25,13 @@ def setting(
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """A dataclass field with its flag (several names are separated by spaces), help text and valid values."""
-    valid = {"choices": choices, "least": least, "above": above, "most": most}
+    """A dataclass field with its flag (several names are separated by spaces), help text and valid values.
+
+    `parse` reads a value from text, if the field's type does not. In a tuple, every number must be valid.
+    """
+    valid = {"choices": choices, "least": least, "above": above, "most": most, "parse": parse}
     return field(default=default, metadata={"help": help, "flags": flag.split(), **valid})
 
 
@@ -53,11 +58,15 @@ def flag_type(each: Field[Any]) -> type:
 def from_text(each: Field[Any], text: str) -> Any:
     """A setting's value from text: 2e-4, true, or 1,2,4. Raises ValueError, naming the setting, for another type."""
     try:
+        if each.metadata.get("parse"):
+            return each.metadata["parse"](text)
         if isinstance(each.default, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(each.default, tuple):
             return tuple(int(part) for part in text.split(",") if part.strip())
         return flag_type(each)(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{each.name} is {error}") from None
     except (ValueError, KeyError):
         wanted = "true or false" if isinstance(each.default, bool) else "whole numbers as 1,2,4"
         if not isinstance(each.default, bool | tuple):
@@ -75,14 +84,16 @@ def check_value(each: Field[Any], value: Any) -> None:
     least, above, most = valid["least"], valid["above"], valid["most"]
     if value is None or (least is None and above is None):
         return
+    parts = value if isinstance(value, tuple) else (value,)
     # Comparisons with NaN are false, so it is refused as well.
-    large_enough = value > above if least is None else value >= least
-    if not (large_enough and value <= (most or LARGEST)):
+    large_enough = all(part > above if least is None else part >= least for part in parts)
+    if not (large_enough and all(part <= (most or LARGEST) for part in parts)):
         wanted = f"{least} or more" if above is None else f"a number above {above}"
         if most or large_enough:
             most = most or LARGEST
             wanted = f"a number from {least} to {most}" if above is None else f"{wanted}, at most {most}"
-        raise ValueError(f"{flag} {short(value)}: give {wanted}")
+        shown = "x".join(map(str, parts)) if isinstance(value, tuple) else short(value)
+        raise ValueError(f"{flag} {shown}: give {wanted}")
 
 
 def check_values(section: Any) -> None:

@@ -108,8 +108,9 @@ class TrainingData:
         classes = [numbers[name] for name in class_of_each(index)] if numbers else []
         if self.is_motion:
             length, stride = model.video_timesteps, data.frame_stride
-            return FrameTriplets(index, model.image_size, length, seed, flip, stride, classes)
-        return SingleFrames(index, model.image_size, seed, data.content_frames == "all", flip, classes)
+            return FrameTriplets(index, model.image_size, length, seed, flip, stride, classes, data.fit)
+        anywhere = data.content_frames == "all"
+        return SingleFrames(index, model.image_size, seed, anywhere, flip, classes, data.fit)
 
     def _sampler(self, start_step: int) -> ResumableSampler:
         train = self.config.train

@@ -18,6 +18,7 @@ from torch import Tensor
 from vidm.checkpoint import remove_unfinished
 from vidm.distributed import gather_rows, is_main, on_main, print0, world_size
 from vidm.files import locked
+from vidm.frame_size import size_text
 from vidm.loading import Batch, LoadingError
 from vidm.model import MotionGenerator
 from vidm.runlog import RunLog
@@ -34,10 +35,11 @@ def describe(trainer: Trainer) -> None:
     config, train, data = trainer.config, trainer.config.train, trainer.data
     size, num_videos = config.model.image_size, len(data.index.paths)
     stride = f", frame stride {config.data.frame_stride}" if data.is_motion and config.data.frame_stride > 1 else ""
+    bars = " with black bars where they have another shape (--fit pad)" if config.data.fit == "pad" else ""
     held_out = set(data.held_out.paths) - set(data.index.paths)
     print0(f"{config.data.data}: {data.index.found}")
     print0(
-        f"a {config.model.generator} generator: {num_videos} videos{stride}, frames of {size}x{size}; "
+        f"a {config.model.generator} generator: {num_videos} videos{stride}, frames of {size_text(size)}{bars}; "
         f"held out: {len(held_out) or 'none'}"
     )
     if data.index.skipped:

@@ -20,6 +20,7 @@ from vidm.config import Config
 from vidm.datasets import Clips, FrameTriplets, SingleFrames, to_float, to_uint8
 from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.distributed import gather_rows, rank, world_size
+from vidm.frame_size import sides_of
 from vidm.frechet import FeatureStats, frechet_of
 from vidm.layouts import ClipIndex
 from vidm.model import ContentGenerator, MotionGenerator
@@ -68,13 +69,13 @@ class Validator:
         return {f"held_out_{name}": value / NUM_SAMPLES for name, value in sums.items()}
 
     def _clips(self, count: int) -> np.ndarray:
-        """Up to `count` real clips: uint8 (N, T, R, R, 3)."""
-        size, stride = self.config.model.image_size, self.config.data.frame_stride
-        clips = Clips(self.index, self.num_frames, size, stride=stride)
+        """Up to `count` real clips: uint8 (N, T, H, W, 3)."""
+        size, data = self.config.model.image_size, self.config.data
+        clips = Clips(self.index, self.num_frames, size, stride=data.frame_stride, fit=data.fit)
         return np.stack(list(islice(clips.readable(), count)))
 
     def _animated(self, model: MotionGenerator, first_u8: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-        """Videos that begin with the frames (N, R, R, 3): uint8 (N, T, R, R, 3). `indices` select their noise."""
+        """Videos that begin with the frames (N, H, W, 3): uint8 (N, T, H, W, 3). `indices` select their noise."""
         noise = video_noise(self.config.train.seed, indices, self.device)
         first = to_float(first_u8).to(self.device)
         with autocast(self.device, self.config.train.precision):
@@ -91,10 +92,10 @@ class Validator:
             real = self._clips(NUM_PREVIEWS)
             rows = [self._animated(model, real[:, 0], range(len(real))), real]
         else:
-            size = self.config.model.image_size
+            sides = sides_of(self.config.model.image_size)
             noise = video_noise(self.config.train.seed, range(NUM_PREVIEWS), self.device)
             with autocast(self.device, self.config.train.precision):
-                frames = generate_first_frames(model, self.sampler, (3, size, size), noise)
+                frames = generate_first_frames(model, self.sampler, (3, *sides), noise)
             rows = [to_uint8(frames)[:, None]]
         return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1)
 

@@ -203,8 +203,8 @@ def main(out: Path) -> int:
             for name, result in results.items()
         ],
         notes=[
-            f"Each distance compares {NUM_TEST} videos with {NUM_TEST} other held-out real videos. So few are only good "
-            "for large differences between the rows. After a short training, the repeated first frame is hard to beat, "
+            f"Each distance compares {NUM_TEST} videos with {NUM_TEST} other held-out real videos. So few only show "
+            "large differences between the rows. After a short training, the repeated first frame is hard to beat, "
             "since it is sharp and correct wherever nothing moves."
         ],
         settings=settings_of(motion_minutes, content_minutes),

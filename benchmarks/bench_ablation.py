@@ -235,6 +235,8 @@ def main() -> None:
         print(table(newest_rows()))
         return
     with exit_on_user_error():
+        if options.i3d == "random":
+            raise ValueError("--i3d random: give the file of an I3D; distances in random features are in every row")
         keep_freed_memory()
         runs = [(name, seed) for name in options.only or ROWS for seed in range(ROWS[name].seeds)]
         missing = [run for run in runs if not is_current(*run, options.i3d)]

@@ -4,7 +4,7 @@ python diffusion_ddp_accum_constant_cu.py --preset tiny --data data/CLEVRER --ou
 python diffusion_ddp_accum_constant_cu.py --test --resume checkpoints/checkpoint_00000100.pt --content DIR --out samples
 """
 
-from vidm.cli import train_main
+from vidm.commands import train
 
 if __name__ == "__main__":
-    train_main()
+    train()

@@ -3,7 +3,7 @@
 python evaluate_FVD.py -dir1 real -dir2 generated -n 16 -r 64
 """
 
-from vidm.cli_evaluate import evaluate_fvd_main
+from vidm.commands import evaluate_fvd
 
 if __name__ == "__main__":
-    evaluate_fvd_main()
+    evaluate_fvd()

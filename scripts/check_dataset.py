@@ -16,6 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from vidm.interrupts import one_line_on_interrupt
+
+if __name__ == "__main__":
+    one_line_on_interrupt()  # before imports that take seconds
+
 import numpy as np
 from PIL import Image
 from tqdm import tqdm

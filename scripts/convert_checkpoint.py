@@ -5,6 +5,11 @@ checkpoint for training. One ending in .safetensors contains the averaged weight
 settings.
 """
 
+from vidm.interrupts import one_line_on_interrupt
+
+if __name__ == "__main__":
+    one_line_on_interrupt()  # before imports that take seconds
+
 from vidm.checkpoint import load_model, save_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
 from vidm.console import CommandParser, given_path

@@ -15,6 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vidm.interrupts import one_line_on_interrupt
+
+if __name__ == "__main__":
+    one_line_on_interrupt()  # before imports that take seconds
+
 import numpy as np
 import torch
 

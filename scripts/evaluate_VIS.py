@@ -3,7 +3,7 @@
 python scripts/evaluate_VIS.py -dir2 generated -n 16 -r 128
 """
 
-from vidm.cli_evaluate import evaluate_vis_main
+from vidm.commands import evaluate_vis
 
 if __name__ == "__main__":
-    evaluate_vis_main()
+    evaluate_vis()

@@ -8,6 +8,11 @@ import argparse
 import os
 import sys
 
+from vidm.interrupts import one_line_on_interrupt
+
+if __name__ == "__main__":
+    one_line_on_interrupt()  # before imports that take seconds
+
 from vidm.console import CommandParser, given_path, printable
 from vidm.world import write_dataset
 

@@ -12,6 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from vidm.interrupts import one_line_on_interrupt
+
+if __name__ == "__main__":
+    one_line_on_interrupt()  # before imports that take seconds
+
 import numpy as np
 from tqdm import tqdm
 

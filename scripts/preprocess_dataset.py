@@ -8,15 +8,18 @@ extracted anew. Unreadable videos are reported, counted and skipped.
 
 import errno
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+
+from vidm.interrupts import in_processes, one_line_on_interrupt
+
+if __name__ == "__main__":
+    one_line_on_interrupt()  # before imports that take seconds
 
 from PIL import Image
 from tqdm import tqdm
@@ -96,11 +99,11 @@ def extract_all(data: Path, out: Path, workers: int) -> None:
     for _, reason in index.skipped:
         warn(f"skipped: {reason}")
     results = []
-    with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
-        for result in tqdm(pool.map(update, jobs), total=len(index.paths), unit="video", disable=None):
-            results.append(result)
-            if result:
-                warn(f"skipped: {result}")
+    made = in_processes(update, jobs, max(workers, 1))
+    for result in tqdm(made, total=len(index.paths), unit="video", disable=None):
+        results.append(result)
+        if result:
+            warn(f"skipped: {result}")
     written, existing = results.count(""), results.count(None)
     skipped = len(index.skipped) + len(results) - written - existing
     print(f"{out}: {written} videos extracted, {existing} existed already, {skipped} skipped")

@@ -8,14 +8,17 @@ for real videos.
 
 import argparse
 import json
-import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from vidm.interrupts import in_processes, one_line_on_interrupt
+
+if __name__ == "__main__":
+    one_line_on_interrupt()  # before imports that take seconds
 
 import numpy as np
 import torch
@@ -62,10 +65,8 @@ def _pairs_of(seed: int, num_frames: int, resolution: int, index: int) -> Pairs:
 def make_pairs(num_worlds: int, seed: int, num_frames: int, resolution: int) -> Pairs:
     """The pairs of the first `num_worlds` worlds of a seed, rendered on all cores."""
     make = partial(_pairs_of, seed, num_frames, resolution)
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        found = list(
-            tqdm(pool.map(make, range(num_worlds), chunksize=8), "worlds", total=num_worlds, leave=False, disable=None)
-        )
+    pairs = in_processes(make, range(num_worlds), os.cpu_count() or 1, chunksize=8)
+    found = list(tqdm(pairs, "worlds", total=num_worlds, leave=False, disable=None))
     return Pairs(*(np.stack(part) for part in zip(*found, strict=True)))
 
 

@@ -9,8 +9,6 @@ CLEVRER (Yi et al. 2020, https://arxiv.org/abs/1910.01442); the implementation i
 """
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tqdm import tqdm
 
 from vidm.console import short
 from vidm.files import LARGEST, atomic_write, read_json
+from vidm.interrupts import in_processes
 from vidm.video_io import read_video, write_video
 from vidm.world_physics import Discs, simulate
 from vidm.world_render import EYE, FORWARD, HALF_SIZES, Camera, Pose, Solid, footprint_radius
@@ -258,9 +257,8 @@ def write_dataset(
                 write(index)
                 bar.update()
         else:
-            with ProcessPoolExecutor(min(workers, len(missing)), multiprocessing.get_context("spawn")) as pool:
-                for _ in pool.map(write, missing):
-                    bar.update()
+            for _ in in_processes(write, missing, min(workers, len(missing))):
+                bar.update()
 
 
 def repeat_first_frames(dataset: Path, out: Path) -> None:

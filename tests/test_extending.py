@@ -15,11 +15,11 @@ from test_diffusion import (
 from test_posgn import test_every_norm_starts_at_zero_changes_no_input_and_gets_a_gradient as check_norm
 from test_samplers import test_with_the_exact_denoiser_of_a_point_one_or_many_steps_reach_the_point as check_samplers
 
-from vidm import diffusion, posgn, samplers, unet
+from vidm import diffusion, posgn, samplers, schedules, unet
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-TABLES = (diffusion.SCHEDULES, samplers.SAMPLERS, unet.NORMS)
+TABLES = (schedules.SCHEDULES, samplers.SAMPLERS, unet.NORMS)
 
 
 @pytest.fixture

@@ -461,6 +461,15 @@ def test_an_interrupted_run_resumes_to_the_same_files(generator, content, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_what_a_killed_run_left_half_written_is_removed_and_other_hidden_files_are_not(generator, content, tmp_path):
+    out = tmp_path / "out"
+    left, kept = (".video_00001-0123abcd.npy", ".video_00002-89abcdef"), (".video_mine.npy", ".video_00001-mine.npy")
+    for name in (*left, *kept):
+        write_video(out / name, np.zeros((1, 2, 2, 3), np.uint8))
+    sample_folder(generator, settings(content, out, num_samples=1, format="npy"))
+    assert {path.name for path in out.iterdir() if path.name[0] == "."} == set(kept)
+
+
 def test_first_frames_are_reused_for_more_videos_and_a_message_is_printed(generator, content, tmp_path, capsys):
     sample_folder(generator, settings(content, tmp_path / "out", num_samples=7, format="npy"))
     assert "7 videos from 3 first frames" in capsys.readouterr().out

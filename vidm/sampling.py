@@ -8,6 +8,8 @@ an interruption: bit for bit on a CPU; on a GPU this has not been measured. Ours
 """
 
 import json
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -151,6 +153,13 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
     ]
 
 
+def _remove_unfinished(settings: SampleConfig) -> None:
+    """Remove the hidden temporary files of videos, left by a run that was killed while it wrote them."""
+    for path in Path(settings.out).glob(".video_*"):
+        if re.fullmatch(r"\.video_\d{5,}-[0-9a-f]{8}(\.\w+)?", path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _is_finished(video: Path, record: dict[str, Any]) -> bool:
     """Return whether a video exists with exactly this record. Raises ValueError if it exists with another one."""
     for other in (video.with_suffix(suffix) for suffix in SUFFIXES.values() if suffix != video.suffix):
@@ -286,6 +295,7 @@ def sample_folder(generator: Generator, settings: SampleConfig) -> None:
 
     def plan() -> tuple[list[dict[str, Any]], list[range], set[int]]:
         records = _records(generator, settings, num_videos, paths)
+        _remove_unfinished(settings)
         return records, *_unfinished(settings, records)
 
     # No process writes before all have the plan.

@@ -208,11 +208,11 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
         clip_u8 = read_frames(path, self.frames(index))
         return clip_u8 if self.resolution is None else fit_square(clip_u8, self.resolution), str(path)
 
-    def readable(self) -> Iterator[np.ndarray]:
-        """Yield the clips without their paths, in order, leaving out damaged ones."""
+    def readable(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the clips with their places in the index, in order, leaving out damaged ones."""
         for index in range(len(self)):
             try:
-                yield self[index][0]
+                yield index, self[index][0]
             except VideoError:
                 continue
 

@@ -253,11 +253,11 @@ class Clips(Dataset[tuple[np.ndarray, str]]):
         fitted = clip_u8 if self.resolution is None else fit_frames(clip_u8, self.resolution, self.fit)
         return fitted, str(path)
 
-    def readable(self) -> Iterator[np.ndarray]:
-        """Yield the clips without their paths, in order, leaving out damaged ones."""
+    def readable(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the clips with their places in the index, in order, leaving out damaged ones."""
         for index in range(len(self)):
             try:
-                yield self[index][0]
+                yield index, self[index][0]
             except VideoError:
                 continue
 

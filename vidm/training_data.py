@@ -47,7 +47,7 @@ def hold_out(index: ClipIndex, count: int) -> tuple[ClipIndex, ClipIndex]:
 class TrainingData:
     """The videos of a configuration, `index` for training and `held_out` for validation, and the stream of samples.
 
-    `config` then has the names of the classes: those of the given configuration, or else those found in the data.
+    `config` has the names of the classes: those of the given configuration, or else those found in the data.
     Raises ValueError or FileNotFoundError for data that cannot be used; the list of bad videos in the run's folder is
     then the only file that may have been written.
     """

@@ -25,9 +25,9 @@ from vidm.frechet import FeatureStats, frechet_of
 from vidm.layouts import ClipIndex
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.randomness import keyed_normal
-from vidm.rollout import animate, generate_first_frames, shared_start, video_noise
+from vidm.rollout import BoundSampler, animate, generate_first_frames, shared_start, video_noise
 from vidm.runtime import autocast, explain_out_of_memory
-from vidm.samplers import sample_ddim
+from vidm.samplers import sample_ddim, with_classes
 
 NUM_SAMPLES = 64
 NUM_PREVIEWS = 4
@@ -68,18 +68,27 @@ class Validator:
                 sums[name] = sums.get(name, 0.0) + value.sum().item()
         return {f"held_out_{name}": value / NUM_SAMPLES for name, value in sums.items()}
 
-    def _clips(self, count: int) -> np.ndarray:
-        """Up to `count` real clips: uint8 (N, T, H, W, 3)."""
+    def _clips(self, count: int) -> tuple[list[int], np.ndarray]:
+        """The places in the index of up to `count` real clips, and the clips: uint8 (N, T, H, W, 3)."""
         size, data = self.config.model.image_size, self.config.data
         clips = Clips(self.index, self.num_frames, size, stride=data.frame_stride, fit=data.fit)
-        return np.stack(list(islice(clips.readable(), count)))
+        places, read = zip(*islice(clips.readable(), count), strict=True)
+        return list(places), np.stack(read)
 
-    def _animated(self, model: MotionGenerator, first_u8: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-        """Videos that begin with the frames (N, H, W, 3): uint8 (N, T, H, W, 3). `indices` select their noise."""
-        noise = video_noise(self.config.train.seed, indices, self.device)
+    def _sampler(self, numbers: Sequence[int]) -> BoundSampler:
+        """The sampler for videos of the classes with these numbers, if there are classes."""
+        return with_classes(self.sampler, torch.tensor(numbers, device=self.device)) if numbers else self.sampler
+
+    def _animated(self, model: MotionGenerator, first_u8: np.ndarray, start: int, places: list[int]) -> np.ndarray:
+        """Videos that begin with frames (N, H, W, 3) of the videos at `places`: uint8 (N, T, H, W, 3).
+
+        Their noise is that of the videos start, start + 1, ...
+        """
+        sampler = self._sampler([self.samples.classes[place] for place in places if self.samples.classes])
+        noise = video_noise(self.config.train.seed, range(start, start + len(places)), self.device)
         first = to_float(first_u8).to(self.device)
         with autocast(self.device, self.config.train.precision):
-            return to_uint8(animate(model, self.sampler, first, self.num_frames, shared_start(noise)))
+            return to_uint8(animate(model, sampler, first, self.num_frames, shared_start(noise)))
 
     @torch.no_grad()
     def video(self, model: MotionGenerator | ContentGenerator) -> np.ndarray:
@@ -89,13 +98,15 @@ class Validator:
         generator's shows first frames (T = 1).
         """
         if isinstance(model, MotionGenerator):
-            real = self._clips(NUM_PREVIEWS)
-            rows = [self._animated(model, real[:, 0], range(len(real))), real]
+            places, real = self._clips(NUM_PREVIEWS)
+            rows = [self._animated(model, real[:, 0], 0, places), real]
         else:
             sides = sides_of(self.config.model.image_size)
             noise = video_noise(self.config.train.seed, range(NUM_PREVIEWS), self.device)
+            names = self.config.model.class_names
+            sampler = self._sampler([1 + i % len(names) for i in range(NUM_PREVIEWS) if names])
             with autocast(self.device, self.config.train.precision):
-                frames = generate_first_frames(model, self.sampler, (3, *sides), noise)
+                frames = generate_first_frames(model, sampler, (3, *sides), noise)
             rows = [to_uint8(frames)[:, None]]
         return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1)
 
@@ -104,12 +115,12 @@ class Validator:
 
         Features are the I3D's if its file is available, otherwise the random network's. The processes share the videos.
         """
-        clips = self._clips(len(self.index.paths))
+        places, clips = self._clips(len(self.index.paths))
         share = len(clips) // world_size()
         mine = range(rank() * share, (rank() + 1) * share)
         detector = load_detector(None, self.device)
         real = clips[mine.start : mine.stop]
-        generated = self._animated(model, real[:, 0], mine)
+        generated = self._animated(model, real[:, 0], mine.start, places[mine.start : mine.stop])
         sides = FeatureStats(), FeatureStats()
         for stats, clips in zip(sides, (real, generated), strict=True):
             with explain_out_of_memory(f"{len(clips)} held-out videos in the detector", "give a smaller --held-out"):

@@ -212,6 +212,11 @@ class Config:
         for flag, path in (("--out", train.out), ("--data", self.data.data)):
             if not path:
                 raise ValueError(f"{flag} is empty: give a folder")
+        size = self.model.image_size
+        try:
+            self.model.check_sides(size, size)
+        except ValueError as error:
+            raise ValueError(f"--resolution {size}: {error}") from error
         if self.data.test_split and not self.data.held_out:
             raise ValueError("--held-out 0: --test-split needs 1 or more")
         if train.eval_freq and self.model.generator == "content":
@@ -291,7 +296,7 @@ class SampleConfig:
             try:
                 space_timesteps(config.model.diffusion_timesteps, steps)
             except ValueError as error:
-                raise ValueError(f"{flag}: {error}") from error
+                raise ValueError(f"{flag} {short(steps)}: {error}") from error
 
     def grid_shape(self) -> tuple[int, int]:
         """Rows and columns of the grid; (0, 0) for none. Raises ValueError for text that is not of the form RxC."""

@@ -28,7 +28,6 @@ from measuring import append_row
 from tqdm import tqdm
 
 from vidm.checkpoint import checkpoint_path
-from vidm.config import SampleConfig
 from vidm.detectors import load_detector
 from vidm.files import sha256_of
 from vidm.frame_metrics import compute_frame_metrics
@@ -36,6 +35,7 @@ from vidm.generator import load_generator
 from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
 from vidm.runtime import exit_on_user_error, keep_freed_memory
+from vidm.sample_config import SampleConfig
 from vidm.sampling import sample_folder
 from vidm.video_io import read_video
 from vidm.world import repeat_first_frames, write_dataset

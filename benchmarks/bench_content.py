@@ -23,12 +23,12 @@ from measuring import CPU, append_row
 from tqdm import tqdm
 
 from vidm.checkpoint import checkpoint_path
-from vidm.config import SampleConfig
 from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.frechet import FeatureStats, frechet_of, kernel_distance
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
 from vidm.runtime import exit_on_user_error, keep_freed_memory
+from vidm.sample_config import SampleConfig
 from vidm.video_io import read_frames
 from vidm.world import write_dataset
 

@@ -17,11 +17,11 @@ import numpy as np
 from measuring import append_row
 
 from vidm.clip_choice import ClipSelection, choose_clips
-from vidm.config import SampleConfig
 from vidm.detectors import STYLEGAN_V, features_of, load_detector
 from vidm.first_frames import read_first_frame
 from vidm.frechet import FeatureStats, frechet_of
 from vidm.generator import Generator, load_generator
+from vidm.sample_config import SampleConfig
 from vidm.sampling import list_content
 
 SETTINGS = [

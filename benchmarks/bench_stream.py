@@ -18,8 +18,8 @@ import numpy as np
 from measuring import CPU, append_row, positive
 from PIL import Image
 
-from vidm.config import SampleConfig
 from vidm.generator import load_generator
+from vidm.sample_config import SampleConfig
 from vidm.sampling import sample_folder
 
 MODES = ("stream", "mp4")

@@ -49,7 +49,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from vidm.checkpoint import build_model, checkpoint_path, load_checkpoint
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.distributed import gather_rows, is_main, rank, world_size
 from vidm.ema import EMA
 from vidm.generator import Generator
@@ -59,6 +59,7 @@ from vidm.presets import PRESETS
 from vidm.rollout import animate, video_noise
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision, exit_on_user_error, num_bytes
+from vidm.sample_config import SampleConfig
 from vidm.samplers import sample_dpm_solver
 from vidm.trainer import Trainer
 from vidm.unet import set_activation_checkpointing

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from vidm.checkpoint import checkpoint_path
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.console import CommandParser
 from vidm.detectors import load_detector, name_of
 from vidm.evaluation import circumstances, mark_of
@@ -33,6 +33,7 @@ from vidm.layouts import index_clips
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.runtime import exit_on_user_error
+from vidm.sample_config import SampleConfig
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
 from vidm.training_run import fit

@@ -19,8 +19,9 @@ import vidm
 from vidm.checkpoint import Checkpoint, build_model, load_checkpoint, load_weights, save_checkpoint
 from vidm.checkpoint_formats import PUBLISHED, load_any, save_safetensors
 from vidm.cli import train_main
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.generator import load_generator
+from vidm.sample_config import SampleConfig
 from vidm.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent

@@ -14,11 +14,12 @@ from golden import fill_by_rule, small_content_arguments, small_model_arguments
 from vidm.checkpoint import Checkpoint, build_model, latest_checkpoint, load_checkpoint, save_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
 from vidm.cli import parse_flags, train_config
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.diffusion import PREDICTIONS, GaussianDiffusion
 from vidm.generator import Generator, load_generator
 from vidm.model import ContentGenerator, MotionGenerator
 from vidm.randomness import drop_classes, keyed_normal
+from vidm.sample_config import SampleConfig
 from vidm.samplers import SAMPLERS, guided, with_classes
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer

@@ -16,12 +16,13 @@ from vidm.checkpoint import latest_checkpoint, load_checkpoint
 from vidm.cli import sample_config, sample_main, train_config, train_main
 from vidm.cli_evaluate import evaluate_fvd_main
 from vidm.cli_flags import parse_flags, sample_parser, train_parser
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.distributed import BACKENDS
 from vidm.evaluate_flags import evaluate_parser
 from vidm.generator import WEIGHTS
 from vidm.presets import PRESETS
 from vidm.runtime import exit_on_user_error
+from vidm.sample_config import SampleConfig
 from vidm.settings import flagged
 from vidm.video_io import read_video
 from vidm.world import write_dataset
@@ -315,7 +316,10 @@ def test_steps_are_counted_from_start_iters(world, tmp_path, capsys):
         ("--data nowhere", "generate synthetic data with `python scripts/make_synthetic_dataset.py --out nowhere`"),
         ("--data {empty}", "no videos"),
         ("--num-frames 64", "the longest has 16"),
-        ("--resolution 33", "33x33"),
+        ("--resolution 33", "--resolution 33: frames of 33x33"),
+        ("-b 0", "error: -b 0: give a number from 1 to 1000000"),
+        ("-p 0", "error: -p 0: give 1 or more"),
+        ("--test-split val", "error: --test-split val: "),
         ("--resume nowhere.pt", "no such file: nowhere.pt"),
         ("--resume {text}", "text.pt"),
         ("--spynet {text}", "text.pt"),
@@ -347,6 +351,7 @@ def test_a_mistake_prints_one_line_and_writes_nothing(world, tmp_path, capsys, f
         ("--resume auto --content {empty}", "--resume auto: there is no checkpoint in checkpoints"),
         ("--resume {empty} --content {empty}", "is a folder without an undamaged checkpoint"),
         ("--resume {text} --content {empty} --gpu -1", "--gpu -1"),
+        ("--resume {text} --content {empty} -ns 0", "error: -ns 0: give a number from 1"),
         ("--resume {text} --content {empty} --psi 2", "--psi 2.0: give a number from 0 to 1"),
     ],
 )

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from vidm.checkpoint import build_model
-from vidm.config import PRECISIONS, SAMPLING_PRECISIONS, SUFFIXES, Config, SampleConfig
+from vidm.config import PRECISIONS, Config
 from vidm.diffusion import LOSSES, PREDICTIONS
 from vidm.frame_size import FITS
 from vidm.layouts import LAYOUTS
 from vidm.model import FLOW_RANGES
 from vidm.presets import DESCRIPTIONS, PRESETS
+from vidm.sample_config import SAMPLING_PRECISIONS, SUFFIXES, SampleConfig
 from vidm.samplers import SAMPLERS
 from vidm.schedules import SCHEDULES
 from vidm.settings import flagged
@@ -63,13 +64,13 @@ def test_all_presets_but_the_published_one_predict_v():
 
 
 @pytest.mark.parametrize("generator", ["motion", "content"])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "paper128"])
 def test_the_groups_of_every_norm_of_a_preset_have_enough_channels_for_brightness_and_hue(name, generator):
     with torch.device("meta"):
         model = build_model(Config.from_preset(name).replaced({"generator": generator}))
     channels = {m.num_channels // m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)}
     assert min(channels) >= 4
-    assert name == "paper128" or max(channels) <= 8
+    assert max(channels) <= 8
 
 
 def test_the_table_of_presets_has_their_sizes():
@@ -164,9 +165,9 @@ def test_a_sample_config_with_an_invalid_setting_cannot_be_created(values, messa
     [
         ({"num_frames": 17}, "--num-frames 17: the model was trained on 16 frames, .* or add --anchor-every K"),
         ({"anchor_every": 16}, "--anchor-every 16: the model was trained on 16 frames, give 1 to 15"),
-        ({"steps": "1001"}, "--steps: .*1001"),
-        ({"steps": "0"}, "--steps: .*'0'"),
-        ({"content_steps": "many"}, "--content-steps: .*'many'"),
+        ({"steps": "1001"}, "--steps 1001: .*1001 steps do not fit"),
+        ({"steps": "0"}, "--steps 0: .* give steps as 100, ddim100 or 10,15,20"),
+        ({"content_steps": "many"}, "--content-steps many: .*give steps as"),
     ],
 )
 def test_settings_that_do_not_fit_a_generator_are_named(values, message):

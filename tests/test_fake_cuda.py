@@ -19,12 +19,13 @@ from torch.utils.checkpoint import checkpoint
 
 from vidm import validation
 from vidm.checkpoint import build_model, list_checkpoints, load_checkpoint
-from vidm.config import SAMPLING_PRECISIONS, Config, SampleConfig
+from vidm.config import Config
 from vidm.detectors import C3D, PROTOCOLS, features_of, load_classifier, load_detector
 from vidm.ema import EMA
 from vidm.generator import Generator, load_generator
 from vidm.layers import GroupNorm, constant_index
 from vidm.runtime import autocast
+from vidm.sample_config import SAMPLING_PRECISIONS, SampleConfig
 from vidm.samplers import SAMPLERS
 from vidm.trainer import Trainer
 from vidm.training_run import fit

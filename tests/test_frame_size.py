@@ -13,7 +13,7 @@ from test_packs import pack_dataset
 from vidm.checkpoint import build_model, load_checkpoint
 from vidm.cli import train_main
 from vidm.cli_evaluate import evaluate_fvd_main
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.datasets import FrameTriplets, fit_frames
 from vidm.detectors import load_detector
 from vidm.frame_size import frame_size
@@ -22,6 +22,7 @@ from vidm.layouts import index_clips
 from vidm.metrics import compute_fvd
 from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.resume import resumed_config
+from vidm.sample_config import SampleConfig
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
 from vidm.training_run import fit

@@ -16,13 +16,14 @@ from test_hostile_checkpoints import mutated
 
 from vidm import probe_cache
 from vidm.checkpoint import checkpoint_from
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.feature_table import FILE_NAME, FeatureTable
 from vidm.files import read_json
 from vidm.images import budget
 from vidm.layouts import ClipIndex
 from vidm.pairing import pair_videos
 from vidm.runlog import RunLog, rows_up_to
+from vidm.sample_config import SampleConfig
 from vidm.sample_report import _records
 from vidm.sampling import _is_finished
 from vidm.video_io import write_video

@@ -11,12 +11,13 @@ from golden import fill_by_rule
 from PIL import Image
 
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.frame_metrics import compute_frame_metrics
 from vidm.generator import Generator, load_generator
 from vidm.layouts import index_clips
 from vidm.packs import read_frames, write_pack
 from vidm.pairing import pair_videos
+from vidm.sample_config import SampleConfig
 from vidm.sampling import sample_folder
 from vidm.video_io import write_video
 

@@ -8,9 +8,9 @@ from statistics import mean, stdev
 
 import pytest
 
-from vidm.config import SampleConfig
 from vidm.files import sha256_of
 from vidm.generator import load_generator
+from vidm.sample_config import SampleConfig
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results"

@@ -13,7 +13,6 @@ from conftest import pytest_configure
 
 from vidm import cli
 from vidm.checkpoint import build_model
-from vidm.config import SampleConfig
 from vidm.generator import Generator
 from vidm.runtime import (
     check_bfloat16,
@@ -24,6 +23,7 @@ from vidm.runtime import (
     use_deterministic_algorithms,
     versions_of,
 )
+from vidm.sample_config import SampleConfig
 from vidm.trainer import Trainer
 
 FAULTS = """

@@ -8,8 +8,9 @@ from golden import fill_by_rule
 from test_report import Page
 
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.generator import Generator, load_generator
+from vidm.sample_config import SampleConfig
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
 from vidm.video_io import write_video

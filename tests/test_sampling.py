@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from vidm.checkpoint import Checkpoint, build_diffusion, build_model, save_checkpoint
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.datasets import to_float
 from vidm.diffusion import GaussianDiffusion
 from vidm.files import WriteError, sha256_of
@@ -31,6 +31,7 @@ from vidm.generator import Generator, load_generator
 from vidm.layers import constant_index
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision
+from vidm.sample_config import SampleConfig
 from vidm.samplers import sample_ddim, sample_ddpm
 from vidm.sampling import list_content, sample_folder, video_path
 from vidm.video_io import VideoError, read_video, write_video

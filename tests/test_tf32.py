@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from vidm import frame_metrics
-from vidm.config import SAMPLING_PRECISIONS
 from vidm.detectors import STYLEGAN_V, features_of
 from vidm.runtime import autocast
+from vidm.sample_config import SAMPLING_PRECISIONS
 from vidm.spynet import SPyNet
 from vidm.tf32 import tf32_products
 from vidm.trainer import Trainer

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidm.config import Config as Config
-    from vidm.config import SampleConfig as SampleConfig
     from vidm.datasets import FrameTriplets as FrameTriplets
     from vidm.diffusion import GaussianDiffusion as GaussianDiffusion
     from vidm.frechet import frechet_distance as frechet_distance
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from vidm.model import ContentGenerator as ContentGenerator
     from vidm.model import MotionGenerator as MotionGenerator
     from vidm.posgn import PositionalGroupNorm as PositionalGroupNorm
+    from vidm.sample_config import SampleConfig as SampleConfig
     from vidm.samplers import sample_ddim as sample_ddim
     from vidm.samplers import sample_ddpm as sample_ddpm
     from vidm.samplers import sample_dpm_solver as sample_dpm_solver
@@ -43,7 +43,7 @@ _MODULES = {
     "MotionGenerator": "model",
     "PositionalGroupNorm": "posgn",
     "SPyNet": "spynet",
-    "SampleConfig": "config",
+    "SampleConfig": "sample_config",
     "Trainer": "trainer",
     "compute_fvd": "metrics",
     "compute_vis": "metrics",

@@ -18,7 +18,7 @@ import torch
 from vidm.checkpoint import Checkpoint, list_checkpoints
 from vidm.checkpoint_formats import load_any
 from vidm.cli_flags import DEFAULT_RUN, DIST_URL, given, parse_flags, refuse_unused
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.config_file import config_text, read_config
 from vidm.distributed import Rendezvous, print0
 from vidm.files import LARGEST
@@ -27,6 +27,7 @@ from vidm.generator import Generator, load_generator
 from vidm.launch import launch
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import exit_on_user_error, keep_freed_memory
+from vidm.sample_config import SampleConfig
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer

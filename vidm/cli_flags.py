@@ -6,18 +6,19 @@ given(options, Config().train)  # {"lr": 0.001, "clip_norm": 0.5}
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from textwrap import fill
 from typing import Any
 
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.config_file import SETTINGS, setting_of
 from vidm.console import CommandParser
 from vidm.distributed import BACKENDS, TIMEOUT_S
 from vidm.frame_size import frame_size, size_text
 from vidm.generator import WEIGHTS
 from vidm.presets import DESCRIPTIONS, PRESETS
-from vidm.settings import flag_of, flag_type, flagged, flags_by_name, from_text
+from vidm.sample_config import SampleConfig
+from vidm.settings import check_value, flag_of, flag_type, flagged, flags_by_name, from_text
 
 DIST_URL = "tcp://localhost:10001"
 # The folder of runs without --out.
@@ -27,6 +28,23 @@ TRAINING_ONLY = ("--config", "--dry-run", "--preset", "--print-config", "--set",
 UNUSED_IN_SAMPLING = ("--workers", "-j", "--resolution")
 # A rule about flags without effect: whether it applies, the names of the settings, and the reason.
 Rule = tuple[bool, str, str]
+
+
+class _Value(argparse.Action):
+    """Takes the value of a setting; a message about it names the flag as it was typed."""
+
+    def __init__(self, field: Field[Any], **options: Any) -> None:
+        super().__init__(**options)
+        self.field = field
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, flag: str | None = None
+    ) -> None:
+        try:
+            check_value(self.field, value, flag or "")
+        except ValueError as error:
+            parser.error(str(error))
+        setattr(namespace, self.dest, value)
 
 
 class _Set(argparse.Action):
@@ -62,7 +80,8 @@ def _add_settings(group: argparse._ActionsContainer, section: Any) -> None:
         if each.type is bool:
             options["action"] = "store_false" if each.default else "store_true"
         else:
-            options["type"] = each.metadata["parse"] or flag_type(each)
+            kind = each.metadata["parse"] or flag_type(each)
+            options |= {"action": _Value, "field": each, "type": kind}
             options["metavar"] = options["type"].__name__.upper()
             if each.metadata["choices"]:
                 options["choices"], options["metavar"] = each.metadata["choices"], None

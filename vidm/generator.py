@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
-from vidm.config import Config, SampleConfig
+from vidm.config import Config
 from vidm.console import short
 from vidm.datasets import fit_frames, to_float, to_uint8
 from vidm.diffusion import GaussianDiffusion
@@ -29,6 +29,7 @@ from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, generate_first_frames, roll_out, shared_start, truncated_start, video_noise
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
+from vidm.sample_config import SampleConfig
 from vidm.samplers import SAMPLERS, Sampler, sample_ddim, with_classes
 
 # Weights of a checkpoint: averaged over the training, or as the last step left them.

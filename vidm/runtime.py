@@ -50,7 +50,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
 
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """A context in which matrix products and convolutions run in `precision`, one of vidm.config.SAMPLING_PRECISIONS.
+    """A context in which matrix products and convolutions run in `precision`, one of SAMPLING_PRECISIONS.
 
     Parameters, coordinates, sums of norms and the diffusion process stay float32. "bf16-weights" uses no autocast:
     parameters are then bfloat16. A GPU rounds float32 factors to TF32 in "tf32" only, although PyTorch lets

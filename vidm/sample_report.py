@@ -10,7 +10,6 @@ from typing import Any
 
 from PIL import Image
 
-from vidm.config import SampleConfig
 from vidm.datasets import fit_frames
 from vidm.detectors import NUM_RANDOM_FEATURES, STYLEGAN_V, load_detector
 from vidm.distributed import is_main, print0
@@ -25,6 +24,7 @@ from vidm.generator import Generator
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.packs import probe, read_frames
 from vidm.report import Report, VideoRow, write_report
+from vidm.sample_config import SampleConfig
 from vidm.sampling import video_path
 from vidm.video_io import read_video, write_video
 

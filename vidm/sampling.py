@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from vidm.config import SUFFIXES, SampleConfig
 from vidm.console import short
 from vidm.csv_list import is_list
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
@@ -33,6 +32,7 @@ from vidm.generator import Generator
 from vidm.layouts import index_clips, refuse_archive
 from vidm.packs import frame_sha256
 from vidm.runtime import versions_of
+from vidm.sample_config import SUFFIXES, SampleConfig
 from vidm.video_io import VideoError, read_video, write_video
 from vidm.video_writing import WriteFrame, video_writer
 

@@ -74,9 +74,9 @@ def from_text(each: Field[Any], text: str) -> Any:
         raise ValueError(f"{each.name} is {short(text)!r}: give {wanted}") from None
 
 
-def check_value(each: Field[Any], value: Any) -> None:
+def check_value(each: Field[Any], value: Any, flag: str = "") -> None:
     """Raise ValueError, naming the flag, for a value that is not among the choices or not in the range of a field."""
-    valid, flag = each.metadata, flag_of(each)
+    valid, flag = each.metadata, flag or flag_of(each)
     if not valid:
         return
     if valid["choices"] and value not in valid["choices"]:

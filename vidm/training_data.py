@@ -57,7 +57,10 @@ class TrainingData:
         self.is_motion = config.model.generator == "motion"
         found, count = self._indexed(config.data.split), config.data.held_out
         if config.data.test_split:
-            test = self._indexed(config.data.test_split)
+            try:
+                test = self._indexed(config.data.test_split)
+            except ValueError as error:
+                raise ValueError(str(error).replace("--split", "--test-split")) from error
             places = evenly_spaced(len(test.paths), min(count, len(test.paths)))
             self.index, self.held_out = found, test.at(places)
         else:

@@ -15,6 +15,7 @@ from measuring import positive
 
 from vidm.checkpoint import build_model
 from vidm.config import Config
+from vidm.frame_size import size_text
 from vidm.presets import DESCRIPTIONS, PRESETS
 from vidm.runtime import GIB
 
@@ -37,8 +38,8 @@ def main() -> None:
     print("|---|---|--:|--:|--:|--:|---|")
     for name in PRESETS:
         config = Config.from_preset(name)
-        number, side = parameters_of(config), config.model.image_size
-        frames = f"{config.model.video_timesteps} of " * (config.model.generator == "motion") + f"{side} x {side}"
+        number, size = parameters_of(config), size_text(config.model.image_size)
+        frames = f"{config.model.video_timesteps} of " * (config.model.generator == "motion") + size.replace("x", " x ")
         fixed = number * BYTES_PER_PARAMETER
         kept = [training_step(config, precision, 2, "none")[1] / 2 for precision in ("fp32", "bf16")]
         fitting = [int((arguments.gpu_gb * GB - RESERVED - fixed) / each) for each in kept]

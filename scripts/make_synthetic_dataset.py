@@ -9,6 +9,7 @@ import os
 import sys
 
 from vidm.console import CommandParser, given_path, printable
+from vidm.frame_size import frame_size
 from vidm.world import write_dataset
 
 
@@ -19,7 +20,7 @@ def main() -> int:
     parser.add_argument("--out", type=given_path, default="data/CLEVRER", metavar="DIR", help="folder to write to")
     parser.add_argument("--num-videos", type=int, default=100, metavar="N", help="how many videos")
     parser.add_argument("--num-frames", type=int, default=128, metavar="T", help="frames per video, 25 per second")
-    parser.add_argument("--resolution", type=int, default=128, metavar="R", help="height and width in pixels")
+    parser.add_argument("--resolution", type=frame_size, default=128, metavar="R", help="side in pixels, or HxW")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed")
     args = parser.parse_args()
     try:

@@ -23,7 +23,7 @@ TOPIC = {file: topic for topic in ALLOWED for file, _ in TABLES[topic] if file !
 FILES = sorted(p.stem for p in (ROOT / "vidm").glob("*.py") if p.stem != "__init__")
 USES_CONFIG = {
     *("cli", "cli_flags"),
-    *("generator", "sampling", "sample_report"),
+    *("class_choice", "generator", "sampling", "sample_report"),
     *("checkpoint", "checkpoint_formats", "resume", "config_file"),
     *("trainer", "training_run", "training_data", "validation"),
 }

@@ -217,7 +217,7 @@ def test_evaluation_fits_videos_as_asked_and_keeps_their_features_apart(tmp_path
     ("flags", "message"),
     [
         ("--fit pad", "--fit has no effect without -r"),
-        ("-r 0x3", "--resolution 0x3: give a number from 1 to 8192"),
+        ("-r 0x3", "-r 0x3: give a number from 1 to 8192"),
         ("-r 16x", "'16x': give"),
     ],
 )

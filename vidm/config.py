@@ -8,26 +8,23 @@ from one. A field without a flag is set by presets, --config and --set only.
 """
 
 import re
-import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from vidm.console import short
 from vidm.diffusion import LOSSES, PREDICTIONS
-from vidm.frame_size import FITS, FrameSize, frame_size, plain_size
+from vidm.frame_size import FITS, frame_size, plain_size
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.samplers import SAMPLERS
 from vidm.schedules import SCHEDULES, space_timesteps
-from vidm.settings import check_values, setting
+from vidm.settings import check_type, check_values, setting
 from vidm.unet import NORMS, UNetShape
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 AUTO_PRECISION = "precision of the networks; auto: bf16 on GPUs that compute in it, tf32 on older ones, fp32 on a CPU"
-# Of a file's class names; the largest video data sets have some thousands.
-MOST_CLASSES = 100_000
 # Settings in files of earlier versions that are now constants.
 FIXED = {"in_channels": 3, "out_channels": 6}
 LARGEST_SEED = 2**63 - 1
@@ -44,7 +41,7 @@ class ModelConfig(UNetShape):
     )
     image_size: int | tuple[int, int] = setting(
         128,
-        "size of the frames in pixels: 64 for squares, 48x64 for height x width",
+        "size of the frames: 64 for squares, 48x64 for height x width",
         "--resolution",
         least=1,
         most=8192,
@@ -119,10 +116,7 @@ class DataConfig:
     )
     flip: bool = setting(True, "mirror half of the samples")
     fit: str = setting(
-        "crop",
-        "frames of another shape than --resolution: crop them to their centre, or pad them with black bars",
-        "--fit",
-        FITS,
+        "crop", "frames of another shape: cropped to their centre, or padded with black bars", "--fit", FITS
     )
     classes: bool = setting(
         False, "condition on the class of a video, the name of the folder that contains it", "--classes"
@@ -211,19 +205,7 @@ class Config:
                 raise ValueError(f"setting {name} is not {value}, which every network has")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for each in (f for section in Config().sections() for f in fields(section)):
-            value = values.get(each.name, each.default)
-            wanted = type(each.default)
-            if each.type == FrameSize:
-                plain_size(value)  # raises ValueError
-                continue
-            kinds = (wanted, int) if each.type is float else wanted
-            if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, kinds):
-                raise ValueError(f"setting {each.name} is {reprlib.repr(value)}, not of type {wanted.__name__}")
-            if isinstance(value, tuple):
-                kind, most = (str, MOST_CLASSES) if each.name == "class_names" else (int, 100)
-                if len(value) > most or not all(isinstance(part, kind) for part in value):
-                    kinds_named = "names" if kind is str else "whole numbers"
-                    raise ValueError(f"setting {each.name} is {short(value)}, not {kinds_named}, at most {most}")
+            check_type(each, values.get(each.name, each.default))
         return values
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vidm.checkpoint import Checkpoint, build_diffusion, check_generator, load_model
 from vidm.checkpoint_formats import load_any
+from vidm.class_choice import check_class, class_of, class_of_given, common_classes, of_classes
 from vidm.config import Config, SampleConfig
-from vidm.console import short
 from vidm.datasets import fit_frames, to_float, to_uint8
 from vidm.diffusion import GaussianDiffusion
 from vidm.first_frames import FirstFrame, as_first_frame
@@ -29,7 +29,7 @@ from vidm.model import ContentGenerator, MotionGenerator
 from vidm.rollout import BoundSampler, generate_first_frames, roll_out, shared_start, truncated_start, video_noise
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
-from vidm.samplers import SAMPLERS, Sampler, sample_ddim, with_classes
+from vidm.samplers import SAMPLERS, Sampler, sample_ddim
 
 # Weights of a checkpoint: averaged over the training, or as the last step left them.
 WEIGHTS = ("ema", "raw")
@@ -74,7 +74,7 @@ class Generator:
         for a file, and TypeError for unknown settings.
         """
         sample, function = self._settings(sampler, settings | {"num_frames": num_frames})
-        classes = self._class_of_given(first_frame, index, sample)
+        classes = class_of_given(self.class_names, index, sample, first_frame)
         return self.animate_batch([as_first_frame(first_frame)], [index], sample, progress, function, classes)[0]
 
     def stream(
@@ -94,7 +94,7 @@ class Generator:
         sample, function = self._settings(sampler, settings | {"num_frames": num_frames})
         given = [as_first_frame(first_frame)]
         length = None if sample.anchor_every and num_frames is None else self.num_frames(sample)
-        classes = self._class_of_given(first_frame, index, sample)
+        classes = class_of_given(self.class_names, index, sample, first_frame)
         frames = self._frames(given, [index], sample, length, progress, function, classes)
         return (to_uint8(frame[0]) for frame in frames)
 
@@ -137,59 +137,22 @@ class Generator:
         self.check(sample)
         return sample, function
 
-    def _class_of_given(self, first_frame: FirstFrame, index: int, settings: SampleConfig) -> list[str]:
-        """The class of a video that continues a given first frame; [] for a generator without classes."""
-        if not self.class_names:
-            return []
-        if isinstance(first_frame, str | Path):
-            return [self.class_of(index, settings, Path(first_frame))]
-        if not settings.class_name:
-            raise ValueError(
-                f"this generator has classes: give class_name, one of {short(', '.join(self.class_names))}"
-            )
-        return [settings.class_name]
-
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that this generator cannot follow; the methods below trust theirs."""
         settings.check_for(self.config, self.content_config)
-        names, name = self.class_names, settings.class_name
-        if not names and (name or settings.guidance != 1):
-            given = f"--class {short(name)}" if name else f"--guidance {settings.guidance:g}"
-            raise ValueError(f"{given}: {self.path} has no classes; train with --classes")
-        if name and name not in names:
-            raise ValueError(f"--class {short(name)}: choose from {short(', '.join(names))}")
+        check_class(self.class_names, settings, self.path)
         check_bfloat16(self.device, settings.precision)
         if settings.compile:
             check_compiler(self.device)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes that all class-conditional generators have; () if neither is conditional.
-
-        Raises ValueError if they have no class in common.
-        """
-        each = [c.model.class_names for c in (self.config, self.content_config) if c and c.model.class_names]
-        common = tuple(name for name in each[0] if all(name in names for names in each)) if each else ()
-        if each and not common:
-            raise ValueError("the motion generator and the content generator have no class in common")
-        return common
+        """The classes that all class-conditional generators have; see common_classes."""
+        return common_classes(self.config, self.content_config)
 
     def class_of(self, index: int, settings: SampleConfig, first_frame: Path | None = None) -> str:
-        """The class of video `index`: the one in the settings, or else the folder of the file of its first frame.
-
-        Drawn first frames have all classes in turn. "" for a generator without classes. Raises ValueError if the folder
-        is no class.
-        """
-        names = self.class_names
-        if settings.class_name or not names:
-            return settings.class_name
-        if first_frame is None:
-            return names[index % len(names)]
-        if first_frame.parent.name in names:
-            return first_frame.parent.name
-        raise ValueError(
-            f"{first_frame} is not in the folder of a class: give --class, one of {short(', '.join(names))}"
-        )
+        """The class of video `index`, whose first frame is drawn or from a file; see vidm.class_choice.class_of."""
+        return class_of(self.class_names, index, settings, first_frame)
 
     def num_frames(self, settings: SampleConfig) -> int:
         """Frames per video: the number in the settings, or the one the model was trained on."""
@@ -216,18 +179,6 @@ class Generator:
             self._networks[key] = network
         return self._networks[key]
 
-    def _of_classes(
-        self, sampler: BoundSampler, config: Config, classes: Sequence[str], settings: SampleConfig
-    ) -> BoundSampler:
-        """The sampler, for videos of these classes if the generator trained with `config` has classes."""
-        names = config.model.class_names
-        if not names or not classes:
-            return sampler
-        class_index = to_device(torch.tensor([1 + names.index(name) for name in classes]), self.device)
-        # A class that all videos share is one expanded value, as t and frame_index are (vidm.layers).
-        shared = class_index[:1].expand(len(classes)) if len(set(classes)) == 1 else class_index
-        return with_classes(sampler, shared, settings.guidance)
-
     def draw_first_frames(
         self, indices: Sequence[int], settings: SampleConfig, sampler: Sampler | None = None
     ) -> np.ndarray:
@@ -245,7 +196,7 @@ class Generator:
         with autocast(self.device, settings.precision):
             frames = generate_first_frames(
                 self._network("content", self.content_model, settings),
-                self._of_classes(bound, self.content_config, classes, settings),
+                of_classes(bound, self.content_config, classes, settings.guidance, self.device),
                 (3, *sides),
                 video_noise(settings.seed, indices, self.device),
             )
@@ -272,7 +223,7 @@ class Generator:
         bound = _bound_sampler(settings, sampler, self.diffusion(settings.steps))
         frames = roll_out(
             self._network("motion", self.model, settings),
-            self._of_classes(bound, self.config, classes, settings),
+            of_classes(bound, self.config, classes, settings.guidance, self.device),
             to_device(to_float(fitted), self.device),
             num_frames,
             noise,

@@ -8,6 +8,7 @@ check_values(DataConfig(frame_stride=0))  # raises ValueError: --frame-stride 0:
 """
 
 import argparse
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, field, fields
 from types import NoneType
@@ -15,6 +16,10 @@ from typing import Any, get_args
 
 from vidm.console import short
 from vidm.files import LARGEST
+from vidm.frame_size import FrameSize, plain_size
+
+# Of classes; the largest video data sets have some thousands.
+MOST_NAMES = 100_000
 
 
 def setting(
@@ -72,6 +77,22 @@ def from_text(each: Field[Any], text: str) -> Any:
         if not isinstance(each.default, bool | tuple):
             wanted = "a whole number" if flag_type(each) is int else "a number"
         raise ValueError(f"{each.name} is {short(text)!r}: give {wanted}") from None
+
+
+def check_type(each: Field[Any], value: Any) -> None:
+    """Raise ValueError, naming the setting, for a value of another type than a field's."""
+    wanted = type(each.default)
+    if each.type == FrameSize:
+        plain_size(value)  # raises ValueError
+        return
+    kinds = (wanted, int) if each.type is float else wanted
+    if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, kinds):
+        raise ValueError(f"setting {each.name} is {reprlib.repr(value)}, not of type {wanted.__name__}")
+    if isinstance(value, tuple):
+        kind = get_args(each.type)[0]
+        named, most = ("names", MOST_NAMES) if kind is str else ("whole numbers", 100)
+        if len(value) > most or not all(isinstance(part, kind) for part in value):
+            raise ValueError(f"setting {each.name} is {short(value)}, not {named}, at most {most}")
 
 
 def check_value(each: Field[Any], value: Any) -> None:

@@ -44,15 +44,15 @@ SHARED_FLAGS = """
 --world-size
 """.split()
 TRAINING_FLAGS = """
---accum-steps --checkpoint-activations --config --content-frames --data --deterministic --dry-run --ema-decay
---eval-freq --flow-range --frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule
---max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset
---previous-frame --print-config --print-freq --save-freq --schedule --set --split --spynet --start-iters --test-freq
---test-split --total-iters --train-flow --warmup-iters --weight-decay
+--accum-steps --checkpoint-activations --class-dropout --classes --config --content-frames --data --deterministic
+--dry-run --ema-decay --eval-freq --fit --flow-range --frame-stride --generator --held-out --init --keep --layout
+--loss --lr --lr-schedule --max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --p2-gamma
+--penalty-eps --prediction --preset --previous-frame --print-config --print-freq --save-freq --schedule --set --split
+--spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters --weight-decay
 """.split()
 SAMPLING_FLAGS = """
---anchor-every --content --content-resume --content-steps --eta --format --fps --grid --num-samples --psi --report
---sampler --start-noise --steps --weights
+--anchor-every --class --content --content-resume --content-steps --eta --format --fps --grid --guidance --num-samples
+--psi --report --sampler --start-noise --steps --weights
 """.split()
 
 

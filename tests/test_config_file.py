@@ -55,6 +55,11 @@ def test_the_printed_configuration_is_checked_and_writes_nothing(tmp_path, monke
     ("text", "message"),
     [
         ("learning_rat = 1", r"run\.toml: there is no setting learning_rat"),
+        (
+            "image_size = '16x24'",
+            r"run\.toml: the size of frames is '16x24': give a side, or height and width, as whole",
+        ),
+        ("image_size = [16, 0]", r"run\.toml: --resolution 16x0: give a number from 1 to 8192"),
         ("weight_deca = 1", r"run\.toml: there is no setting weight_deca; did you mean weight_decay\?"),
         (
             "[modle]\nnorm = 'posgn'",
@@ -108,6 +113,17 @@ def test_every_setting_can_be_set_from_text():
         assert (found, type(found)) == (value, type(value)), name
 
 
+def test_a_rectangle_is_read_from_a_flag_text_toml_and_json(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text("image_size = [16, 24]\nfit = 'pad'\n")
+    train_main(["--resolution", "16x24", "--fit", "pad", "--print-config"])
+    (tmp_path / "run.json").write_text(capsys.readouterr().out)
+    expected = Config().replaced({"image_size": (16, 24), "fit": "pad"})
+    assert config_of("--set", "image_size=16x24", "--set", "fit=pad") == expected
+    assert [config_of("--config", str(tmp_path / name)) for name in ("run.toml", "run.json")] == [expected] * 2
+    (tmp_path / "run.toml").write_text("image_size = [64, 64]\n")
+    assert config_of("--config", str(tmp_path / "run.toml")).model.image_size == 64
+
+
 def test_set_reaches_settings_without_a_flag():
     words = "model_channels=96 channel_mult=1,2,3 weight_decay=0.1 clip_norm=0.5 flip=false".split()
     config = config_of("--lr", "1", *(word for each in words for word in ("--set", each)), "--set", "lr=2e-4")
@@ -123,6 +139,11 @@ def test_set_reaches_settings_without_a_flag():
         ("modelchannels=3", "there is no setting modelchannels; did you mean model_channels?"),
         ("flip=maybe", "flip is 'maybe': give true or false"),
         ("channel_mult=a", "channel_mult is 'a': give whole numbers as 1,2,4"),
+        (
+            "image_size=16x",
+            "--set image_size=16x: image_size is '16x': give the side of squares as 64, or height x width",
+        ),
+        ("image_size=16x0", "--resolution 16x0: give a number from 1 to 8192"),
         ("batch_size=1.5", "batch_size is '1.5': give a whole number"),
         ("lr=fast", "lr is 'fast': give a number"),
         ("clip_norm=0", "--set clip_norm 0.0: give a number above 0"),

@@ -13,6 +13,7 @@ from test_packs import pack_dataset
 from vidm.checkpoint import build_model, load_checkpoint
 from vidm.cli import train_main
 from vidm.cli_evaluate import evaluate_fvd_main
+from vidm.clip_choice import ClipSelection, choose_clips, taken
 from vidm.config import Config
 from vidm.datasets import FrameTriplets, fit_frames
 from vidm.detectors import load_detector
@@ -23,6 +24,7 @@ from vidm.metrics import compute_fvd
 from vidm.model import ContentGenerator, MotionGenerator, resized_constant
 from vidm.resume import resumed_config
 from vidm.sample_config import SampleConfig
+from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
 from vidm.trainer import Trainer
 from vidm.training_run import fit
@@ -177,13 +179,23 @@ def test_a_run_on_rectangles_resumes_samples_and_is_evaluated(wide: Config, tmp_
     preview.num_frames = 2
     assert preview.video(trainer.model).shape == (2, 2 * 16, len(trainer.data.held_out.paths) * 24, 3)
 
-    write_video(tmp_path / "content" / "0.npy", noise(2, 40, 30))  # frames of another shape
+    for i in range(2):
+        write_video(tmp_path / "content" / f"{i}.npy", noise(2, 40, 30))  # frames of another shape
     settings = SampleConfig(content=str(tmp_path / "content"), out=str(tmp_path / "out"), steps="1", format="npy")
-    sample_folder(load_generator(last.source, device="cpu"), settings)
+    generator = load_generator(last.source, device="cpu")
+    sample_folder(generator, settings)
     video = read_video(tmp_path / "out" / "video_00000.npy")
     assert video.shape == (4, 16, 24, 3)
     np.testing.assert_array_equal(video[:1], fit_frames(noise(2, 40, 30)[:1], (16, 24), "pad"))
     assert "first frames of 40x30 (height x width) are resized, with black bars, to 16x24" in capsys.readouterr().out
+    streamed = np.stack(list(generator.stream(noise(1, 40, 30)[0], steps="1")))
+    np.testing.assert_array_equal(streamed[0], video[0])
+    assert streamed.shape == video.shape
+    write_sample_report(generator, settings)
+    assert (
+        "Frechet" in (tmp_path / "out" / "report.html").read_text()
+        or "FVD" in (tmp_path / "out" / "report.html").read_text()
+    )
 
 
 def test_a_content_generator_of_rectangles_draws_first_frames(wide: Config, tmp_path: Path) -> None:
@@ -200,6 +212,8 @@ def test_evaluation_fits_videos_as_asked_and_keeps_their_features_apart(tmp_path
         for i in range(4):
             clip = np.random.default_rng(i + 9 * (name == "made")).integers(0, 256, (2, 20, 48, 3), np.uint8)
             write_video(tmp_path / name / f"{i}.npy", clip)
+    chosen = choose_clips(ClipSelection(tmp_path / "real", 2, resolution=(16, 24), fit="pad"))
+    np.testing.assert_array_equal(taken(chosen, [1])[0][0], chosen[1][0])
     folders, detector = (tmp_path / "real", tmp_path / "made"), load_detector("random", "cpu")
     values = {}
     for way in ("crop", "pad", "crop"):

@@ -259,7 +259,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 def facts(printed: str) -> list[str]:
     """The lines that have to be the same for the same contents: digests, frames, and the distance."""
-    return [line for line in printed.splitlines() if line.startswith(("clip", "digest", "FVD"))]
+    return [line for line in printed.splitlines() if line.startswith(("clip", "digest", "random Frechet"))]
 
 
 def readings_of(kind: str, good: Path, case: Path) -> list[Callable[[], None]]:

@@ -147,7 +147,7 @@ def test_the_commands_of_the_original_code_parse():
     options = evaluate_parser().parse_args(line.split())
     assert (options.dir1, options.batch, options.nsamples) == ("A", 2, 2038)
     options = evaluate_parser().parse_args(["--dir1", "A", "--dir2", "B"])
-    assert (options.batch, options.resolution, options.nframes, options.i3d) == (32, None, 128, None)
+    assert (options.batch, options.resolution, options.nframes, options.i3d) == (32, None, None, None)
 
 
 def test_a_runs_folder_says_how_to_repeat_it(world, tmp_path):
@@ -211,7 +211,7 @@ def test_a_run_resumes_from_its_newest_checkpoint_and_its_samples_are_evaluated(
     evaluate_fvd_main(["-dir1", str(world), "-dir2", str(videos), "-n", "4", "-r", "32", "-b", "2"])
     printed = capsys.readouterr().out
     assert "random-feature Frechet distance: not an FVD, not comparable with published numbers" in printed
-    assert "12 against 3 videos" in printed
+    assert "12 real and 3 generated videos" in printed
 
 
 def test_gpu_without_effect_for_several_processes_is_reported(monkeypatch, capsys):

@@ -277,7 +277,7 @@ def test_the_inception_score_is_printed_and_recorded(
 @pytest.mark.parametrize(
     ("flags", "printed"),
     [
-        ("-n 6 -ns 9", "8 video(s) of 6 frames or more and 9 are needed"),
+        ("-n 6 -ns 9", "8 videos of 6 frames or more and 9 are needed"),
         ("-n 7", "the longest has 6"),
         ("-n 0", "-n 0: give a number from 1 to 1000000000"),
         ("-n 6 -b 0", "error: -b 0: give"),

@@ -88,7 +88,7 @@ def test_a_copy_of_a_pack_without_its_pixels_is_refused_although_its_features_ar
     for name in (INDEX_NAME, TABLE_NAME):
         shutil.copy(real / name, made)
     for cache in (None, tmp_path / "cache"):
-        with pytest.raises(ValueError, match=r"made has 0 video\(s\)"):
+        with pytest.raises(ValueError, match=r"made has 0 videos"):
             measured(real, made, cache)
 
 

@@ -169,13 +169,13 @@ def test_a_subset_of_samples_is_the_same_each_time_and_not_the_first_by_name(fol
 
 
 def test_more_samples_than_videos_are_an_error_that_names_the_folder(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match=r"fake has 7 video\(s\) of 6 frames or more and 9 are needed; .*-ns"):
+    with pytest.raises(ValueError, match=r"fake has 7 videos of 6 frames or more and 9 are needed; .*-ns"):
         compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=9)
 
 
 def test_one_video_or_one_sample_is_too_few(folders: tuple[Path, Path], tmp_path: Path) -> None:
     single = write_folder(tmp_path / "single", moving_clips(1, seed=4))
-    with pytest.raises(ValueError, match=r"single has 1 video\(s\) .* 2 are needed"):
+    with pytest.raises(ValueError, match=r"single has 1 video .* 2 are needed"):
         compute_fvd(folders[0], single, StubDetector(), num_frames=6)
     with pytest.raises(ValueError, match="at least 2"):
         compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=1)
@@ -231,7 +231,7 @@ def test_a_video_with_a_damaged_later_frame_is_reported_and_skipped(
         assert result.value == pytest.approx(expected.value, rel=1e-9)
     three = compute_fvd(folders[0], frames, StubDetector(), num_frames=6, num_samples=3)
     assert three.num_samples == (3, 3)
-    with pytest.raises(ValueError, match=r"frames has 3 video\(s\) of 6 frames or more and 4 are needed"):
+    with pytest.raises(ValueError, match=r"frames has 3 videos of 6 frames or more and 4 are needed"):
         compute_fvd(folders[0], frames, StubDetector(), num_frames=6, num_samples=4)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from vidm.datasets import Clips, window_length
 from vidm.files import LARGEST
+from vidm.folder_walk import count_of
 from vidm.frame_size import FrameSize, plain_size, sides_of
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
@@ -109,11 +110,11 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     wanted = min(len(good), selection.max_samples) if selection.num_samples is None else selection.num_samples
     if len(good) < max(wanted, 2):
         raise ValueError(
-            f"{index.root / selection.split} has {len(good)} video(s) of {selection.length} frames or more and "
-            f"{max(wanted, 2)} are needed; add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
+            f"{index.root / selection.split} has {count_of(len(good), 'video')} of {selection.length} frames or more "
+            f"and {max(wanted, 2)} are needed; add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
         )
     if wanted < 2:
-        raise ValueError(f"{wanted} sample(s) were asked for; at least 2 are needed")
+        raise ValueError(f"{count_of(wanted, 'sample')} asked for; at least 2 are needed")
     draws = {i: _draw(selection.seed, index.name_of(index.paths[i]).as_posix()) for i in good}
     chosen = sorted(sorted(good, key=lambda i: draws[i])[: wanted + selection.others])
     window = selection.window or range(selection.num_frames)

@@ -26,7 +26,7 @@ from vidm.csv_list import is_list
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
 from vidm.files import atomic_write, read_json, regular_file, sha256_of
 from vidm.first_frames import conversion, read_first_frame
-from vidm.folder_walk import Listing, find_images
+from vidm.folder_walk import Listing, count_of, find_images
 from vidm.frame_size import sides_of, size_text
 from vidm.generator import Generator
 from vidm.layouts import index_clips, refuse_archive
@@ -115,7 +115,8 @@ def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int,
     paths = list_content(settings.content)
     num_videos = settings.num_samples or len(paths)
     if num_videos > len(paths):
-        print0(f"{num_videos} videos from {len(paths)} first frames: video i begins with frame i modulo {len(paths)}")
+        given = count_of(len(paths), "first frame")
+        print0(f"{num_videos} videos from {given}: video i begins with frame i modulo {len(paths)}")
     return num_videos, _reader(paths), paths
 
 
@@ -301,7 +302,7 @@ def sample_folder(generator: Generator, settings: SampleConfig) -> None:
     # No process writes before all have the plan.
     records, batches, finished = on_main(plan)
     if finished:
-        print0(f"{len(finished)} of {num_videos} videos already exist")
+        print0(f"{len(finished)} of {count_of(num_videos, 'video')} already exist")
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     mine = batches[rank() :: world_size()]

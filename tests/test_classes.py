@@ -311,6 +311,17 @@ def test_guidance_is_without_plus_scale_times_the_difference(scale):
     assert torch.equal(variance, fake(x_t, x_t, numbers)[:, 3:])
 
 
+def test_a_network_that_overwrites_its_output_when_called_again_can_be_guided():
+    x_t, t, numbers = keyed_normal((1,), (2, 3, 4, 4)), torch.tensor([3, 3]), torch.tensor([1, 2])
+    output = torch.empty(2, 6, 4, 4)
+
+    def compiled(*args, **kwargs):  # as by a CUDA graph
+        return output.copy_(fake(*args, **kwargs))
+
+    found = guided(compiled, 2.0)(x_t, t, class_index=numbers)
+    assert torch.equal(found, guided(fake, 2.0)(x_t, t, class_index=numbers))
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_is_guided_and_a_scale_of_one_changes_no_bit(sampler, prediction):

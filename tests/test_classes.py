@@ -312,6 +312,17 @@ def test_guidance_is_without_plus_scale_times_the_difference(scale):
     assert torch.equal(variance, fake(x_t, x_t, numbers)[:, 3:])
 
 
+def test_a_network_that_overwrites_its_output_when_called_again_can_be_guided():
+    x_t, t, numbers = keyed_normal((1,), (2, 3, 4, 4)), torch.tensor([3, 3]), torch.tensor([1, 2])
+    output = torch.empty(2, 6, 4, 4)
+
+    def compiled(*args, **kwargs):  # as by a CUDA graph
+        return output.copy_(fake(*args, **kwargs))
+
+    found = guided(compiled, 2.0)(x_t, t, class_index=numbers)
+    assert torch.equal(found, guided(fake, 2.0)(x_t, t, class_index=numbers))
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_is_guided_and_a_scale_of_one_changes_no_bit(sampler, prediction):
@@ -424,3 +435,42 @@ def test_posgn_is_computed_once_for_a_batch_of_one_class(generator, frame, monke
     settings = SampleConfig(guidance=2, **QUICK)
     generator.animate_batch([frame] * 3, range(3), settings, classes=["red"] * 3)
     assert sizes == {1}
+
+
+def most_colourful(frame: np.ndarray) -> np.ndarray:
+    """The most saturated 8 x 8 pixels of a frame (32, 32, 3): a solid of it."""
+    saturation = np.ptp(frame.astype(int), axis=2)
+    places = [(y, x) for y in range(25) for x in range(25)]
+    y, x = max(places, key=lambda place: saturation[place[0] : place[0] + 8, place[1] : place[1] + 8].sum())
+    return frame[y : y + 8, x : x + 8]
+
+
+def colour_of(frame: np.ndarray) -> str:
+    """The primary colour that dominates the most saturated quarter of a frame."""
+    chroma = frame.reshape(-1, 3) - frame.reshape(-1, 3).mean(1, keepdims=True)
+    strongest = np.abs(chroma).max(1).argsort()[-len(chroma) // 4 :]
+    return ("red", "green", "blue")[chroma[strongest].mean(0).argmax()]
+
+
+@pytest.mark.slow
+def test_after_a_short_training_the_class_shows_in_the_colour_of_the_solids(classes, tmp_path):
+    for i, name in enumerate(NAMES):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(16):
+            world = CollisionWorld(seed=3, index=1000 * i + k, num_frames=1)
+            world.solids = [solid._replace(albedo=COLOURS[name], metal=False) for solid in world.solids]
+            frame = most_colourful(render_clip(world, 32)[0])
+            assert colour_of(frame) == name
+            np.save(tmp_path / "data" / name / f"{k:03d}.npy", frame[None])
+    values = {"generator": "content", "image_size": 8, "batch_size": 16, "total_iters": 200, "lr": 4e-3, "held_out": 0}
+    short = {"loss": "mse", "ema_decay": 0.95, "data": str(tmp_path / "data")}
+    trainer = Trainer(classes.replaced(values | short), CPU)
+    batches = trainer.batches()
+    for _ in range(200):
+        trainer.train_step(batches)
+    model = build_model(trainer.config)
+    model.load_state_dict(trainer.ema.state_dict())
+    made = Generator(model, trainer.config, CPU, tmp_path, content_model=model, content_config=trainer.config)
+    frames = made.draw_first_frames(range(36), SampleConfig(steps="10", guidance=3))
+    # Chance is 1/3. Three seeds of the run gave 0.97, 1 and 1, without guidance 0.81, 0.83 and 0.81.
+    assert np.mean([colour_of(frame) == NAMES[i % 3] for i, frame in enumerate(frames)]) >= 0.7

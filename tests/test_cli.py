@@ -42,8 +42,8 @@ TRAINING_FLAGS = """
 --accum-steps --checkpoint-activations --content-frames --data --deterministic --dry-run --ema-decay --eval-freq
 --fit --flow-range --frame-stride --generator --held-out --init --keep --layout --loss --lr --lr-schedule
 --max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --p2-gamma --penalty-eps --prediction --preset
---previous-frame --print-freq --save-freq --schedule --split --spynet --start-iters --test-freq --test-split --total-iters
---train-flow --warmup-iters --weight-decay
+--previous-frame --print-freq --save-freq --schedule --split --spynet --start-iters --test-freq --test-split
+--total-iters --train-flow --warmup-iters --weight-decay
 """.split()
 SAMPLING_FLAGS = """
 --anchor-every --content --content-resume --content-steps --eta --format --fps --grid --num-samples --psi --report

@@ -39,14 +39,14 @@ def run(videos: tuple[Path, Path], *flags: object) -> None:
 def test_the_commands_have_exactly_these_flags() -> None:
     flags = {flag for action in evaluate_parser()._actions for flag in action.option_strings}
     assert flags == set(
-        "-h --help -dir1 --dir1 -dir2 --dir2 -b --batch -r --resolution -n --nframes -ns --nsamples -i3d --i3d "
+        "-h --help -dir1 --dir1 -dir2 --dir2 -b --batch -r --resolution --fit -n --nframes -ns --nsamples -i3d --i3d "
         "--protocol --frame-stride --real-stride --suite --metrics --split --layout --real --first-frames --seed "
         "--repeats --workers --cache --json --report --latex".split()
     )
     flags = {flag for action in evaluate_vis_parser()._actions for flag in action.option_strings}
     assert flags == set(
-        "-h --help -dir2 --dir2 -b --batch -r --resolution -n --nframes -ns --nsamples -c3d --c3d --splits --seed "
-        "--workers --cache --json".split()
+        "-h --help -dir2 --dir2 -b --batch -r --resolution --fit -n --nframes -ns --nsamples -c3d --c3d --splits "
+        "--seed --workers --cache --json".split()
     )
 
 

@@ -95,7 +95,7 @@ def test_random_bytes_are_named(tmp_path, seed):
     ("change", "message"),
     [
         ({"config": None}, "another version: the settings are not a dictionary of sections"),
-        ({"config": {"model": {"image_size": "32"}}}, "setting image_size is '32', not of type int"),
+        ({"config": {"model": {"image_size": "32"}}}, "setting image_size is '32': give a whole number"),
         ({"config": {"model": {"channel_mult": [1, "2"]}}}, "setting channel_mult is .*not whole numbers"),
         ({"progress": {"magic": 3}}, "another version: .*magic"),
         ({"iters": "7"}, "its step is '7'"),

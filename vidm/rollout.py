@@ -100,7 +100,7 @@ def roll_out(
     yield first
     anchor, start, previous = first, 0, first
     numbers = count(1) if num_frames is None else range(1, num_frames)
-    for n in tqdm(numbers, disable=not progress or None, leave=False, desc="frames"):
+    for n in tqdm(numbers, disable=not progress, leave=False, desc="frames"):
         if anchor_every and n - start > anchor_every:
             anchor, start = previous, n - 1
         seen = previous

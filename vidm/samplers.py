@@ -27,7 +27,7 @@ def _randn(step: int, like: Tensor) -> Tensor:
 def _descend(diffusion: GaussianDiffusion, batch: Tensor, progress: bool) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (step, its index in the process's tables, t (B,) of that index) in sampling order."""
     num_timesteps = diffusion.num_timesteps
-    for step in tqdm(range(num_timesteps), disable=not progress or None, leave=False, desc="denoise"):
+    for step in tqdm(range(num_timesteps), disable=not progress, leave=False, desc="denoise"):
         index = num_timesteps - 1 - step
         yield step, index, constant_index(index, batch)
 

@@ -265,7 +265,7 @@ def _make(
                 given = _completed(list(frames.values()), settings, len(records))
                 indices = _completed(list(frames), settings, len(records))
                 classes = [records[i]["settings"].get("class_name") for i in indices if generator.class_names]
-                stream = generator.stream_batch(given, indices, settings, is_main(), classes)
+                stream = generator.stream_batch(given, indices, settings, not bar.disable, classes)
                 unfinished = {place: i for place, i in enumerate(frames) if i not in finished}
                 writers = {p: _video_writer(settings, records[i], frames[i]) for p, i in unfinished.items()}
                 _write_videos(stream, writers)

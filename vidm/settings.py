@@ -83,7 +83,11 @@ def check_type(each: Field[Any], value: Any) -> None:
     """Raise ValueError, naming the setting, for a value of another type than a field's."""
     wanted = type(each.default)
     if each.type == FrameSize:
-        plain_size(value)  # raises ValueError
+        try:
+            plain_size(value)
+        except ValueError:
+            wanted_size = "a whole number, or two for height and width"
+            raise ValueError(f"setting {each.name} is {reprlib.repr(value)}: give {wanted_size}") from None
         return
     kinds = (wanted, int) if each.type is float else wanted
     if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, kinds):

@@ -47,7 +47,7 @@ def test_each_video_is_shown_with_its_first_frame_and_the_real_video(
     assert "FVD" not in page.text.replace("not an FVD", "").replace("evaluate_FVD.py", "")
     for words in ("sampler ddim", "steps 2", "checkpoint_sha256", "seed 0", f"checkpoint {generator.path}", "command"):
         assert words in page.text
-    assert "no curve of the drift: 10 videos, and it needs 512" in page.text
+    assert "No curve of the drift: 10 videos, and it needs 512" in page.text
     assert "windows" not in page.text
     assert "protocol stylegan-v, real clips from their first frame; evaluate_FVD.py uses all real videos" in page.text
     assert "given first frame counts in distances, not in PSNR and SSIM" in page.text

@@ -126,7 +126,7 @@ def distances_of(result: FVDResult, name: str = "") -> list[Distance]:
     reference, count = result.matched_samples
     if not whole:
         times = f"{decimal(result.matched / result.floor, 2)} \N{MULTIPLICATION SIGN}" if result.floor else ""
-        label = f"{prefix}{count} generated against {reference} real videos"
+        label = f"{prefix}matched: {count} generated against {reference} real videos"
         lines.append(Distance(label, result.matched, note=mark or times))
     label = f"{prefix}floor: {count} other real against the same {reference} real videos"
     return [*lines, Distance(label, result.floor, floor=True)]

@@ -131,6 +131,11 @@ def decimal(value: float, digits: int) -> str:
     return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
 
 
+def _sentence(text: str) -> str:
+    """A line of a terminal as a sentence of a page."""
+    return escape(text[:1].upper() + text[1:] + "." * (not text.endswith(".")))
+
+
 def _distance_section(name: str, distances: Sequence[Distance], notes: Sequence[str]) -> str:
     largest = max(distance.value for distance in distances) or 1.0
     head = '<th scope="col">between</th><th scope="col" class="number">distance</th>'
@@ -149,12 +154,12 @@ def _distance_section(name: str, distances: Sequence[Distance], notes: Sequence[
         lines.append(f'<tr{kind}>{cells}<td class="bar" aria-hidden="true">{bar}</td></tr>')
     return (
         '<section aria-labelledby="distances">\n<h2 id="distances">Distances</h2>\n'
-        f"<p>{escape(name[:1].upper() + name[1:])}. Lower is closer.</p>\n"
+        f"<p>{_sentence(name)} Lower is closer.</p>\n"
         '<div class="scroll" tabindex="0" role="region" aria-labelledby="distances">\n<table>\n'
         f'<thead><tr>{head}<td class="bar"></td></tr></thead>\n<tbody>\n'
         + "\n".join(lines)
         + "\n</tbody>\n</table>\n</div>\n"
-        + "".join(f'<p class="muted">{escape(note)}</p>\n' for note in notes)
+        + "".join(f'<p class="muted">{_sentence(note)}</p>\n' for note in notes)
         + "</section>"
     )
 
@@ -218,7 +223,7 @@ def _curve_section(curves: Mapping[str, Sequence[float]], x_ranges: Mapping[str,
 
 
 def _settings_section(notes: Sequence[str], settings: Mapping[str, object]) -> str:
-    paragraphs = "".join(f"<p>{escape(note)}</p>\n" for note in notes)
+    paragraphs = "".join(f"<p>{_sentence(note)}</p>\n" for note in notes)
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>\n" for key, value in settings.items())
     return (
         '<section aria-labelledby="settings">\n<h2 id="settings">How it was made</h2>\n'

@@ -421,6 +421,20 @@ def test_a_video_has_the_class_of_its_first_frames_folder_unless_one_is_given(ge
     assert not (tmp_path / "c").exists()
 
 
+def test_a_video_has_the_class_that_a_csv_list_gives_its_first_frame(generator, folder, tmp_path):
+    motion = replace(generator, content_model=None, content_config=None, _networks={})
+    file = tmp_path / "clips.csv"
+    rows = ["path,start,length,class", f"{folder}/blue/000.npy,0,8,red", f"{folder}/blue/000.npy,8,8,green"]
+    file.write_text("\n".join(rows) + "\n")
+    sample_folder(motion, SampleConfig(content=str(file), out=str(tmp_path / "listed"), **QUICK))
+    assert [record(tmp_path / "listed", i)["class_name"] for i in (0, 1)] == ["red", "green"]
+    file.write_text("\n".join(rows).replace("green", "violet") + "\n")
+    with pytest.raises(
+        ValueError, match=r"000\.npy\[8:16\] has the class violet: give --class, one of blue, green, red"
+    ):
+        sample_folder(motion, SampleConfig(content=str(file), out=str(tmp_path / "unknown"), **QUICK))
+
+
 def test_records_of_a_generator_without_classes_are_as_before(tmp_path, folder):
     plain = load_generator(saved(tmp_path / "plain.pt"), device="cpu")
     sample_folder(plain, SampleConfig(content=str(folder / "red/000.npy"), out=str(tmp_path / "out"), **QUICK))

@@ -40,17 +40,22 @@ def check_class(names: Sequence[str], settings: SampleConfig, path: Path) -> Non
         raise ValueError(f"--class {short(name)}: choose from {short(', '.join(names))}")
 
 
-def class_of(names: Sequence[str], index: int, settings: SampleConfig, first_frame: Path | None = None) -> str:
-    """The class of video `index`: the one in the settings, or else the folder of the file of its first frame.
+def class_of(
+    names: Sequence[str], index: int, settings: SampleConfig, first_frame: Path | None = None, listed: str = ""
+) -> str:
+    """The class of video `index`: the one in the settings, or else that of its first frame.
 
-    Drawn first frames have all classes in turn. "" without classes. Raises ValueError if the folder is no class.
+    This is the class `listed` for it in a csv file, or else the folder of its file. Drawn first frames have all classes
+    in turn. "" without classes. Raises ValueError if the first frame has no class, or one that is not in `names`.
     """
     if settings.class_name or not names:
         return settings.class_name
     if first_frame is None:
         return names[index % len(names)]
-    if first_frame.parent.name in names:
-        return first_frame.parent.name
+    if (listed or first_frame.parent.name) in names:
+        return listed or first_frame.parent.name
+    if listed:
+        raise ValueError(f"{first_frame} has the class {short(listed)}: give --class, one of {short(', '.join(names))}")
     raise ValueError(f"{first_frame} is not in the folder of a class: give --class, one of {short(', '.join(names))}")
 
 

@@ -151,9 +151,9 @@ class Generator:
         """The classes that all class-conditional generators have; see common_classes."""
         return common_classes(self.config, self.content_config)
 
-    def class_of(self, index: int, settings: SampleConfig, first_frame: Path | None = None) -> str:
+    def class_of(self, index: int, settings: SampleConfig, first_frame: Path | None = None, listed: str = "") -> str:
         """The class of video `index`, whose first frame is drawn or from a file; see vidm.class_choice.class_of."""
-        return class_of(self.class_names, index, settings, first_frame)
+        return class_of(self.class_names, index, settings, first_frame, listed)
 
     def num_frames(self, settings: SampleConfig) -> int:
         """Frames per video: the number in the settings, or the one the model was trained on."""

@@ -72,6 +72,12 @@ def list_content(content: str | Path) -> list[Path]:
     return index.paths
 
 
+def _listed_classes(content: str) -> dict[Path | None, str]:
+    """Return the class of each clip of a csv list that has classes."""
+    index = index_clips(content) if is_list(content) else None
+    return dict(zip(index.paths, index.classes, strict=True)) if index and index.classes else {}
+
+
 def _reader(paths: list[Path]) -> FirstFrameSource:
     """Return a source that repeats the files in order and prints unreadable ones, and each kind of conversion once."""
     printed: set[str] = set()
@@ -140,8 +146,11 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
     values["checkpoint_sha256"] = sha256_of([generator.path])
     values["content_checkpoint_sha256"] = sha256_of([generator.content_path]) if generator.content_path else None
     values["weights"] = generator.weights
+    if generator.config.data.fit != "crop":  # as before there was a choice
+        values["fit"] = generator.config.data.fit
     first_frames = [paths[i % len(paths)] if paths else None for i in range(num_videos)]
-    classes = [generator.class_of(i, settings, path) for i, path in enumerate(first_frames)]
+    listed = _listed_classes(settings.content) if generator.class_names and paths else {}
+    classes = [generator.class_of(i, settings, path, listed.get(path, "")) for i, path in enumerate(first_frames)]
     return [
         {
             "index": i,

@@ -57,7 +57,7 @@ def test_the_printed_configuration_is_checked_and_writes_nothing(tmp_path, monke
         ("learning_rat = 1", r"run\.toml: there is no setting learning_rat"),
         (
             "image_size = '16x24'",
-            r"run\.toml: the size of frames is '16x24': give a side, or height and width, as whole",
+            r"run\.toml: setting image_size is '16x24': give a whole number, or two for height and width",
         ),
         ("image_size = [16, 0]", r"run\.toml: --resolution 16x0: give a number from 1 to 8192"),
         ("weight_deca = 1", r"run\.toml: there is no setting weight_deca; did you mean weight_decay\?"),
@@ -114,11 +114,11 @@ def test_every_setting_can_be_set_from_text():
 
 
 def test_a_rectangle_is_read_from_a_flag_text_toml_and_json(tmp_path, capsys):
-    (tmp_path / "run.toml").write_text("image_size = [16, 24]\nfit = 'pad'\n")
-    train_main(["--resolution", "16x24", "--fit", "pad", "--print-config"])
+    (tmp_path / "run.toml").write_text("image_size = [64, 96]\nfit = 'pad'\n")
+    train_main(["--resolution", "64x96", "--fit", "pad", "--print-config"])
     (tmp_path / "run.json").write_text(capsys.readouterr().out)
-    expected = Config().replaced({"image_size": (16, 24), "fit": "pad"})
-    assert config_of("--set", "image_size=16x24", "--set", "fit=pad") == expected
+    expected = Config().replaced({"image_size": (64, 96), "fit": "pad"})
+    assert config_of("--set", "image_size=64x96", "--set", "fit=pad") == expected
     assert [config_of("--config", str(tmp_path / name)) for name in ("run.toml", "run.json")] == [expected] * 2
     (tmp_path / "run.toml").write_text("image_size = [64, 64]\n")
     assert config_of("--config", str(tmp_path / "run.toml")).model.image_size == 64

@@ -133,7 +133,9 @@ def test_sizes_are_also_compared_with_those_in_the_cache(folders: tuple[Path, Pa
     compute_fvd(*folders, Means(), num_frames=8, cache=tmp_path / "cache")
     write_folder(tmp_path / "large", 1, seed=2, size=32)
     shutil.copy(tmp_path / "large" / "000.npy", folders[0] / "large.npy")
-    with pytest.raises(ValueError, match=r"large\.npy is 32 x 32 and .*000\.npy is 16 x 16; give a resolution"):
+    with pytest.raises(
+        ValueError, match=r"large\.npy is 32 x 32 and .*000\.npy is 16 x 16 \(width x height\); give a resolution"
+    ):
         compute_fvd(*folders, Means(), num_frames=8, cache=tmp_path / "cache")
 
 

@@ -154,7 +154,9 @@ def test_videos_of_different_sizes_need_a_resolution(folders: tuple[Path, Path],
     stub = StubDetector()
     compute_fvd(folders[0], mixed, stub, num_frames=6, resolution=8)
     assert {shape[1:] for shape in stub.batches} == {(3, 6, 8, 8)}
-    with pytest.raises(ValueError, match=r"large\.npy is 32 x 32 and .*000\.npy is 16 x 16; give a resolution"):
+    with pytest.raises(
+        ValueError, match=r"large\.npy is 32 x 32 and .*000\.npy is 16 x 16 \(width x height\); give a resolution"
+    ):
         compute_fvd(folders[0], mixed, StubDetector(), num_frames=6)
 
 
@@ -383,7 +385,9 @@ def test_folders_of_different_sizes_cannot_be_compared_without_a_resolution(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     large = write_folder(tmp_path / "large", moving_clips(3, seed=3, size=32))
-    with pytest.raises(ValueError, match=r"16 x 16 in .*real and 32 x 32 in .*large; give a resolution"):
+    with pytest.raises(
+        ValueError, match=r"16 x 16 in .*real and 32 x 32 in .*large \(width x height\); give a resolution"
+    ):
         compute_fvd(folders[0], large, StubDetector(), num_frames=6)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vidm.frechet import frechet_distance as frechet_distance
     from vidm.generator import Generator as Generator
     from vidm.generator import load_generator as load_generator
+    from vidm.layouts import index_clips as index_clips
     from vidm.metrics import compute_fvd as compute_fvd
     from vidm.metrics import compute_vis as compute_vis
     from vidm.model import ContentGenerator as ContentGenerator
@@ -48,6 +49,7 @@ _MODULES = {
     "compute_fvd": "metrics",
     "compute_vis": "metrics",
     "frechet_distance": "frechet",
+    "index_clips": "layouts",
     "load_generator": "generator",
     "sample_ddim": "samplers",
     "sample_ddpm": "samplers",

@@ -154,8 +154,8 @@ def _read_ahead(clips: Clips, places: Iterable[int], workers: int, ahead: int) -
 def _refuse_other_size(path: Path, size: Size, first_path: Path, first_size: Size) -> None:
     if size != first_size:
         raise ValueError(
-            f"{path} is {size[1]} x {size[0]} and {first_path} is {first_size[1]} x {first_size[0]}; "
-            "give a resolution (-r) to bring all videos to one size"
+            f"{path} is {size[1]} x {size[0]} and {first_path} is {first_size[1]} x {first_size[0]} (width x height); "
+            "give a resolution (-r, height x width) to bring all videos to one size"
         )
 
 

@@ -86,7 +86,7 @@ def _sums(real: Clips, made: Clips, places: Iterable[int], device: torch.device 
             sizes = [
                 f"{path} is {c.shape[2]} x {c.shape[1]}" for path, c in ((made_path, made_u8), (real_path, real_u8))
             ]
-            raise ValueError(f"{' and '.join(sizes)}; give a resolution (-r) to bring all videos to one size")
+            raise ValueError(f"{' and '.join(sizes)} (width x height); give a resolution (-r HxW) for all videos")
         if min(made_u8.shape[1:3]) < SSIM_WINDOW:
             raise ValueError(
                 f"{made_path} is {made_u8.shape[2]} x {made_u8.shape[1]}: SSIM needs frames of {SSIM_WINDOW} x "

@@ -22,7 +22,7 @@ import torch
 from scipy.special import softmax
 
 from vidm.clip_choice import ClipSelection, check_counts, draw_order, warn_of_kinds
-from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, name_of, protocol_named
+from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, load_detector, name_of, protocol_named
 from vidm.distributed import is_main, on_main
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
@@ -142,7 +142,7 @@ def _numbers(
     """`drawn` are the real videos of the distance, and `real` also has others for its floor."""
     if real.size != made.size:
         sizes = [f"{f.size[1]} x {f.size[0]} in {f.clips.index.root}" for f in (real, made)]
-        raise ValueError(f"videos are {' and '.join(sizes)}; give a resolution (-r) to bring all to one size")
+        raise ValueError(f"videos are {' and '.join(sizes)} (width x height); give a resolution (-r HxW) for all")
     stats = drawn.stats()
     return _Numbers(
         value=frechet_of(stats, made.stats(), ddof),
@@ -221,7 +221,7 @@ def fvd_of(
 def compute_fvd(
     dir1: str | Path,
     dir2: str | Path,
-    detector: Detector,
+    detector: Detector | None = None,
     num_frames: int = 128,
     num_samples: int | None = None,
     resolution: FrameSize | None = None,
@@ -243,6 +243,7 @@ def compute_fvd(
 ) -> FVDResult:
     """Return the Frechet distance of the generated videos of dir2 to the real ones of dir1, in a detector's features.
 
+    Without a detector, it is that of load_detector: a downloaded I3D if there is one, else the random network.
     A folder contains videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
     num_samples, resolution, frame_stride, real_stride, split, fit, seed); the protocol decides where real clips begin,
     and may be given by name. MeasureSettings describes batch_size, workers, progress, cache and device, which do not
@@ -254,7 +255,7 @@ def compute_fvd(
     decreases with the number of samples: compare only numbers with the same num_samples. Raises FileNotFoundError for a
     missing folder and ValueError, naming the folder, video or setting, for anything that cannot be measured.
     """
-    protocol = protocol_named(protocol)
+    detector, protocol = detector or load_detector(device=device), protocol_named(protocol)
     choice = (num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
     real = ClipSelection(dir1, *choice, random_start=protocol.random_start, max_samples=protocol.max_videos, fit=fit)
     settings = MeasureSettings(detector, protocol, batch_size, workers, device, progress, cache)

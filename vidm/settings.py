@@ -68,7 +68,7 @@ def from_text(each: Field[Any], text: str) -> Any:
         if isinstance(each.default, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(each.default, tuple):
-            return tuple(int(part) for part in text.split(",") if part.strip())
+            return tuple(int(part) for part in text.split(",")) if text.strip() else ()
         return flag_type(each)(text)
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{each.name} is {error}") from None

@@ -163,7 +163,7 @@ def test_a_video_that_cannot_be_read_is_replaced_together_with_its_class(classes
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["blue/a.npy", "blue/b.npy"], "in one folder, blue"),
+        (["blue/a.npy", "blue/b.npy"], "of one class, blue"),
         (["a.npy", "b.npy"], "a.npy is not in the folder of a class"),
         (["blue/a.npy", "b.npy"], "b.npy is not in the folder of a class"),
     ],

@@ -19,6 +19,11 @@ for number, _ in enumerate(in_processes(time.sleep, [0.01] * 8 + [0.5] * 8, work
 """
 
 
+def ctrl_c_has_an_effect() -> None:
+    """In a test run in the background of a shell, SIGINT is ignored, and so would it be in all processes of it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(
@@ -28,6 +33,7 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=ctrl_c_has_an_effect,
     )
 
 

@@ -246,7 +246,7 @@ def test_one_process_started_by_hand_does_not_wait_for_others(config, tmp_path, 
 
 
 def test_an_evaluation_started_by_hand_does_not_wait_for_others(tmp_path):
-    command = [sys.executable, str(ROOT / "evaluate_FVD.py"), "-dir1", "nowhere", "-dir2", "nowhere"]
+    command = [sys.executable, str(ROOT / "evaluate_FVD.py"), "-dir1", str(tmp_path), "-dir2", str(tmp_path)]
     with running(command, tmp_path / "printed.txt", {**os.environ, **LAUNCHER}) as run:
         assert run.wait(timeout=60) == 2
     assert "unset RANK WORLD_SIZE LOCAL_RANK MASTER_PORT MASTER_ADDR" in (tmp_path / "printed.txt").read_text()

@@ -232,7 +232,8 @@ class Config:
         try:
             self.model.check_sides(*sides_of(size))
         except ValueError as error:
-            raise ValueError(f"--resolution {size_text(size)}: {error}") from error
+            shown = size if isinstance(size, int) else size_text(size)
+            raise ValueError(f"--resolution {shown}: {error}") from error
         if self.data.test_split and not self.data.held_out:
             raise ValueError("--held-out 0: --test-split needs 1 or more")
         if train.eval_freq and self.model.generator == "content":

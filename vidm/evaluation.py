@@ -94,9 +94,8 @@ def latex_of(measured: Measured, detector: Mapping[str, str | None]) -> list[str
         for metric, value, deviation in ((name, result.value, result.deviation), kernels):
             if value is not None:
                 spread = "" if deviation is None else f" \\pm {deviation:.4g}"
-                lines.append(f"{metric} & {common} & ${value:.4g}{spread}$ \\\\")
-        if result.says_nothing:
-            lines.append(f"% {mark_of(result)} ({result.says_nothing})")
+                mark = f"  % {mark_of(result)} ({result.says_nothing})" if result.says_nothing else ""
+                lines.append(f"{metric} & {common} & ${value:.4g}{spread}$ \\\\{mark}")
     return lines
 
 

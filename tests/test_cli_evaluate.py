@@ -410,6 +410,17 @@ def test_a_row_for_latex_has_what_the_number_depends_on(
         assert line.endswith("$ \\\\  % says nothing: 512 videos needed (6 videos for 128 features)")
 
 
+def test_videos_of_a_generator_with_another_fit_are_noticed(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = shutil.copytree(videos[1], tmp_path / "made")
+    first = sorted(made.rglob("*.mp4"))[0]
+    first.with_suffix(".json").write_text('{"checkpoint": "a.pt", "settings": {"fit": "pad"}}')
+    for flags, noticed in (("-r 24", True), ("-r 24 --fit pad", False)):
+        run((videos[0], made), "-n", 4, *flags.split())
+        assert ("sampled by a generator with --fit pad" in capsys.readouterr().err) is noticed
+
+
 def test_advice_is_for_the_flag_with_the_mistake(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
 from vidm.launch import launch
 from vidm.metrics import FVDResult, compute_vis, fvd_of
-from vidm.pairing import checkpoint_of
+from vidm.pairing import sampled_with
 from vidm.runtime import exit_on_user_error
 
 # StyleGAN-V's three measurements: 16 frames, 128 frames, and 16 frames at stride 8.
@@ -141,7 +141,10 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
         pairs = _selections(options, label_of(detector))
         shortest = min(pairs.values(), key=lambda pair: pair[0].length)
         contents = _found(*shortest)
-        checkpoint = checkpoint_of(index_of(shortest[1]).paths[0]) or NOT_RECORDED
+        checkpoint, fit = sampled_with(index_of(shortest[1]).paths[0])
+        if is_main() and options.resolution and fit not in ("", shortest[0].fit):
+            what = f"the generated videos were sampled by a generator with --fit {fit}, and real ones are not fitted so"
+            print(f"warning: {what}: add --fit {fit}", file=sys.stderr)
         distances = bool({"fvd", "kvd"} & set(options.metrics))
         if distances:
             for pair in pairs.values():  # report videos that are too short for any measurement before the first one
@@ -156,7 +159,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             neighbours = bool(options.report) and not measured  # the page shows those of the first measurement
             measured[name] = fvd_of(*pair, settings, options.repeats, "kvd" in options.metrics, neighbours)
         if is_main():
-            choices = {**_choices(options, checkpoint, detector, device), "contents": contents}
+            choices = {**_choices(options, checkpoint or NOT_RECORDED, detector, device), "contents": contents}
             _print(measured, frames, options.metrics, choices)
             if options.latex:
                 print(*latex_of(measured, choices["detector"]), sep="\n")

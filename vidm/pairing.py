@@ -64,14 +64,19 @@ def _record(video: Path) -> dict[str, str]:
     return {}
 
 
-def checkpoint_of(video: Path) -> str:
-    """Return the checkpoint that sampling recorded next to a video; "" without such a record. Ours."""
+def sampled_with(video: Path) -> tuple[str, str]:
+    """Return the checkpoint and the setting --fit that sampling recorded next to a video; "" and "" without a record.
+
+    Ours.
+    """
     plain = _without_suffix(video)
     with suppress(OSError, ValueError):
         record = read_json(plain.with_name(f"{plain.name}.json"))
         if isinstance(record, dict) and isinstance(record.get("checkpoint"), str):
-            return short(record["checkpoint"])
-    return ""
+            settings = record.get("settings")
+            padded = isinstance(settings, dict) and settings.get("fit") == "pad"
+            return short(record["checkpoint"]), "pad" if padded else "crop"
+    return "", ""
 
 
 def _first_frame(path: Path) -> str:

@@ -4,7 +4,8 @@
 
 Nothing is measured and no GPU is needed. Weights, gradients, AdamW's moments and averaged weights take 20 bytes a
 parameter. What a sample needs is counted by count_gpu.py; of the published network in fp32 that is 1.54 GiB, and
-bench_memory.py measured 1.55 at the peak of a step. 2 GiB of the GPU are reserved. Takes minutes.
+bench_memory.py measured 1.55 at the peak of a step. 2 GiB of the GPU are reserved. Takes minutes. The table is for the
+page; no row is added to benchmarks/results/.
 """
 
 import argparse

@@ -177,7 +177,7 @@ def test_data_without_a_folder_for_each_class_are_refused(classes, tmp_path, fil
 
 
 def test_a_class_that_the_run_does_not_have_is_named(classes):
-    with pytest.raises(ValueError, match="has the class green, which is none of this run's: blue, red"):
+    with pytest.raises(ValueError, match="has the class green, which this run does not have: blue, red"):
         TrainingData(classes.replaced({"class_names": ("blue", "red")}))
 
 

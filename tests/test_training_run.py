@@ -356,15 +356,21 @@ def test_a_checkpoint_that_cannot_be_written_in_the_background_is_reported(tiny,
 # Compilation, bfloat16 and GPUs
 
 
+def counting_backend():
+    """A list of the graphs that the compiler makes, and the backend that fills it and runs them as they are."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    return graphs, backend
+
+
 # torch.compile hides this warning of its own, unless warnings are errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_previews_of_a_compiled_run_compile_nothing(tiny):
-    compiled = []
-
-    def backend(graph, inputs):
-        compiled.append(graph)
-        return graph.forward
-
+    compiled, backend = counting_backend()
     counts = []
     for test_freq in (0, 2):
         out = f"{tiny.train.out}-{test_freq}"
@@ -380,12 +386,7 @@ def test_previews_of_a_compiled_run_compile_nothing(tiny):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_recomputed_norms_add_no_break_to_the_compiled_graph(tiny):
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
+    graphs, backend = counting_backend()
     counts = []
     for what in ("none", "posgn", "full"):
         trainer = Trainer(tiny.replaced({"checkpoint_activations": what}), CPU)

@@ -53,7 +53,7 @@ def _entries(text: str) -> dict[str, re.Match[str]]:
 def read_header(path: Path) -> Header:
     """Read the header of an .npy file of version 1.0, 2.0 or 3.0.
 
-    Raises ValueError, which does not name the file, if it is none, or describes an array of a structured type; OSError.
+    Raises ValueError, without the name of the file, for another format or a structured type, and OSError.
     """
     with path.open("rb") as file:
         start = file.read(8)

@@ -78,7 +78,9 @@ def _check_classes(shape: UNetShape, class_index: Tensor | None) -> None:
     last = len(shape.class_names)
     # Not on a GPU, where reading the values would wait for all queued work.
     if not last or (class_index.device.type == "cpu" and not 0 <= class_index.min() <= class_index.max() <= last):
-        raise ValueError(f"class_index {class_index.tolist()}: the network has {last} classes, from 1; 0 is none")
+        raise ValueError(
+            f"class_index {class_index.tolist()}: the network has {last} classes, numbered from 1; 0 means no class"
+        )
 
 
 class ContentGenerator(UNet):

@@ -100,7 +100,7 @@ class TrainingData:
             raise ValueError(f"--classes: all clips of {index.root} are of one class, {short(names[0])}: omit the flag")
         if unknown := set(class_of_each(index)) - set(names):
             raise ValueError(
-                f"--classes: {index.root} has the class {short(min(unknown))}, which is none of this run's: "
+                f"--classes: {index.root} has the class {short(min(unknown))}, which this run does not have: "
                 f"{short(', '.join(names))}"
             )
 

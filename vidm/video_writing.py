@@ -69,7 +69,7 @@ def _array(path: Path, fps: float) -> Iterator[WriteFrame]:
         shape = [0, 0, 0, 0]
 
         def write_header() -> int:
-            # numpy leaves room in it for any number of frames.
+            # numpy pads the header, so that it has the same length for any number of frames.
             write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
             return file.tell()
 

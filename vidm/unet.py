@@ -55,7 +55,7 @@ class UNetShape:
     [0, diffusion_timesteps) and frame_index in [0, video_timesteps). `norm` is a key of NORMS. Group norms have 32
     groups, or groups of `channels_per_group` channels if that is not 0 (ours). In a level of 32 channels, 32 groups
     remove the mean of every channel, and with it brightness and hue; narrow networks therefore need 4 to 8 channels per
-    group. `class_names` are the classes of a class-conditional network (ours): class i has the number i + 1, no class 0.
+    group. `class_names` are the classes of a conditional network (ours): class i has the number i + 1, no class 0.
     Raises ValueError for a width that the groups do not divide, an unknown norm, and values out of range.
     """
 

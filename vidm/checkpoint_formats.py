@@ -1,4 +1,4 @@
-"""Checkpoints of every format: VIDM's own .pt, the authors' .pth.tar, and .safetensors.
+"""Checkpoints of every format: VIDM's own .pt, the authors' .pth.tar, and .safetensors, also by name from a hub.
 
     checkpoint = load_any("pretrained_models/checkpoint_accum_clevrer_robust_400000.pth.tar", video_timesteps=128)
     save_safetensors("world.safetensors", checkpoint)
@@ -21,6 +21,7 @@ from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write, read_json, regular_file
 from vidm.frame_size import plain_size, size_text
+from vidm.hub import downloaded, is_hub_name
 from vidm.resume import newest_undamaged
 from vidm.tensor_file import read_tensors, wrong_download
 
@@ -114,14 +115,17 @@ def _load_safetensors(path: Path) -> Checkpoint:
     return checkpoint_from(weights_and_settings, path)
 
 
-def load_any(path: str | Path, video_timesteps: int | None = None, config: Config = PUBLISHED) -> Checkpoint:
+def load_any(
+    path: str | Path, video_timesteps: int | None = None, config: Config = PUBLISHED, generator: str = "motion"
+) -> Checkpoint:
     """Load a checkpoint of any format, or the newest undamaged one of a run's folder, without running code from it.
 
     `config` describes files that have no configuration; such a file of a motion generator needs `video_timesteps`, too,
-    unless it has cached coordinates. Only VIDM's own checkpoints have an optimizer. Raises FileNotFoundError or
+    unless it has cached coordinates. hf:owner/name[@revision] is the `generator`, "motion" or "content", of a
+    repository on the Hugging Face Hub. Only VIDM's own checkpoints have an optimizer. Raises FileNotFoundError or
     ValueError, naming the file.
     """
-    path = Path(path)
+    path = downloaded(str(path), generator) if is_hub_name(path) else Path(path)
     if path.is_dir():
         found = newest_undamaged(path)
         if not found:

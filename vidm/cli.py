@@ -52,13 +52,13 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
     if options.resume == "auto":
         resume = newest_that_verifies(config.train.out)
     elif options.resume:
-        resume = load_any(options.resume, options.stored_timesteps)
+        resume = load_any(options.resume, options.stored_timesteps, generator=config.model.generator)
     if resume:
         config = resumed_config(resume, values, options.preset or "")
         if options.preset:
             print0(f"--preset {options.preset} has no effect: the settings of {resume.source} are kept")
     elif config.train.init:
-        init = load_any(config.train.init, options.stored_timesteps)
+        init = load_any(config.train.init, options.stored_timesteps, generator=config.model.generator)
         config = init_config(init, values, options.preset or "")
     model, diffusion, train = config.model, config.diffusion, config.train
     of_motion = (

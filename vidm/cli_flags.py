@@ -188,7 +188,8 @@ def train_parser() -> argparse.ArgumentParser:
     )
     _add_checkpoint(
         mode,
-        "checkpoint to continue from; a run's folder: its newest undamaged one; auto: that of --out, if there is one",
+        "checkpoint to continue from; a run's folder: its newest undamaged one; auto: that of --out, if there is one; "
+        "hf:owner/name: a repository",
     )
     mode.add_argument("--start-iters", type=int, metavar="N", help="count steps from N instead of the checkpoint's")
     _add_processes(parser)
@@ -208,7 +209,7 @@ def sample_parser() -> argparse.ArgumentParser:
     _add_checkpoint(
         mode,
         "checkpoint of the motion generator to sample from; a run's folder: its newest undamaged one; auto: that of "
-        f"{DEFAULT_RUN}",
+        f"{DEFAULT_RUN}; hf:owner/name: a repository on the Hugging Face Hub",
     )
     mode.add_argument(
         "--weights",

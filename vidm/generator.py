@@ -299,10 +299,10 @@ def load_generator(
     """Load the averaged weights of a motion checkpoint, and optionally of a content checkpoint, for sampling.
 
     With weights="raw", these are the trained weights, not averaged. Takes checkpoints of this package, the folder of a
-    run, .safetensors and the authors' .pth.tar; `video_timesteps` is needed for a file of
-    the latter kind that does not store it. `device` defaults to a GPU if there is one, else the CPU. Raises
-    FileNotFoundError or ValueError, naming the file, if it is missing, damaged, of another network or of the other
-    generator, or has no weights of that kind.
+    run, .safetensors, the authors' .pth.tar, and "hf:owner/name" or "hf:owner/name@revision", a repository on the
+    Hugging Face Hub; `video_timesteps` is needed for a .pth.tar that does not store it. `device` defaults to a GPU if
+    there is one, else the CPU. Raises FileNotFoundError or ValueError, naming the file, if it is missing, damaged, of
+    another network or of the other generator, or has no weights of that kind.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights {weights!r}: choose from {', '.join(WEIGHTS)}")
@@ -314,7 +314,7 @@ def load_generator(
     )
     if content_path is None:
         return generator
-    content = load_any(content_path)
+    content = load_any(content_path, generator="content")
     check_generator(content, "content")
     return replace(
         generator,

@@ -25,7 +25,7 @@ from vidm import __version__
 from vidm.checkpoint import Checkpoint, check_generator, load_model
 from vidm.checkpoint_formats import load_any, save_safetensors
 from vidm.config import Config
-from vidm.console import CommandParser, given_path
+from vidm.console import CommandParser, given_path, printable, short
 from vidm.files import atomic_dir, read_json, regular_file, sha256_of
 from vidm.frame_size import size_text
 from vidm.hub import PREFIX, files_of, publish
@@ -54,6 +54,8 @@ Generators of VIDM (video implicit diffusion models), which generate a video fra
 Weights are averaged over the training. Each file has its settings in a .json of the same name; nothing here is code.
 
 ## Use
+
+With VIDM and the package huggingface_hub:
 
 ```python
 import vidm
@@ -96,7 +98,8 @@ def write_weights(source: Path, folder: Path, generator: str, half: bool, video_
 def rows_of(heading: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
     """A table in Markdown."""
     heading = list(heading)
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (heading, ["---"] * len(heading), *lines))
+    cells = ([printable(str(cell)).replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(heading), *cells))
 
 
 def files_table(checkpoints: Mapping[str, Checkpoint], folder: Path) -> str:
@@ -124,7 +127,7 @@ def settings_table(checkpoints: Mapping[str, Checkpoint]) -> str:
 
     default, found = values(Config()), [values(checkpoint.config) for checkpoint in checkpoints.values()]
     names = [n for n in default if n not in NOT_SHOWN and any(each[n] != default[n] for each in found)]
-    return rows_of(("setting", *checkpoints), [[name, *(each[name] for each in found)] for name in names])
+    return rows_of(("setting", *checkpoints), [[name, *(short(each[name]) for each in found)] for name in names])
 
 
 def _decimal(value: float | None) -> str:

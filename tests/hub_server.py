@@ -86,8 +86,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             content = files[found["file"]]
             headers = {"X_Repo_Commit": commit_id(number), "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-            sent = content[: len(content) - self.server.shorter]
-            self._answer(200, sent, body, X_Linked_Size=str(len(content)), **headers)
+            start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
+            if start:  # the rest of a file that broke off
+                headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            sent = content[start : len(content) - self.server.shorter]
+            self._answer(206 if start else 200, sent, body, X_Linked_Size=str(len(content)), **headers)
 
     def do_HEAD(self) -> None:
         self._read(body=False)

@@ -26,6 +26,7 @@ from huggingface_hub import close_session, constants
 
 ROOT = Path(__file__).parent.parent
 WORLD = ROOT / "pretrained_models" / "world"
+MOTION = WORLD / "motion.safetensors"
 ROWS = ROOT / "benchmarks" / "results" / "ablation.jsonl"
 FILES = {path.name: path.read_bytes() for path in WORLD.iterdir()}
 # Files that a loader of pickles or of code would take.
@@ -47,6 +48,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield server
     close_session()
 
@@ -70,7 +72,7 @@ def same(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bo
 
 def test_the_shipped_folder_is_a_repository_and_only_its_weights_and_settings_are_downloaded(hub):
     named = vidm.load_generator(NAME, NAME, device="cpu")
-    motion, content = load_any(WORLD / "motion.safetensors"), load_any(WORLD / "content.safetensors")
+    motion, content = load_any(MOTION), load_any(WORLD / "content.safetensors")
     assert (named.config, named.content_config) == (motion.config, content.config)
     assert same(named.model.state_dict(), motion.ema_state_dict)
     assert same(named.content_model.state_dict(), content.ema_state_dict)
@@ -229,7 +231,7 @@ def push(monkeypatch) -> Callable[..., None]:
 def test_a_dry_run_writes_the_shipped_files_and_a_card_with_the_measured_rows(push, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
     flags = ["--content", WORLD / "content.safetensors", "--measured", ROWS, "--license", "mit"]
-    push(WORLD / "motion.safetensors", "owner/world", *flags, "--dry-run", tmp_path / "out")
+    push(MOTION, "owner/world", *flags, "--dry-run", tmp_path / "out")
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert written.keys() == FILES.keys()
     page = written.pop("README.md").decode()
@@ -253,7 +255,7 @@ def test_a_card_has_the_numbers_of_an_evaluation(push, tmp_path):
     choices = {"detector": {"name": "a random network"}, "protocol": "stylegan-v", "date": "2026-11-26T10:00:00"}
     record = tmp_path / "fvd.json"
     write_json(record, record_of({"random Frechet16": result}, None, choices))
-    push(WORLD / "motion.safetensors", "owner/world", "--measured", record, "--dry-run", tmp_path / "out")
+    push(MOTION, "owner/world", "--measured", record, "--dry-run", tmp_path / "out")
     page = (tmp_path / "out" / "README.md").read_text()
     assert (
         "| random Frechet16 | 0.25 | 0.01414 | 0.02 | 64 generated, 256 real videos, 16 frames of 32x48 | says " in page
@@ -272,16 +274,30 @@ def test_what_was_pushed_loads_by_name(hub, push, tmp_path, monkeypatch, capsys)
     push(tmp_path / "motion.pt", "owner/mine", "--content", tmp_path / "content.pt")
     assert capsys.readouterr().out == f"uploaded {hub.base}/owner/mine/commit/{commit_id(0)}\n"
     assert hub.repositories["owner/mine"][0].keys() == FILES.keys()
-    generator = vidm.load_generator("hf:owner/mine", "hf:owner/mine", device="cpu")
-    assert same(generator.model.state_dict(), states["motion"])
-    assert same(generator.content_model.state_dict(), states["content"])
-    push(tmp_path / "motion.pt", "owner/mine", "--half", "--card", WORLD / "README.md")
-    first, second = hub.repositories["owner/mine"]
-    assert second["README.md"] == FILES["README.md"]
-    assert len(second["motion.safetensors"]) < 0.6 * len(first["motion.safetensors"])
+    for generator, state in states.items():
+        assert same(load_any("hf:owner/mine", generator=generator).ema_state_dict, state)
 
 
-MOTION = WORLD / "motion.safetensors"
+def test_a_dry_run_takes_a_card_and_rounds_weights(push, tmp_path, monkeypatch):
+    config = Config.from_preset("tiny").replaced({"image_size": 16, "flow_range": "none"})
+    state = build_model(config).state_dict()
+    save_checkpoint(tmp_path / "motion.pt", Checkpoint(7, config, state, state, {}))
+    push(tmp_path / "motion.pt", "owner/mine", "--half", "--card", WORLD / "README.md", "--dry-run", tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_bytes() == FILES["README.md"]
+    half = load_any(tmp_path / "out" / "motion.safetensors").ema_state_dict
+    assert same(half, {name: tensor.half().float() for name, tensor in state.items()})
+
+
+@pytest.mark.slow
+def test_videos_sampled_by_name_are_those_of_the_file(hub, tmp_path):
+    names = {"by-name": (NAME, NAME), "from-file": (str(MOTION), str(WORLD / "content.safetensors"))}
+    for out, (motion, content) in names.items():
+        flags = ["--out", str(tmp_path / out), "-ns", "1", "--steps", "2", "--format", "npy"]
+        train_main(["--test", "--resume", motion, "--content-resume", content, *flags])
+    (one, two) = ((tmp_path / out / "video_00000.npy").read_bytes() for out in names)
+    assert one == two
+    record = json.loads((tmp_path / "by-name" / "video_00000.json").read_text())
+    assert f"models--owner--world/snapshots/{commit_id(0)}/motion.safetensors" in record["checkpoint"]
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def test_the_checkpoint_that_a_run_begins_from_is_freed_before_its_first_step(wo
     train_main(tiny_run(world, tmp_path / "run"))
     read, load_any = [], cli.load_any
 
-    def load(*arguments):
-        checkpoint = load_any(*arguments)
+    def load(*arguments, **options):
+        checkpoint = load_any(*arguments, **options)
         read.append(weakref.ref(checkpoint))
         read.extend(weakref.ref(tensor) for tensor in checkpoint.state_dict.values())
         moments = checkpoint.optimizer["state"].values()

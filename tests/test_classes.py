@@ -17,7 +17,7 @@ from vidm.cli import parse_flags, train_config
 from vidm.config import Config
 from vidm.diffusion import PREDICTIONS, GaussianDiffusion
 from vidm.generator import Generator, load_generator
-from vidm.model import ContentGenerator, MotionGenerator
+from vidm.model import ContentGenerator, MotionGenerator, relabelled
 from vidm.randomness import drop_classes, keyed_normal
 from vidm.sample_config import SampleConfig
 from vidm.samplers import SAMPLERS, guided, with_classes
@@ -252,6 +252,15 @@ def test_a_run_that_begins_from_other_weights_keeps_the_rows_of_known_classes(cl
             row = ("", *known).index(label) if known and label in ("", *known) else None
             expected = torch.zeros_like(tensor[0]) if row is None else init.state_dict[name][row]
             assert torch.equal(tensor[number], expected)
+
+
+def test_the_embedding_of_another_condition_starts_at_zero_if_the_weights_lack_it_and_is_kept_otherwise():
+    own = {f"norm.{name}": torch.ones(3, 2) for name in ("class_embedding", "speed_embedding", "my_class_embedding")}
+    state = {"norm.my_class_embedding": torch.full((3, 2), 5.0), "norm.weight": torch.ones(2)}
+    adapted = relabelled(state, (), ("a", "b"), own)
+    assert adapted.keys() == {*own, "norm.weight"}
+    for name, value in (("class_embedding", 0), ("speed_embedding", 0), ("my_class_embedding", 5)):
+        assert torch.equal(adapted[f"norm.{name}"], torch.full((3, 2), float(value)))
 
 
 def test_a_run_without_classes_may_begin_from_weights_with_them(tiny, tmp_path):

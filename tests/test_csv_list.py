@@ -100,6 +100,13 @@ def test_clips_that_are_short_or_unreadable_are_skipped_and_named(data: Path) ->
         read_frames(index.paths[0], [0])
 
 
+def test_a_part_that_its_video_does_not_have_cannot_be_opened(data: Path) -> None:
+    assert probe(data / "a.npy[12:20]").num_frames == 8
+    for part in ("12:21", "30:40", "7:7"):
+        with pytest.raises(VideoError, match=rf"a\.npy\[{part}\]: the video has 20 frames"):
+            probe(data / f"a.npy[{part}]")
+
+
 def test_a_part_has_no_frames_outside_of_it(data: Path) -> None:
     for number in (-1, 5):
         with pytest.raises(VideoError, match=rf"a.npy\[2:7\]: frame {number} was requested, but it has 5 frames"):

@@ -19,8 +19,8 @@ from vidm.posgn import Position, class_embedding, class_rows
 from vidm.spynet import SPyNet
 from vidm.unet import EMBEDDING_MULT, RGB, MotionEncoder, ScaleShiftResBlock, UNet, UNetShape
 
-# The end of the names of tensors with a row for each class.
-CLASS_EMBEDDING = "class_embedding"
+# The last part of the names of tensors with a row for each class, and its end in those of any condition.
+CLASS_EMBEDDING, EMBEDDING = "class_embedding", "_embedding"
 FLOW_RANGES = ("unit", "published", "none")
 
 # An int for a square, or (height, width).
@@ -60,11 +60,12 @@ def relabelled(
 ) -> Mapping[str, Tensor]:
     """The weights of a network for the classes `known` in a network for the classes `wanted`, whose tensors are `own`.
 
-    Classes of both keep their embedding, new ones start at zero, and so does "no class" if none were known. Ours.
+    Classes of both keep their embedding, new ones start at zero, and so does "no class" if none were known. So do the
+    embeddings of other conditions (`..._embedding`) that the weights do not have. Ours.
     """
     rows = {1 + wanted.index(name): 1 + known.index(name) for name in wanted if name in known} | {0: 0}
-    adapted = {name: tensor for name, tensor in state.items() if not name.endswith(CLASS_EMBEDDING)}
-    for name in (name for name in own if name.endswith(CLASS_EMBEDDING)):
+    adapted = {name: tensor for name, tensor in state.items() if name.split(".")[-1] != CLASS_EMBEDDING}
+    for name in (name for name in own if name.endswith(EMBEDDING) and name not in adapted):
         adapted[name] = torch.zeros(own[name].shape)
         if name in state:
             adapted[name][list(rows)] = state[name][list(rows.values())].to(adapted[name])

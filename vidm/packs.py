@@ -301,10 +301,13 @@ def pack_of(path: str | Path) -> Pack | None:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Return video_io.probe(path), also for the path of a clip in a pack, or of a part of a video. Ours."""
+    """Return video_io.probe(path), also for the path of a clip in a pack, or of a part of a video. Ours.
+
+    Raises VideoError for a part that its video does not have.
+    """
     path = Path(path)
     if segment := segment_of(path):
-        return probe(segment.path)._replace(num_frames=segment.stop - segment.start)
+        return segment.probed(probe(segment.path))
     pack = _pack_around(path)
     return tried_twice(partial(pack.probe, path)) if pack else video_io.probe(path)
 

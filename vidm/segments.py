@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidm.video_containers import VideoError
+from vidm.video_containers import VideoError, VideoInfo
 
 NAME = re.compile(r"(.+)\[([0-9]{1,9}):([0-9]{1,9})\]", re.DOTALL)
 
@@ -37,6 +37,12 @@ class Segment(NamedTuple):
                     f"{segment_path(*self)}: frame {wrong} was requested, but it has {length} frames, counted from 0"
                 )
         return numbers
+
+    def probed(self, video: VideoInfo) -> VideoInfo:
+        """Return the properties of the segment, given those of its video. Raises VideoError if it lacks the frames."""
+        if not self.start < self.stop <= video.num_frames:
+            raise VideoError(f"{segment_path(*self)}: the video has {video.num_frames} frames, counted from 0")
+        return video._replace(num_frames=self.stop - self.start)
 
     def read(self, read_frames: Callable[[Path, list[int]], np.ndarray], indices: Iterable[int]) -> np.ndarray:
         """Return frames of the segment, read from the whole video. Raises VideoError, which names the segment."""

@@ -172,7 +172,7 @@ def test_the_floor_and_unspecified_choices_are_always_printed(
     assert f"{result.floor:.4f}" in printed.out
     assert "real videos were not specified" in printed.out
     assert "--real and --first-frames" in printed.out
-    assert "warning: the distance says nothing (8 videos for 128 features): use 512 videos" in printed.err
+    assert "warning: the Frechet distance says nothing (8 videos for 128 features): use 512 videos" in printed.err
     assert "says nothing: 512 videos needed; 8 real and 8 generated videos" in printed.out
     assert "4 real videos against 4 generated or other real ones" in printed.out
     assert "FVD" not in printed.out.replace("not an FVD", "")
@@ -406,8 +406,30 @@ def test_a_row_for_latex_has_what_the_number_depends_on(
     assert row.startswith(f"random Frechet4 & {common}")
     assert kernel.startswith(f"random Frechet4 kernel & {common}")
     assert r" \pm " in row
-    for line in (row, kernel):
-        assert line.endswith("$ \\\\  % says nothing: 512 videos needed (6 videos for 128 features)")
+    assert row.endswith("$ \\\\  % says nothing: 512 videos needed (6 videos for 128 features)")
+    assert "for 128 features" not in kernel, "which has no bias"
+
+
+def test_the_kernel_distance_has_its_floor_and_its_mark_everywhere(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("-n", 4, "--metrics", "kvd", "--latex", "--json", tmp_path / "a.json", "--report", tmp_path / "a.html")
+    run(videos, *flags)
+    printed = capsys.readouterr()
+    result = json.loads((tmp_path / "a.json").read_text())["results"]["random Frechet4"]
+    page = (tmp_path / "a.html").read_text()
+    assert result["kernel_matched"] <= result["kernel_floor"]
+    assert (result["kernel_says_nothing"], result["kernel_needed"]) == ("not above its floor", 16)
+    mark = "says nothing: 16 videos needed"
+    rows = [line for line in printed.out.splitlines() if line.startswith("random Frechet4 kernel")]
+    assert [mark in row for row in rows] == [True, False, True], "value, matched, LaTeX"
+    assert f"{result['kernel_floor']:.3g}" in rows[1]
+    assert "warning: the kernel distance says nothing (not above its floor): use 16 videos" in printed.err
+    kernels = page[page.index("Kernel distances</h2>") :]
+    assert kernels.count(mark) == 2
+    assert "random Frechet4 kernel: floor: real videos divided at random into 4 and 4" in kernels
+    for text in (printed.out, kernels.replace("Floor of", "floor of")):
+        assert "floor of the kernel distance: twice the deviation over random divisions" in text
 
 
 def test_videos_of_a_generator_with_another_fit_are_noticed(

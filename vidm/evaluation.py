@@ -25,6 +25,7 @@ import torch
 from vidm.console import command_line
 from vidm.datasets import fit_frames, window_length
 from vidm.files import append, atomic_write, target_of
+from vidm.floor import FLOORS, Measure
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
 from vidm.metrics import FVDResult, VISResult
@@ -47,7 +48,20 @@ Measured = Mapping[str, FVDResult]
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.3g}"
+
+
+def _label(name: str, kind: str) -> str:
+    return name if kind == "Frechet" else f"{name} {kind}"
+
+
+def _measures(measured: Measured) -> Iterator[tuple[str, FVDResult, Measure]]:
+    """Yield each distance with its label: FVD16, FVD16 kernel, ..."""
+    for name, result in measured.items():
+        for kind, found in result.measures.items():
+            yield _label(name, kind), result, found
 
 
 def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> list[str]:
@@ -56,18 +70,16 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
     A floor is next to the distance that it is compared with. `metrics` names the frame metrics to print.
     """
     rows: list[tuple[str, tuple[float | None, ...], str]] = []
-    for name, result in measured.items():
+    for name, result, found in _measures(measured):
         real, made = result.num_samples
         height, width = result.size
         stride = f" at stride {result.frame_strides[1]}" if result.frame_strides[1] > 1 else ""
         clips = f"{real} real and {made} generated videos, {result.num_frames} frames{stride}, {width} x {height}"
-        floor = result.floor if _is_whole(result) else None
-        rows.append((name, (result.value, result.deviation, floor), "; ".join(filter(None, [mark_of(result), clips]))))
-        if result.matched_samples and not _is_whole(result):
+        floor = found.floor if found.is_whole else None
+        rows.append((name, (found.value, found.deviation, floor), "; ".join(filter(None, [mark_of(found), clips]))))
+        if result.matched_samples and not found.is_whole:
             clips = "{} real videos against {} generated or other real ones".format(*result.matched_samples)
-            rows.append((f"{name} matched", (result.matched, None, result.floor), clips))
-        if result.kernel is not None:
-            rows.append((f"{name} kernel", (result.kernel, result.kernel_deviation, None), "in the same features"))
+            rows.append((f"{name} matched", (found.matched, None, found.floor), clips))
     for name, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM")):
         if frames and name in metrics:
             rows.append((label, (getattr(frames, name), None, None), _pairs(frames)))
@@ -75,7 +87,8 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
     lines = [f"{'':<{width}}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
     for name, values, clips in rows:
         lines.append(f"{name:<{width}}{''.join(f'{_number(value):>12}' for value in values)}   {clips}")
-    return lines
+    kinds = dict.fromkeys(kind for result in measured.values() for kind in result.measures)
+    return [*lines, *(FLOORS[kind] for kind in kinds)]
 
 
 def latex_of(measured: Measured, detector: Mapping[str, str | None]) -> list[str]:
@@ -84,51 +97,50 @@ def latex_of(measured: Measured, detector: Mapping[str, str | None]) -> list[str
     `detector` is its identity_of; the row has the first 12 digits of its sha256.
     """
     lines = [f"% {' & '.join(LATEX_COLUMNS)} \\\\"]
-    for name, result in measured.items():
+    for name, result, found in _measures(measured):
         height, width = result.size
         stride = " / ".join(str(stride) for stride in dict.fromkeys(result.frame_strides))
         digest = (detector["sha256"] or "unknown")[:12]
         how = (result.protocol, *result.num_samples, result.num_frames, stride, f"${width} \\times {height}$")
         common = " & ".join(map(str, (*how, len(result.values), f"\\texttt{{{digest}}}"))).replace("_", r"\_")
-        kernels = (f"{name} kernel", result.kernel, result.kernel_deviation)
-        for metric, value, deviation in ((name, result.value, result.deviation), kernels):
-            if value is not None:
-                spread = "" if deviation is None else f" \\pm {deviation:.4g}"
-                mark = f"  % {mark_of(result)} ({result.says_nothing})" if result.says_nothing else ""
-                lines.append(f"{metric} & {common} & ${value:.4g}{spread}$ \\\\{mark}")
+        spread = "" if found.deviation is None else f" \\pm {found.deviation:.4g}"
+        mark = f"  % {mark_of(found)} ({found.says_nothing})" if found.says_nothing else ""
+        lines.append(f"{name} & {common} & ${found.value:.4g}{spread}$ \\\\{mark}")
     return lines
 
 
-def _is_whole(result: FVDResult) -> bool:
-    """Return whether the floor is that of the distance itself, and not of fewer videos."""
-    return result.matched == result.value
-
-
-def mark_of(result: FVDResult) -> str:
+def mark_of(found: FVDResult | Measure) -> str:
     """Return "says nothing" with the number of videos that would say something; "" for a number that does. Ours."""
-    return f"says nothing: {result.needed} videos needed" if result.says_nothing else ""
+    return f"says nothing: {found.needed} videos needed" if found.says_nothing else ""
 
 
-def distances_of(result: FVDResult, name: str = "") -> list[Distance]:
+def _times_floor(value: float, floor: float | None) -> str:
+    return f"{decimal(value / floor, 2)} \N{MULTIPLICATION SIGN}" if floor else ""
+
+
+def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> list[Distance]:
     """Return the lines of a page's table: the distance, that of fewer videos which its floor is of, and the floor.
 
-    Only a distance that says something is shown as a multiple of its floor. Ours.
+    Only a distance that says something is shown as a multiple of its floor. [] for a kind that was not measured. Ours.
     """
-    prefix, mark = f"{name}: " if name else "", mark_of(result)
+    if kind not in result.measures:
+        return []
+    found = result.measures[kind]
+    prefix, mark = f"{_label(name, kind)}: " if name else "", mark_of(found)
     real, made = result.num_samples
-    times = f"{decimal(result.value / result.floor, 2)} \N{MULTIPLICATION SIGN}" if result.floor else ""
-    whole = _is_whole(result)
     label = f"{prefix}{made} generated against {real} real videos"
-    lines = [Distance(label, result.value, note=mark or (times if whole else ""))]
-    if result.matched is None or result.floor is None or result.matched_samples is None:
+    lines = [
+        Distance(label, found.value, note=mark or (_times_floor(found.value, found.floor) if found.is_whole else ""))
+    ]
+    if found.matched is None or found.floor is None or result.matched_samples is None:
         return lines
     reference, count = result.matched_samples
-    if not whole:
-        times = f"{decimal(result.matched / result.floor, 2)} \N{MULTIPLICATION SIGN}" if result.floor else ""
+    if not found.is_whole:
         label = f"{prefix}matched: {count} generated against {reference} real videos"
-        lines.append(Distance(label, result.matched, note=mark or times))
-    label = f"{prefix}floor: {count} other real against the same {reference} real videos"
-    return [*lines, Distance(label, result.floor, floor=True)]
+        lines.append(Distance(label, found.matched, note=mark or _times_floor(found.matched, found.floor)))
+    floors = {"Frechet": f"{count} other real against the same {reference} real videos"}
+    floors["kernel"] = f"real videos divided at random into {count} and {reference}"
+    return [*lines, Distance(f"{prefix}floor: {floors[kind]}", found.floor, floor=True)]
 
 
 def _pairs(frames: FrameMetrics) -> str:
@@ -169,8 +181,10 @@ def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices:
         choices = {**choices, "contents": contents}
     results = {name: asdict(result) | {"deviation": result.deviation} for name, result in measured.items()}
     for name, result in measured.items():
-        if isinstance(result, FVDResult):
-            results[name] |= {"says_nothing": result.says_nothing, "needed": result.needed}
+        for kind, found in result.measures.items() if isinstance(result, FVDResult) else ():
+            prefix = "" if kind == "Frechet" else f"{kind}_"
+            extra = {"deviation": found.deviation, "says_nothing": found.says_nothing, "needed": found.needed}
+            results[name] |= {f"{prefix}{key}": value for key, value in extra.items()}
     return {**choices, "results": results} | ({"frame_metrics": asdict(frames)} if frames else {})
 
 
@@ -212,8 +226,7 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
     for name, result in measured.items():
         real, made = result.num_samples
         flat[name] = f"{real} real and {made} generated videos, {count_of(result.num_frames, 'frame')}, strides " + (
-            f"{result.frame_strides}, values {', '.join(map(_number, result.values))}, kernel distance "
-            f"{_number(result.kernel)}, "
+            f"{result.frame_strides}, values {', '.join(map(_number, result.values))}, "
             f"{result.feature_dim} features, {len(result.skipped)} skipped"
         )
     return flat
@@ -242,6 +255,9 @@ def write_evaluation_report(
             rows=_rows(first, Path(folder)) if first else [],
             distance_name=first.name if first else "",
             distances=[line for name, result in measured.items() for line in distances_of(result, name)],
+            kernel_distances=[
+                line for name, result in measured.items() for line in distances_of(result, name, "kernel")
+            ],
             notes=warnings_of(measured, frames),
             settings=_settings(choices, measured),
             curves=curves,

@@ -20,6 +20,7 @@ from string import Template
 import numpy as np
 
 from vidm.files import atomic_write
+from vidm.floor import FLOORS
 from vidm.video_io import probe, read_image
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -34,6 +35,8 @@ MEDIA_TYPES = {
 PIXEL_ART_WIDTH = 128
 # With more columns the videos would be too small on a phone, so the table scrolls sideways instead.
 FITTING_COLUMNS = 4
+# The heading of the distances of each kind.
+TITLES = {"Frechet": "Distances", "kernel": "Kernel distances"}
 
 # The line chart, in SVG units: its size, its margins, and the space for a title in a standalone file.
 WIDTH, HEIGHT = 640, 200
@@ -73,6 +76,7 @@ class Report:
     settings: name-value pairs that say how the videos were made.
     curves: a sequence of finite numbers for each label; at least one number each.
     x_ranges: the x values of the first and the last number of a curve, by label; by default their indices.
+    kernel_distances: kernel distances in the features of the distances.
     """
 
     title: str
@@ -85,6 +89,7 @@ class Report:
     settings: Mapping[str, object] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     x_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    kernel_distances: Sequence[Distance] = ()
 
 
 def _media(path: Path, label: str) -> str:
@@ -136,26 +141,26 @@ def _sentence(text: str) -> str:
     return escape(text[:1].upper() + text[1:] + "." * (not text.endswith(".")))
 
 
-def _distance_section(name: str, distances: Sequence[Distance], notes: Sequence[str]) -> str:
-    largest = max(distance.value for distance in distances) or 1.0
+def _distance_section(kind: str, name: str, distances: Sequence[Distance], notes: Sequence[str]) -> str:
+    largest = max(0.0, *(distance.value for distance in distances)) or 1.0
     head = '<th scope="col">between</th><th scope="col" class="number">distance</th>'
     with_notes = any(distance.note for distance in distances)
     if with_notes:
         head += '<th scope="col" class="number">compared with the floor</th>'
     if any(distance.floor for distance in distances):
-        notes = ["The floor is what real videos measure in place of the generated ones.", *notes]
+        notes = [FLOORS[kind], *notes]
     lines = []
     for distance in distances:
         cells = f'<th scope="row">{escape(distance.label)}</th><td class="number">{decimal(distance.value, 4)}</td>'
         if with_notes:
             cells += f'<td class="number">{escape(distance.note)}</td>'
-        bar = f'<div style="--share: {100 * distance.value / largest:.2f}%"></div>'
-        kind = ' class="floor"' if distance.floor else ""
-        lines.append(f'<tr{kind}>{cells}<td class="bar" aria-hidden="true">{bar}</td></tr>')
+        bar = f'<div style="--share: {max(100 * distance.value / largest, 0):.2f}%"></div>'
+        style = ' class="floor"' if distance.floor else ""
+        lines.append(f'<tr{style}>{cells}<td class="bar" aria-hidden="true">{bar}</td></tr>')
     return (
-        '<section aria-labelledby="distances">\n<h2 id="distances">Distances</h2>\n'
+        f'<section aria-labelledby="{kind}">\n<h2 id="{kind}">{TITLES[kind]}</h2>\n'
         f"<p>{_sentence(name)} Lower is closer.</p>\n"
-        '<div class="scroll" tabindex="0" role="region" aria-labelledby="distances">\n<table>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{kind}">\n<table>\n'
         f'<thead><tr>{head}<td class="bar"></td></tr></thead>\n<tbody>\n'
         + "\n".join(lines)
         + "\n</tbody>\n</table>\n</div>\n"
@@ -239,7 +244,10 @@ def write_report(path: str | Path, report: Report) -> None:
     """
     sections = []
     if report.distances:
-        sections.append(_distance_section(report.distance_name, report.distances, report.notes))
+        sections.append(_distance_section("Frechet", report.distance_name, report.distances, report.notes))
+    if report.kernel_distances:
+        name = "squared maximum mean discrepancy in the same features"
+        sections.append(_distance_section("kernel", name, report.kernel_distances, ()))
     if report.curves:
         sections.append(_curve_section(report.curves, report.x_ranges))
     if report.rows:

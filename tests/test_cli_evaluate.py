@@ -188,6 +188,38 @@ def test_the_name_of_a_split_implies_whether_it_was_used_for_training(
     assert json.loads((tmp_path / "a.json").read_text())["real videos were"] == expected
 
 
+def test_where_first_frames_came_from_is_taken_from_the_records_of_sampling(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    real = Path(shutil.copytree(videos[0], tmp_path / "data" / "val"))
+    made = Path(shutil.copytree(videos[1], tmp_path / "made"))
+    names, sources = index_clips(made).paths, index_clips(real).paths
+
+    def found(*flags: str, last: object = None, **records: object) -> str:
+        for path, source in zip(names, sources, strict=True):
+            record = {"first_frame": str(source), **records}
+            path.with_suffix(".json").write_text(
+                json.dumps(record | ({"first_frame": last} if last and path == names[-1] else {}))
+            )
+        run((tmp_path / "data", made), "-n", 2, "--json", tmp_path / "a.json", *flags)
+        return json.loads((tmp_path / "a.json").read_text())["first frames were"]
+
+    assert found() == "those of the real videos"
+    assert "where the videos came from with --real: numbers" in capsys.readouterr().out
+    assert found("--split", "val") == "held-out"
+    assert "record where" not in capsys.readouterr().out
+    assert found(first_frame="drawn") == "generated"
+    assert found(first_frame="elsewhere/a.png") == "from elsewhere"
+    assert found(last="drawn") == "those of the real videos (7), generated (1)"
+    assert found("--first-frames", "train") == "train"
+    with pytest.raises(SystemExit):
+        found("--first-frames", "train", first_frame="drawn")
+    assert (
+        "--first-frames train: sampling recorded next to the videos that they were generated" in capsys.readouterr().err
+    )
+
+
 def test_frame_metrics_alone_need_no_detector(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,7 +120,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--first-frames",
         choices=("generated", *USES),
-        help="record where the first frames of dir2's videos came from",
+        help="record where the first frames of dir2's videos came from (default: as sampling recorded it)",
     )
     _add_common_flags(parser)
     parser.add_argument("--report", metavar="FILE", help="write a page with numbers, curves, best and worst videos")

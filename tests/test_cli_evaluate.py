@@ -274,11 +274,11 @@ def test_the_page_has_numbers_videos_curves_and_settings(
     page = (tmp_path / "report.html").read_text()
     result = json.loads((tmp_path / "a.json").read_text())["results"]["random Frechet6"]
     assert page.count("<video") == 2 * 8
-    assert page.count("best: ") == page.count("worst: ") == 3 * 4
+    assert page.count("nearest: ") == page.count("farthest: ") == 3 * 4
     assert page.count('<svg class="chart"') == 2
     first, last = result["neighbours"][0], result["neighbours"][-1]
-    assert f"best: {Path(first['path']).name}, {first['distance']:.4g} from {Path(first['nearest']).name}" in page
-    assert f"worst: {Path(last['path']).name}" in page
+    assert f"nearest: {Path(first['path']).name}, {first['distance']:.4g} from {Path(first['nearest']).name}" in page
+    assert f"farthest: {Path(last['path']).name}" in page
     assert "stylegan-v" in page
     assert "random Frechet6: 8 generated against 8 real videos" in page
     assert "random Frechet6: floor: 4 other real against the same 4 real videos" in page
@@ -288,6 +288,16 @@ def test_the_page_has_numbers_videos_curves_and_settings(
     assert {"<dt>checkpoint</dt>", "<dt>date</dt>", "<dt>command</dt>"} <= set(re.findall("<dt>.*?</dt>", page))
     chart = page[page.index("PSNR by frame") :]
     assert re.search(r'text-anchor="start">1</text>.*?text-anchor="end">5</text>', chart), "frame 0 is not drawn"
+
+
+def test_a_page_of_three_videos_shows_nearest_and_farthest_ones(videos: tuple[Path, Path], tmp_path: Path) -> None:
+    run(videos, "-n", 2, "-ns", 3, "--report", tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert re.findall(r">(\w+): video_\d+\.mp4, [\d.]+ from video_\d+\.mp4</span>", page) == ["nearest"] * 2 + [
+        "farthest"
+    ]
+    run(videos, "-n", 2, "--metrics", "psnr", "--report", tmp_path / "a.html")
+    assert "nearest" not in (tmp_path / "a.html").read_text(), "no videos are shown"
 
 
 def test_the_inception_score_is_printed_and_recorded(
@@ -323,8 +333,10 @@ def test_the_inception_score_is_printed_and_recorded(
         ("-n 6 --report {file}/a.html", "{file}"),
         ("--nframes 0 --metrics psnr", "--nframes 0: give"),
         ("-n 6 --metrics psnr -r=0", "error: -r 0: give"),
-        ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels or more"),
-        ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for; there are 8"),
+        ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels (-r) or more"),
+        ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for (-ns); there are 8"),
+        ("-n 6 -ns 1", "error: -ns 1: a distance needs 2 videos of each folder or more"),
+        ("-n 1", "the random detector needs 2 frames (-n)"),
     ],
 )
 def test_an_error_is_one_line(
@@ -338,6 +350,17 @@ def test_an_error_is_one_line(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert printed.format(**places) in errors[0]
+
+
+@pytest.mark.parametrize("flags", ["-ns 1 --splits 1", "-ns 9"])
+def test_too_few_videos_for_the_splits_are_refused_before_they_are_read(
+    flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        evaluate_vis_main(["-dir2", str(tmp_path), *flags.split()])
+    number, splits = flags.split()[1], flags.partition("--splits ")[2] or "10"
+    needed = max(int(splits), 2)
+    assert capsys.readouterr().err == f"error: -ns {number}: --splits {splits} needs {needed} or more\n"
 
 
 def test_an_unknown_metric_is_named_in_the_error(videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -480,7 +503,10 @@ def test_advice_is_for_the_flag_with_the_mistake(
 ) -> None:
     for flags, line in (
         (f"-dir2 {tmp_path / 'typo'}", f"error: no such folder: {tmp_path / 'typo'} (-dir2)"),
-        (f"-i3d {tmp_path / 'typo.pt'}", f"error: no such file: {tmp_path / 'typo.pt'}: check the path, or use"),
+        (
+            f"-i3d {tmp_path / 'typo.pt'}",
+            f"error: no such file: {tmp_path / 'typo.pt'}: check the path, or use the random detector: -i3d random",
+        ),
     ):
         with pytest.raises(SystemExit, match="2"):
             run(videos, *flags.split())

@@ -30,8 +30,8 @@ from vidm.distributed import is_main, on_main, print0, world_size
 from vidm.evaluate_flags import (
     NUM_FRAMES,
     USE_OF_SPLIT,
-    check_common_flags,
     check_fvd_flags,
+    check_vis_flags,
     evaluate_parser,
     evaluate_vis_parser,
 )
@@ -241,4 +241,4 @@ def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
 
 def evaluate_vis_main(argv: Sequence[str] | None = None) -> None:
     """scripts/evaluate_VIS.py: print the inception score of a folder; also under torchrun."""
-    _run(check_common_flags, _evaluate_vis, evaluate_vis_parser(), argv)
+    _run(check_vis_flags, _evaluate_vis, evaluate_vis_parser(), argv)

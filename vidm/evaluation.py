@@ -202,10 +202,11 @@ def _clip(path: Path, start: int, result: FVDResult, stride: int) -> np.ndarray:
 def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
     """Return rows of the generated videos nearest to a real one and of the farthest, each next to that real video."""
     found = result.neighbours
-    shown = dict.fromkeys([*found[:SHOWN], *found[-SHOWN:]])
+    near = min(SHOWN, (len(found) + 1) // 2)
+    shown = [("nearest", each) for each in found[:near]]
+    shown += [("farthest", each) for each in found[max(near, len(found) - SHOWN) :]]
     rows = []
-    for number, neighbour in enumerate(shown):
-        kind = "best" if number < min(SHOWN, len(found)) else "worst"
+    for number, (kind, neighbour) in enumerate(shown):
         media = [folder / f"{number}-made.mp4", folder / f"{number}-real.mp4"]
         write_video(media[0], _clip(neighbour.path, 0, result, result.frame_strides[1]), fps=FPS)
         write_video(media[1], _clip(neighbour.nearest, neighbour.start, result, result.frame_strides[0]), fps=FPS)
@@ -235,7 +236,7 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
 def write_evaluation_report(
     path: str | Path, measured: Measured, frames: FrameMetrics | None, choices: Mapping[str, Any]
 ) -> None:
-    """Write the page with numbers, floors, curves, best and worst videos next to the nearest real ones, and choices.
+    """Write the page with numbers, floors, curves, the nearest and the farthest videos next to real ones, and choices.
 
     The videos are those of the first measurement, if it was made with neighbours=True.
     """
@@ -246,11 +247,16 @@ def write_evaluation_report(
         labels = f"PSNR by frame, dB; mean {frames.psnr:.4g}", f"SSIM by frame; mean {frames.ssim:.4g}"
         curves = {f"{label}; {_pairs(frames)}": each for label, each in zip(labels, by_frame, strict=True)}
     last = len(frames.psnr_by_frame) - 1 if frames else 0
+    intro = "Generated videos compared with real ones."
+    if first:
+        intro += (
+            " Each video that is shown is next to the real one with the nearest features (their Euclidean distance "
+            "is in the caption): first the nearest pairs, then the farthest."
+        )
     with TemporaryDirectory() as folder:
         report = Report(
             title="Evaluation",
-            intro="Generated videos compared with real ones. Each video that is shown is next to the real one with the "
-            "nearest features: first the nearest pairs, then the farthest.",
+            intro=intro,
             columns=["generated", "nearest real video"],
             rows=_rows(first, Path(folder)) if first else [],
             distance_name=first.name if first else "",

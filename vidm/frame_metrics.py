@@ -90,7 +90,7 @@ def _sums(real: Clips, made: Clips, places: Iterable[int], device: torch.device 
         if min(made_u8.shape[1:3]) < SSIM_WINDOW:
             raise ValueError(
                 f"{made_path} is {made_u8.shape[2]} x {made_u8.shape[1]}: SSIM needs frames of {SSIM_WINDOW} x "
-                f"{SSIM_WINDOW} pixels or more"
+                f"{SSIM_WINDOW} pixels (-r) or more"
             )
         sums += _compared(real_u8, made_u8, device)
         count += 1
@@ -113,7 +113,7 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride, fit=made.fit)
     total = len(made_clips) if made.num_samples is None else made.num_samples
     if not 1 <= total <= len(made_clips):
-        raise ValueError(f"{total} pairs were asked for; there are {len(made_clips)}")
+        raise ValueError(f"{total} pairs were asked for (-ns); there are {len(made_clips)}")
     mine = range(rank(), total, world_size())
     sums, count, damaged = reduce(_added, gather_results(partial(_sums, real_clips, made_clips, mine, device)))
     if count == 0:

@@ -187,7 +187,9 @@ def inception_score(
     """
     rows = _as_rows(probabilities)
     if not 1 <= splits <= len(rows):
-        raise ValueError(f"{len(rows)} samples cannot be divided into {splits} splits; give more samples")
+        raise ValueError(
+            f"{len(rows)} samples cannot be divided into {splits} splits; give more samples or fewer splits"
+        )
     if rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > 1e-3:
         raise ValueError("rows of class probabilities must be at least 0 and sum to 1; apply a softmax to scores first")
     order = np.arange(len(rows))

@@ -148,7 +148,7 @@ def test_pairing_by_order_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFix
         write_video(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8))
     run((tmp_path / "real", tmp_path / "made"), "-n", 2, "--metrics", "psnr")
     printed = capsys.readouterr()
-    assert "2 pairs by order" in printed.out
+    assert "2 pairs by order, frame 1, 16 x 16" in printed.out
     assert "warning: videos are paired by order" in printed.err
 
 
@@ -447,22 +447,29 @@ def test_by_default_clips_have_the_frames_of_the_shorter_side(
     assert "2.npy" not in printed.out
     assert "4.npy: has 2 frames, 4 are needed" in printed.err
     run(videos, "--frame-stride", 2)
-    assert "random Frechet3 by 2 " in capsys.readouterr().out
+    assert "3 frames at stride 2, 32 x 32" in (printed := capsys.readouterr().out)
+    assert "random Frechet3 by 2 " in printed
+    run(videos, "-n", 3, "--real-stride", 2, "--metrics", "fvd,psnr")
+    assert capsys.readouterr().out.count(" at stride 2 (real) and 1, 32 x 32") == 2
 
 
 def test_a_row_for_latex_has_what_the_number_depends_on(
     videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(videos, *"-n 4 -ns 6 -r 24 --protocol vidm-released --metrics fvd,kvd --repeats 2 --latex".split())
-    header, row, kernel = capsys.readouterr().out.splitlines()[-3:]
+    run(videos, *"-n 4 -ns 6 -r 24 --protocol vidm-released --metrics fvd,kvd,psnr,ssim --repeats 2 --latex".split())
+    header, row, kernel, psnr, ssim = capsys.readouterr().out.splitlines()[-5:]
     digest = load_detector("random").sha256[:12]  # type: ignore[attr-defined]
-    assert header.count("&") == row.count("&") == kernel.count("&") == 9
+    assert [line.count("&") for line in (header, row, kernel, psnr, ssim)] == [9] * 5
     common = rf"vidm-released & 6 & 6 & 4 & 1 & $24 \times 24$ & 2 & \texttt{{{digest}}} & $".replace("\\\\", "\\")
     assert row.startswith(f"random Frechet4 & {common}")
     assert kernel.startswith(f"random Frechet4 kernel & {common}")
     assert r" \pm " in row
     assert row.endswith("$ \\\\  % says nothing: 512 videos needed (6 videos for 128 features)")
     assert "for 128 features" not in kernel, "which has no bias"
+    for name, line in (("PSNR, dB", psnr), ("SSIM", ssim)):
+        assert line.startswith(rf"{name} & pairs by name & 6 & 6 & 1 to 3 & 1 & $24 \times 24$ & 1 & - & $")
+    run(videos, *"-n 4 --metrics ssim --latex".split())
+    assert [line.split(" &")[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["% metric", "SSIM"]
 
 
 def test_the_kernel_distance_has_its_floor_and_its_mark_everywhere(

@@ -39,10 +39,7 @@ from vidm.evaluation import (
     CLIP_STARTS,
     GIVEN_FRAME,
     circumstances,
-    latex_of,
     ready_to_write,
-    table_of,
-    text_of_vis,
     warnings_of,
     write_results,
 )
@@ -52,6 +49,7 @@ from vidm.frame_metrics import FrameMetrics, frame_metrics_of
 from vidm.launch import launch
 from vidm.metrics import FVDResult, compute_vis, fvd_of
 from vidm.pairing import GENERATED, OF_REAL, first_frames_of, sampled_with
+from vidm.result_tables import latex_of, table_of, text_of_vis
 from vidm.runtime import exit_on_user_error
 
 # StyleGAN-V's three measurements: 16 frames, 128 frames, and 16 frames at stride 8.
@@ -179,7 +177,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             choices["contents"] = contents
             _print(measured, frames, options.metrics, choices)
             if options.latex:
-                print(*latex_of(measured, choices["detector"]), sep="\n")
+                print(*latex_of(measured, frames, options.metrics, choices["detector"]), sep="\n")
             write_results(options.json, options.report, measured, frames, choices)
 
 

@@ -126,7 +126,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report", metavar="FILE", help="write a page with numbers, curves, nearest and farthest videos"
     )
-    parser.add_argument("--latex", action="store_true", help="print each distance as a row of a LaTeX table")
+    parser.add_argument("--latex", action="store_true", help="print each number as a row of a LaTeX table")
     return parser
 
 
@@ -174,8 +174,6 @@ def check_fvd_flags(options: argparse.Namespace, typed: Mapping[str, str]) -> No
         raise ValueError("-n and --frame-stride have no effect with --suite, which has its own")
     if options.repeats != 1 and not {"fvd", "kvd"} & set(options.metrics):
         raise ValueError("--repeats has no effect on PSNR and SSIM: add fvd or kvd to --metrics")
-    if options.latex and not {"fvd", "kvd"} & set(options.metrics):
-        raise ValueError("--latex has no effect on PSNR and SSIM: add fvd or kvd to --metrics")
 
 
 def check_vis_flags(options: argparse.Namespace, typed: Mapping[str, str]) -> None:

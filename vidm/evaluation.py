@@ -1,12 +1,11 @@
-"""Format measurements as a table for the terminal, a JSON record and an HTML page. Ours.
+"""Write measurements as a JSON record and an HTML page. Ours.
 
     measured = {f"{label_of(detector)}16": compute_fvd(real, generated, detector, 16, neighbours=True)}
     choices = {"real": real, "generated": generated, **circumstances("cpu")}
-    print(*table_of(measured, None), sep="\n")
     write_json("fvd.json", record_of(measured, None, choices))
     write_evaluation_report("fvd.html", measured, None, choices)
 
-All three contain the settings of the measurement, without which numbers cannot be compared.
+Both contain the settings of the measurement, without which numbers cannot be compared.
 """
 
 import json
@@ -25,93 +24,21 @@ import torch
 from vidm.console import command_line
 from vidm.datasets import fit_frames, window_length
 from vidm.files import append, atomic_write, target_of
-from vidm.floor import FLOORS, Measure
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
-from vidm.metrics import FVDResult, VISResult
+from vidm.metrics import FVDResult
 from vidm.packs import read_frames
 from vidm.report import Distance, Report, VideoRow, decimal, write_report
+from vidm.result_tables import Measured, labelled, mark_of, number_text, pairs_text
 from vidm.runtime import provenance
 from vidm.video_io import write_video
 
 SHOWN = 4
 FPS = 8
 LIBRARIES = ("python", "vidm", "torch", "numpy", "av", "pillow")
-LATEX_COLUMNS = (
-    *("metric", "protocol", "N real", "N generated", "frames", "stride", "resolution", "repeats", "detector", "value"),
-)
 # What a measurement does with the first frame of generated videos, if it was given. Published distances include it.
 GIVEN_FRAME = "counts in distances, not in PSNR and SSIM"
 CLIP_STARTS = {False: "at the first frame", True: "at a frame drawn by the seed"}
-
-Measured = Mapping[str, FVDResult]
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.3g}"
-
-
-def _label(name: str, kind: str) -> str:
-    return name if kind == "Frechet" else f"{name} {kind}"
-
-
-def _measures(measured: Measured) -> Iterator[tuple[str, FVDResult, Measure]]:
-    """Yield each distance with its label: FVD16, FVD16 kernel, ..."""
-    for name, result in measured.items():
-        for kind, found in result.measures.items():
-            yield _label(name, kind), result, found
-
-
-def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> list[str]:
-    """Return lines for a terminal: every number with its deviation over repeats, its floor and its clips.
-
-    A floor is next to the distance that it is compared with. `metrics` names the frame metrics to print.
-    """
-    rows: list[tuple[str, tuple[float | None, ...], str]] = []
-    for name, result, found in _measures(measured):
-        real, made = result.num_samples
-        height, width = result.size
-        stride = f" at stride {result.frame_strides[1]}" if result.frame_strides[1] > 1 else ""
-        clips = f"{real} real and {made} generated videos, {result.num_frames} frames{stride}, {width} x {height}"
-        floor = found.floor if found.is_whole else None
-        rows.append((name, (found.value, found.deviation, floor), "; ".join(filter(None, [mark_of(found), clips]))))
-        if result.matched_samples and not found.is_whole:
-            clips = "{} real videos against {} generated or other real ones".format(*result.matched_samples)
-            rows.append((f"{name} matched", (found.matched, None, found.floor), clips))
-    for name, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM")):
-        if frames and name in metrics:
-            rows.append((label, (getattr(frames, name), None, None), _pairs(frames)))
-    width = max((len(name) for name, _, _ in rows), default=0)
-    lines = [f"{'':<{width}}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
-    for name, values, clips in rows:
-        lines.append(f"{name:<{width}}{''.join(f'{_number(value):>12}' for value in values)}   {clips}")
-    kinds = dict.fromkeys(kind for result in measured.values() for kind in result.measures)
-    return [*lines, *(FLOORS[kind] for kind in kinds)]
-
-
-def latex_of(measured: Measured, detector: Mapping[str, str | None]) -> list[str]:
-    """Return rows of a LaTeX table, one per distance, with what a reader needs to compare it; comments name the rest.
-
-    `detector` is its identity_of; the row has the first 12 digits of its sha256.
-    """
-    lines = [f"% {' & '.join(LATEX_COLUMNS)} \\\\"]
-    for name, result, found in _measures(measured):
-        height, width = result.size
-        stride = " / ".join(str(stride) for stride in dict.fromkeys(result.frame_strides))
-        digest = (detector["sha256"] or "unknown")[:12]
-        how = (result.protocol, *result.num_samples, result.num_frames, stride, f"${width} \\times {height}$")
-        common = " & ".join(map(str, (*how, len(result.values), f"\\texttt{{{digest}}}"))).replace("_", r"\_")
-        spread = "" if found.deviation is None else f" \\pm {found.deviation:.4g}"
-        mark = f"  % {mark_of(found)} ({found.says_nothing})" if found.says_nothing else ""
-        lines.append(f"{name} & {common} & ${found.value:.4g}{spread}$ \\\\{mark}")
-    return lines
-
-
-def mark_of(found: FVDResult | Measure) -> str:
-    """Return "says nothing" with the number of videos that would say something; "" for a number that does. Ours."""
-    return f"says nothing: {found.needed} videos needed" if found.says_nothing else ""
 
 
 def _times_floor(value: float, floor: float | None) -> str:
@@ -126,7 +53,7 @@ def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> li
     if kind not in result.measures:
         return []
     found = result.measures[kind]
-    prefix, mark = f"{_label(name, kind)}: " if name else "", mark_of(found)
+    prefix, mark = f"{labelled(name, kind)}: " if name else "", mark_of(found)
     real, made = result.num_samples
     label = f"{prefix}{made} generated against {real} real videos"
     lines = [
@@ -141,24 +68,6 @@ def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> li
     floors = {"Frechet": f"{count} other real against the same {reference} real videos"}
     floors["kernel"] = f"real videos divided at random into {count} and {reference}"
     return [*lines, Distance(f"{prefix}floor: {floors[kind]}", found.floor, floor=True)]
-
-
-def _pairs(frames: FrameMetrics) -> str:
-    """Describe the pairs and frames of PSNR and SSIM."""
-    last = len(frames.psnr_by_frame) - 1
-    which = f"frames 1 to {last}" if last > 1 else f"frame {last}"
-    return f"{count_of(frames.num_pairs, 'pair')} {frames.pairing}, {which}"
-
-
-def text_of_vis(result: VISResult) -> list[str]:
-    """Return two lines for a terminal: the score and its clips."""
-    height, width = result.size
-    return [
-        f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}",
-        f"{count_of(result.num_samples, 'video')}, the first {count_of(result.num_frames, 'frame')} at {width} x "
-        f"{height}, {result.num_classes} classes, {count_of(result.splits, 'split')}, "
-        f"seed {result.seed}, {len(result.skipped)} skipped",
-    ]
 
 
 def warnings_of(measured: Measured, frames: FrameMetrics | None) -> list[str]:
@@ -227,7 +136,7 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
     for name, result in measured.items():
         real, made = result.num_samples
         flat[name] = f"{real} real and {made} generated videos, {count_of(result.num_frames, 'frame')}, strides " + (
-            f"{result.frame_strides}, values {', '.join(map(_number, result.values))}, "
+            f"{result.frame_strides}, values {', '.join(map(number_text, result.values))}, "
             f"{result.feature_dim} features, {len(result.skipped)} skipped"
         )
     return flat
@@ -245,7 +154,7 @@ def write_evaluation_report(
     if frames:  # without frame 0, which is given
         by_frame = [each[1:] or each for each in (frames.psnr_by_frame, frames.ssim_by_frame)]
         labels = f"PSNR by frame, dB; mean {frames.psnr:.4g}", f"SSIM by frame; mean {frames.ssim:.4g}"
-        curves = {f"{label}; {_pairs(frames)}": each for label, each in zip(labels, by_frame, strict=True)}
+        curves = {f"{label}; {pairs_text(frames)}": each for label, each in zip(labels, by_frame, strict=True)}
     last = len(frames.psnr_by_frame) - 1 if frames else 0
     intro = "Generated videos compared with real ones."
     if first:

@@ -47,7 +47,8 @@ from vidm.features import MeasureSettings
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
 from vidm.launch import launch
-from vidm.metrics import FVDResult, compute_vis, fvd_of
+from vidm.metric_results import FVDResult
+from vidm.metrics import compute_vis, fvd_of
 from vidm.pairing import GENERATED, OF_REAL, first_frames_of, sampled_with
 from vidm.result_tables import latex_of, table_of, text_of_vis
 from vidm.runtime import exit_on_user_error

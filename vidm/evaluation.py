@@ -26,7 +26,7 @@ from vidm.datasets import fit_frames, window_length
 from vidm.files import append, atomic_write, target_of
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
-from vidm.metrics import FVDResult
+from vidm.metric_results import FVDResult
 from vidm.packs import read_frames
 from vidm.report import Distance, Report, VideoRow, decimal, write_report
 from vidm.result_tables import Measured, labelled, mark_of, number_text, pairs_text

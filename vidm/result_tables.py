@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vidm.floor import FLOORS, Measure
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
-from vidm.metrics import FVDResult, VISResult
+from vidm.metric_results import FVDResult, VISResult
 
 LATEX_COLUMNS = (
     *("metric", "protocol", "N real", "N generated", "frames", "stride", "resolution", "repeats", "detector", "value"),

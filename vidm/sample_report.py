@@ -23,7 +23,8 @@ from vidm.folder_walk import count_of
 from vidm.frame_metrics import drift
 from vidm.frame_size import FrameSize, sides_of
 from vidm.generator import Generator
-from vidm.metrics import FVDResult, compute_fvd
+from vidm.metric_results import FVDResult
+from vidm.metrics import compute_fvd
 from vidm.packs import probe, read_frames
 from vidm.pairing import DRAWN
 from vidm.report import Report, VideoRow, write_report

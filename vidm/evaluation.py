@@ -29,7 +29,7 @@ from vidm.frame_metrics import FrameMetrics
 from vidm.metric_results import FVDResult
 from vidm.packs import read_frames
 from vidm.report import Distance, Report, VideoRow, decimal, write_report
-from vidm.result_tables import Measured, labelled, mark_of, number_text, pairs_text
+from vidm.result_tables import FRAME_METRICS, Measured, labelled, mark_of, number_text, pairs_text
 from vidm.runtime import provenance
 from vidm.video_io import write_video
 
@@ -177,6 +177,7 @@ def write_evaluation_report(
             settings=_settings(choices, measured),
             curves=curves,
             x_ranges=dict.fromkeys(curves, (min(1, last), last)),
+            axes={label: ("frame", unit) for label, unit in zip(curves, FRAME_METRICS.values(), strict=False)},
         )
         write_report(path, report)
 

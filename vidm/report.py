@@ -40,7 +40,7 @@ TITLES = {"Frechet": "Distances", "kernel": "Kernel distances"}
 
 # The line chart, in SVG units: its size, its margins, and the space for a title in a standalone file.
 WIDTH, HEIGHT = 640, 200
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 28
+LEFT, RIGHT, TOP, BOTTOM = 80, 12, 12, 28
 TITLE_HEIGHT = 24
 
 
@@ -76,6 +76,7 @@ class Report:
     settings: name-value pairs that say how the videos were made.
     curves: a sequence of finite numbers for each label; at least one number each.
     x_ranges: the x values of the first and the last number of a curve, by label; by default their indices.
+    axes: the names of the x and the y axis of a curve, by label.
     kernel_distances: kernel distances in the features of the distances.
     """
 
@@ -89,6 +90,7 @@ class Report:
     settings: Mapping[str, object] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     x_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    axes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     kernel_distances: Sequence[Distance] = ()
 
 
@@ -169,8 +171,13 @@ def _distance_section(kind: str, name: str, distances: Sequence[Distance], notes
     )
 
 
-def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> str:
-    low, high = min(values), max(values)
+def _line_and_axes(
+    values: Sequence[float],
+    x_range: tuple[int, int] | None,
+    axes: tuple[str, str] = ("", ""),
+    faint: Sequence[float] = (),
+) -> str:
+    low, high = min([*values, *faint]), max([*values, *faint])
     spread = (high - low) or 1.0
     last = max(len(values) - 1, 1)
 
@@ -180,7 +187,10 @@ def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> 
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / spread
 
-    points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+    def line(values: Sequence[float], attributes: str = "") -> str:
+        points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+        return f'<polyline{attributes} points="{points}"/>'
+
     levels = "".join(
         f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
@@ -191,19 +201,34 @@ def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> 
     below = "".join(
         f'<text x="{x(i):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{text}</text>' for i, anchor, text in x_labels
     )
-    return f'{levels}{below}<polyline points="{points}"/>'
+    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    places = f'x="{middle_x:g}" y="{HEIGHT - 8}"', f'x="16" y="{middle_y:g}" transform="rotate(-90 16 {middle_y:g})"'
+    names = "".join(
+        f'<text {place} text-anchor="middle">{escape(name)}</text>'
+        for place, name in zip(places, axes, strict=True)
+        if name
+    )
+    raw = line(faint, ' class="faint"') if faint else ""
+    return f"{levels}{below}{names}{raw}{line(values)}"
 
 
-def line_chart(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
+def line_chart(
+    values: Sequence[float],
+    label: str,
+    x_range: tuple[int, int] | None = None,
+    axes: tuple[str, str] = ("", ""),
+    faint: Sequence[float] = (),
+) -> str:
     """Return a line chart as an SVG element for a page, whose style sheet sets its colours.
 
     values: at least one finite number, at equal distances from left to right. The y axis shows the smallest and the
     largest. label: a description of the values for screen readers. x_range: the x values of the first and the last
-    point; by default their indices. Ours.
+    point; by default their indices. axes: the names of the x and the y axis. faint: as many other values, for a faint
+    line behind. Ours.
     """
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{_line_and_axes(values, x_range)}</svg>"
+        f"{_line_and_axes(values, x_range, axes, faint)}</svg>"
     )
 
 
@@ -219,10 +244,11 @@ def svg_file(values: Sequence[float], label: str, x_range: tuple[int, int] | Non
     )
 
 
-def _curve_section(curves: Mapping[str, Sequence[float]], x_ranges: Mapping[str, tuple[int, int]]) -> str:
+def _curve_section(report: Report) -> str:
     charts = "".join(
-        f"<p>{escape(label)}</p>\n{line_chart(values, label, x_ranges.get(label))}\n"
-        for label, values in curves.items()
+        f"<p>{escape(label)}</p>\n"
+        f"{line_chart(values, label, report.x_ranges.get(label), report.axes.get(label, ('', '')))}\n"
+        for label, values in report.curves.items()
     )
     return f'<section aria-labelledby="curves">\n<h2 id="curves">Over time</h2>\n{charts}</section>'
 
@@ -249,7 +275,7 @@ def write_report(path: str | Path, report: Report) -> None:
         name = "squared maximum mean discrepancy in the same features"
         sections.append(_distance_section("kernel", name, report.kernel_distances, ()))
     if report.curves:
-        sections.append(_curve_section(report.curves, report.x_ranges))
+        sections.append(_curve_section(report))
     if report.rows:
         sections.append(_video_section(report.columns, report.rows))
     notes = () if report.distances else report.notes

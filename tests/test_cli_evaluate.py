@@ -296,6 +296,10 @@ def test_a_page_of_three_videos_shows_nearest_and_farthest_ones(videos: tuple[Pa
     assert re.findall(r">(\w+): video_\d+\.mp4, [\d.]+ from video_\d+\.mp4</span>", page) == ["nearest"] * 2 + [
         "farthest"
     ]
+    assert "at stride 1 (real) and 1 (generated), 128 features" in page
+    run(videos, "-n", 2, "--metrics", "kvd", "--repeats", 2, "--report", tmp_path / "a.html")
+    for name in ("random Frechet2", "random Frechet2 kernel"):
+        assert f"<dt>{name}: repeats</dt>" in (tmp_path / "a.html").read_text()
     run(videos, "-n", 2, "--metrics", "psnr", "--report", tmp_path / "a.html")
     assert "nearest" not in (tmp_path / "a.html").read_text(), "no videos are shown"
 
@@ -309,8 +313,9 @@ def test_the_inception_score_is_printed_and_recorded(
     printed, warned = capsys.readouterr()
     assert "with 8 videos in 2 splits a score cannot exceed 4" in warned
     assert "not a video inception score" in printed
-    result = record["results"]["VIS"]
+    result = record["results"]["random score"]
     assert f"{result['value']:.4f} +- {result['deviation']:.4f}" in printed
+    assert "VIS" not in record["results"], "which is by a C3D"
     assert (result["splits"], result["seed"], result["softmax"]) == (2, 42, True)
     done = subprocess.run([sys.executable, ROOT / "scripts" / "evaluate_VIS.py", "--help"], capture_output=True)
     assert done.returncode == 0
@@ -464,7 +469,9 @@ def test_a_row_for_latex_has_what_the_number_depends_on(
     assert row.startswith(f"random Frechet4 & {common}")
     assert kernel.startswith(f"random Frechet4 kernel & {common}")
     assert r" \pm " in row
-    assert row.endswith("$ \\\\  % says nothing: 512 videos needed (6 videos for 128 features)")
+    assert re.search(
+        r"\$ \\\\  % floor [\d.]+ for [\d.]+ of 4 real and 4 generated; says nothing: 512 videos needed", row
+    )
     assert "for 128 features" not in kernel, "which has no bias"
     for name, line in (("PSNR, dB", psnr), ("SSIM", ssim)):
         assert line.startswith(rf"{name} & pairs by name & 6 & 6 & 1 to 3 & 1 & $24 \times 24$ & 1 & - & $")

@@ -37,7 +37,8 @@ def test_a_chart_names_its_axes_and_keeps_the_raw_values_faint(tmp_path):
     assert re.findall(r'text-anchor="middle">(.*?)</text>', page) == ["step", "loss", "step", "lr"]
     assert page.count('<polyline class="faint" points=') == 1, "a learning rate has no noise"
     assert page.count("<polyline points=") == 2
-    write_curves(tmp_path / "curves.html", "run", rows[:10])
+    write_curves(tmp_path / "curves.html", "run", [*rows[:10], b'{"step": 10, "distance": 2.0}'])
+    assert "distance (Frechet distance to held-out videos, which only" in (tmp_path / "curves.html").read_text()
     assert 'class="faint"' not in (tmp_path / "curves.html").read_text()
 
 

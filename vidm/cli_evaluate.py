@@ -215,7 +215,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
             print("the classifier returned scores: a softmax was applied", file=sys.stderr)
         choices = {"generated": options.dir2, "detector": identity_of(classifier), **circumstances(device)}
         choices |= {"contents": contents}
-        write_results(options.json, None, {"VIS": result}, None, choices)
+        write_results(options.json, None, {label_of(classifier): result}, None, choices)
 
 
 def _run(

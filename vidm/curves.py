@@ -24,6 +24,8 @@ INTRO = (
 # The line in a chart is a running mean over this part of the points, except for what is set and not measured.
 SMOOTHED = 0.1
 EXACT = ("lr", "loss_scale")
+# What a name does not say.
+MEANINGS = {"distance": "Frechet distance to held-out videos, which only compares steps of one run"}
 
 
 def _points(steps: list[int], values: list[float]) -> list[float]:
@@ -62,7 +64,8 @@ def write_curves(path: str | Path, title: str, rows: Iterable[bytes]) -> None:
                 values.append(value)
     charts = []
     for name, (steps, values) in series.items():
-        label = f"{name}: {values[-1]:.4g} at step {steps[-1]}"
+        meaning = f" ({MEANINGS[name]})" if name in MEANINGS else ""
+        label = f"{name}{meaning}: {values[-1]:.4g} at step {steps[-1]}"
         points = _points(steps, values)
         line = points if name in EXACT else _running_mean(points)
         faint = points if line != points else ()

@@ -256,9 +256,13 @@ def load_classifier(path: Path | str | None = None, device: torch.device | str =
     if path == "random":
         network = _RandomNetwork(device)
         network.name = "score of random classes: not a video inception score, not comparable with published numbers"
+        network.label = "random score"
         return network
     path = Path(path)
-    return _TorchScript(path, "-c3d", C3D_URL, f"video inception score (C3D {path.name})", "the C3D needs 16", device)
+    name = f"video inception score (C3D {path.name})"
+    classifier = _TorchScript(path, "-c3d", C3D_URL, name, "the C3D needs 16", device)
+    classifier.label = "VIS"
+    return classifier
 
 
 def name_of(detector: Detector) -> str:
@@ -267,7 +271,7 @@ def name_of(detector: Detector) -> str:
 
 
 def label_of(detector: Detector) -> str:
-    """Return what a distance in a detector's features is called in tables and records: FVD only with an I3D. Ours."""
+    """Return what a number by a detector is called in tables and records: FVD only by an I3D, VIS by a C3D. Ours."""
     return getattr(detector, "label", "Frechet")
 
 

@@ -134,11 +134,15 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
         else:
             flat[name] = choice
     for name, result in measured.items():
-        real, made = result.num_samples
-        flat[name] = f"{real} real and {made} generated videos, {count_of(result.num_frames, 'frame')}, strides " + (
-            f"{result.frame_strides}, values {', '.join(map(number_text, result.values))}, "
-            f"{result.feature_dim} features, {len(result.skipped)} skipped"
+        (real, made), (real_stride, made_stride) = result.num_samples, result.frame_strides
+        flat[name] = (
+            f"{real} real and {made} generated videos, {count_of(result.num_frames, 'frame')} at stride {real_stride} "
+            f"(real) and {made_stride} (generated), {result.feature_dim} features, {len(result.skipped)} skipped"
         )
+        if len(result.values) > 1:
+            flat[f"{name}: repeats"] = ", ".join(map(number_text, result.values))
+        if len(result.kernel_values) > 1:
+            flat[f"{labelled(name, 'kernel')}: repeats"] = ", ".join(map(number_text, result.kernel_values))
     return flat
 
 

@@ -100,6 +100,18 @@ def _latex_row(
     return " & ".join(map(str, (name, *cells, stride, size, *rest))).replace("_", r"\_")
 
 
+def _comment(result: FVDResult, found: Measure) -> str:
+    """The floor and the mark of a number, as a comment of LaTeX."""
+    notes = []
+    if found.matched is not None and found.floor is not None and result.matched_samples:
+        real, made = result.matched_samples
+        of = "" if found.is_whole else f" for {found.matched:.4g} of {real} real and {made} generated"
+        notes.append(f"floor {found.floor:.4g}{of}")
+    if found.says_nothing:
+        notes.append(f"{mark_of(found)} ({found.says_nothing})")
+    return f"  % {'; '.join(notes)}" if notes else ""
+
+
 def latex_of(
     measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str], detector: Mapping[str, str | None]
 ) -> list[str]:
@@ -113,8 +125,7 @@ def latex_of(
         cells = result.protocol, *result.num_samples, result.num_frames
         row = _latex_row(name, cells, result.frame_strides, [result.size], len(result.values), digest)
         spread = "" if found.deviation is None else f" \\pm {found.deviation:.4g}"
-        mark = f"  % {mark_of(found)} ({found.says_nothing})" if found.says_nothing else ""
-        lines.append(f"{row} & ${found.value:.4g}{spread}$ \\\\{mark}")
+        lines.append(f"{row} & ${found.value:.4g}{spread}$ \\\\{_comment(result, found)}")
     for name, label in FRAME_METRICS.items():
         if frames and name in metrics:
             pairs = f"pairs {frames.pairing}", frames.num_pairs, frames.num_pairs, _numbers(frames)
@@ -127,7 +138,7 @@ def text_of_vis(result: VISResult) -> list[str]:
     """Return two lines for a terminal: the score and its clips."""
     height, width = result.size
     return [
-        f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}",
+        f"{result.value:.4f} +- {result.deviation:.4f} (over splits)  {result.name}",
         f"{count_of(result.num_samples, 'video')}, the first {count_of(result.num_frames, 'frame')} at {width} x "
         f"{height}, {result.num_classes} classes, {count_of(result.splits, 'split')}, "
         f"seed {result.seed}, {len(result.skipped)} skipped",

@@ -195,7 +195,7 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
         if result and not curve:
             needed = enough_for(NUM_RANDOM_FEATURES)
             notes.append(f"no curve of the drift: {count_of(num_samples, 'video')}, and it needs {needed}")
-        drift_label = f"distance within windows of {window} frames"
+        drift_label = f"random-feature Frechet distance within windows of {window} frames"
         report = Report(
             title="Generated videos",
             intro=f"{count_of(len(records), 'video')} of {count_of(generator.num_frames(settings), 'frame')}, "

@@ -27,11 +27,12 @@ from vidm.checkpoint import checkpoint_path
 from vidm.config import Config
 from vidm.console import CommandParser
 from vidm.detectors import load_detector, name_of
-from vidm.evaluation import circumstances, mark_of
+from vidm.evaluation import circumstances
 from vidm.generator import load_generator
 from vidm.layouts import index_clips
 from vidm.metrics import FVDResult, compute_fvd
 from vidm.report import Distance, Report, VideoRow, write_report
+from vidm.result_tables import mark_of
 from vidm.runtime import exit_on_user_error
 from vidm.sample_config import SampleConfig
 from vidm.sampling import sample_folder

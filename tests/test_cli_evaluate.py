@@ -148,7 +148,7 @@ def test_pairing_by_order_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFix
         write_video(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8))
     run((tmp_path / "real", tmp_path / "made"), "-n", 2, "--metrics", "psnr")
     printed = capsys.readouterr()
-    assert "2 pairs by order" in printed.out
+    assert "2 pairs by order, frame 1, 16 x 16" in printed.out
     assert "warning: videos are paired by order" in printed.err
 
 
@@ -172,7 +172,7 @@ def test_the_floor_and_unspecified_choices_are_always_printed(
     assert f"{result.floor:.4f}" in printed.out
     assert "real videos were not specified" in printed.out
     assert "--real and --first-frames" in printed.out
-    assert "warning: the distance says nothing (8 videos for 128 features): use 512 videos" in printed.err
+    assert "warning: the Frechet distance says nothing (8 videos for 128 features): use 512 videos" in printed.err
     assert "says nothing: 512 videos needed; 8 real and 8 generated videos" in printed.out
     assert "4 real videos against 4 generated or other real ones" in printed.out
     assert "FVD" not in printed.out.replace("not an FVD", "")
@@ -186,6 +186,38 @@ def test_the_name_of_a_split_implies_whether_it_was_used_for_training(
     (tmp_path / "data" / split).symlink_to(videos[0])
     run((tmp_path / "data", videos[1]), "-n", 6, "--split", split, "--json", tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text())["real videos were"] == expected
+
+
+def test_where_first_frames_came_from_is_taken_from_the_records_of_sampling(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    real = Path(shutil.copytree(videos[0], tmp_path / "data" / "val"))
+    made = Path(shutil.copytree(videos[1], tmp_path / "made"))
+    names, sources = index_clips(made).paths, index_clips(real).paths
+
+    def found(*flags: str, last: object = None, **records: object) -> str:
+        for path, source in zip(names, sources, strict=True):
+            record = {"first_frame": str(source), **records}
+            path.with_suffix(".json").write_text(
+                json.dumps(record | ({"first_frame": last} if last and path == names[-1] else {}))
+            )
+        run((tmp_path / "data", made), "-n", 2, "--json", tmp_path / "a.json", *flags)
+        return json.loads((tmp_path / "a.json").read_text())["first frames were"]
+
+    assert found() == "those of the real videos"
+    assert "where the videos came from with --real: numbers" in capsys.readouterr().out
+    assert found("--split", "val") == "held-out"
+    assert "record where" not in capsys.readouterr().out
+    assert found(first_frame="drawn") == "generated"
+    assert found(first_frame="elsewhere/a.png") == "from elsewhere"
+    assert found(last="drawn") == "those of the real videos (7), generated (1)"
+    assert found("--first-frames", "train") == "train"
+    with pytest.raises(SystemExit):
+        found("--first-frames", "train", first_frame="drawn")
+    assert (
+        "--first-frames train: sampling recorded next to the videos that they were generated" in capsys.readouterr().err
+    )
 
 
 def test_frame_metrics_alone_need_no_detector(
@@ -242,11 +274,11 @@ def test_the_page_has_numbers_videos_curves_and_settings(
     page = (tmp_path / "report.html").read_text()
     result = json.loads((tmp_path / "a.json").read_text())["results"]["random Frechet6"]
     assert page.count("<video") == 2 * 8
-    assert page.count("best: ") == page.count("worst: ") == 3 * 4
+    assert page.count("nearest: ") == page.count("farthest: ") == 3 * 4
     assert page.count('<svg class="chart"') == 2
     first, last = result["neighbours"][0], result["neighbours"][-1]
-    assert f"best: {Path(first['path']).name}, {first['distance']:.4g} from {Path(first['nearest']).name}" in page
-    assert f"worst: {Path(last['path']).name}" in page
+    assert f"nearest: {Path(first['path']).name}, {first['distance']:.4g} from {Path(first['nearest']).name}" in page
+    assert f"farthest: {Path(last['path']).name}" in page
     assert "stylegan-v" in page
     assert "random Frechet6: 8 generated against 8 real videos" in page
     assert "random Frechet6: floor: 4 other real against the same 4 real videos" in page
@@ -258,6 +290,20 @@ def test_the_page_has_numbers_videos_curves_and_settings(
     assert re.search(r'text-anchor="start">1</text>.*?text-anchor="end">5</text>', chart), "frame 0 is not drawn"
 
 
+def test_a_page_of_three_videos_shows_nearest_and_farthest_ones(videos: tuple[Path, Path], tmp_path: Path) -> None:
+    run(videos, "-n", 2, "-ns", 3, "--report", tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert re.findall(r">(\w+): video_\d+\.mp4, [\d.]+ from video_\d+\.mp4</span>", page) == ["nearest"] * 2 + [
+        "farthest"
+    ]
+    assert "at stride 1 (real) and 1 (generated), 128 features" in page
+    run(videos, "-n", 2, "--metrics", "kvd", "--repeats", 2, "--report", tmp_path / "a.html")
+    for name in ("random Frechet2", "random Frechet2 kernel"):
+        assert f"<dt>{name}: repeats</dt>" in (tmp_path / "a.html").read_text()
+    run(videos, "-n", 2, "--metrics", "psnr", "--report", tmp_path / "a.html")
+    assert "nearest" not in (tmp_path / "a.html").read_text(), "no videos are shown"
+
+
 def test_the_inception_score_is_printed_and_recorded(
     videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,8 +313,9 @@ def test_the_inception_score_is_printed_and_recorded(
     printed, warned = capsys.readouterr()
     assert "with 8 videos in 2 splits a score cannot exceed 4" in warned
     assert "not a video inception score" in printed
-    result = record["results"]["VIS"]
+    result = record["results"]["random score"]
     assert f"{result['value']:.4f} +- {result['deviation']:.4f}" in printed
+    assert "VIS" not in record["results"], "which is by a C3D"
     assert (result["splits"], result["seed"], result["softmax"]) == (2, 42, True)
     done = subprocess.run([sys.executable, ROOT / "scripts" / "evaluate_VIS.py", "--help"], capture_output=True)
     assert done.returncode == 0
@@ -291,8 +338,10 @@ def test_the_inception_score_is_printed_and_recorded(
         ("-n 6 --report {file}/a.html", "{file}"),
         ("--nframes 0 --metrics psnr", "--nframes 0: give"),
         ("-n 6 --metrics psnr -r=0", "error: -r 0: give"),
-        ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels or more"),
-        ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for; there are 8"),
+        ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels (-r) or more"),
+        ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for (-ns); there are 8"),
+        ("-n 6 -ns 1", "error: -ns 1: a distance needs 2 videos of each folder or more"),
+        ("-n 1", "the random detector needs 2 frames (-n)"),
     ],
 )
 def test_an_error_is_one_line(
@@ -306,6 +355,17 @@ def test_an_error_is_one_line(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert printed.format(**places) in errors[0]
+
+
+@pytest.mark.parametrize("flags", ["-ns 1 --splits 1", "-ns 9"])
+def test_too_few_videos_for_the_splits_are_refused_before_they_are_read(
+    flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        evaluate_vis_main(["-dir2", str(tmp_path), *flags.split()])
+    number, splits = flags.split()[1], flags.partition("--splits ")[2] or "10"
+    needed = max(int(splits), 2)
+    assert capsys.readouterr().err == f"error: -ns {number}: --splits {splits} needs {needed} or more\n"
 
 
 def test_an_unknown_metric_is_named_in_the_error(videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,22 +452,53 @@ def test_by_default_clips_have_the_frames_of_the_shorter_side(
     assert "2.npy" not in printed.out
     assert "4.npy: has 2 frames, 4 are needed" in printed.err
     run(videos, "--frame-stride", 2)
-    assert "random Frechet3 by 2 " in capsys.readouterr().out
+    assert "3 frames at stride 2, 32 x 32" in (printed := capsys.readouterr().out)
+    assert "random Frechet3 by 2 " in printed
+    run(videos, "-n", 3, "--real-stride", 2, "--metrics", "fvd,psnr")
+    assert capsys.readouterr().out.count(" at stride 2 (real) and 1, 32 x 32") == 2
 
 
 def test_a_row_for_latex_has_what_the_number_depends_on(
     videos: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(videos, *"-n 4 -ns 6 -r 24 --protocol vidm-released --metrics fvd,kvd --repeats 2 --latex".split())
-    header, row, kernel = capsys.readouterr().out.splitlines()[-3:]
+    run(videos, *"-n 4 -ns 6 -r 24 --protocol vidm-released --metrics fvd,kvd,psnr,ssim --repeats 2 --latex".split())
+    header, row, kernel, psnr, ssim = capsys.readouterr().out.splitlines()[-5:]
     digest = load_detector("random").sha256[:12]  # type: ignore[attr-defined]
-    assert header.count("&") == row.count("&") == kernel.count("&") == 9
+    assert [line.count("&") for line in (header, row, kernel, psnr, ssim)] == [9] * 5
     common = rf"vidm-released & 6 & 6 & 4 & 1 & $24 \times 24$ & 2 & \texttt{{{digest}}} & $".replace("\\\\", "\\")
     assert row.startswith(f"random Frechet4 & {common}")
     assert kernel.startswith(f"random Frechet4 kernel & {common}")
     assert r" \pm " in row
-    for line in (row, kernel):
-        assert line.endswith("$ \\\\  % says nothing: 512 videos needed (6 videos for 128 features)")
+    assert re.search(
+        r"\$ \\\\  % floor [\d.]+ for [\d.]+ of 4 real and 4 generated; says nothing: 512 videos needed", row
+    )
+    assert "for 128 features" not in kernel, "which has no bias"
+    for name, line in (("PSNR, dB", psnr), ("SSIM", ssim)):
+        assert line.startswith(rf"{name} & pairs by name & 6 & 6 & 1 to 3 & 1 & $24 \times 24$ & 1 & - & $")
+    run(videos, *"-n 4 --metrics ssim --latex".split())
+    assert [line.split(" &")[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["% metric", "SSIM"]
+
+
+def test_the_kernel_distance_has_its_floor_and_its_mark_everywhere(
+    videos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("-n", 4, "--metrics", "kvd", "--latex", "--json", tmp_path / "a.json", "--report", tmp_path / "a.html")
+    run(videos, *flags)
+    printed = capsys.readouterr()
+    result = json.loads((tmp_path / "a.json").read_text())["results"]["random Frechet4"]
+    page = (tmp_path / "a.html").read_text()
+    assert result["kernel_matched"] <= result["kernel_floor"]
+    assert (result["kernel_says_nothing"], result["kernel_needed"]) == ("not above its floor", 16)
+    mark = "says nothing: 16 videos needed"
+    rows = [line for line in printed.out.splitlines() if line.startswith("random Frechet4 kernel")]
+    assert [mark in row for row in rows] == [True, False, True], "value, matched, LaTeX"
+    assert f"{result['kernel_floor']:.3g}" in rows[1]
+    assert "warning: the kernel distance says nothing (not above its floor): use 16 videos" in printed.err
+    kernels = page[page.index("Kernel distances</h2>") :]
+    assert kernels.count(mark) == 2
+    assert "random Frechet4 kernel: floor: real videos divided at random into 4 and 4" in kernels
+    for text in (printed.out, kernels.replace("Floor of", "floor of")):
+        assert "floor of the kernel distance: twice the deviation over random divisions" in text
 
 
 def test_videos_of_a_generator_with_another_fit_are_noticed(
@@ -426,7 +517,10 @@ def test_advice_is_for_the_flag_with_the_mistake(
 ) -> None:
     for flags, line in (
         (f"-dir2 {tmp_path / 'typo'}", f"error: no such folder: {tmp_path / 'typo'} (-dir2)"),
-        (f"-i3d {tmp_path / 'typo.pt'}", f"error: no such file: {tmp_path / 'typo.pt'}: check the path, or use"),
+        (
+            f"-i3d {tmp_path / 'typo.pt'}",
+            f"error: no such file: {tmp_path / 'typo.pt'}: check the path, or use the random detector: -i3d random",
+        ),
     ):
         with pytest.raises(SystemExit, match="2"):
             run(videos, *flags.split())

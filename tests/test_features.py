@@ -172,7 +172,7 @@ def test_one_and_two_processes_give_the_same_number(folders: tuple[Path, Path], 
         records[processes] = json.loads(record.read_text())
         assert done.stdout.count("FVD (I3D means.pt)") == 1
     one, two = (records[n]["results"]["FVD6"] for n in (1, 2))
-    for name in ("value", "floor", "kernel"):
+    for name in ("value", "floor", "kernel", "kernel_matched", "kernel_floor"):
         assert two[name] == pytest.approx(one[name], rel=1e-9)
     assert one["num_samples"] == two["num_samples"] == [11, 7]
     for name in ("psnr", "ssim"):

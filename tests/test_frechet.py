@@ -1,12 +1,13 @@
 """Tests of feature statistics and distances: closed forms, parity with golden numbers, and invariances."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vidm.frechet import FeatureStats, frechet_distance, frechet_of, inception_score, kernel_distance
+from vidm.frechet import FeatureStats, frechet_distance, frechet_of, inception_score, kernel_distance, kernel_spread
 
 GOLDEN = Path(__file__).parent / "data" / "metrics.npz"
 
@@ -160,6 +161,19 @@ def test_the_kernel_distance_of_sets_of_one_distribution_is_zero_on_average_at_a
     assert abs(np.mean(draws)) < 4 * np.std(draws) / np.sqrt(len(draws))
     assert min(draws) < 0
     assert kernel_distance(rng.standard_normal((50, 3)), 3 + rng.standard_normal((50, 3))) > 10
+
+
+def test_the_kernel_spread_is_the_deviation_over_divisions_of_one_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(5).standard_normal((7, 3))
+    divisions = [(list(first), [i for i in range(7) if i not in first]) for first in combinations(range(7), 3)]
+    distances = [kernel_distance(rows[first], rows[second]) for first, second in divisions]
+    assert np.mean(distances) == pytest.approx(0, abs=1e-12)
+    spread = kernel_spread(rows, 3)
+    assert spread == pytest.approx(np.std(distances), rel=0.2)
+    monkeypatch.setattr("vidm.frechet.BLOCK", 2)
+    assert kernel_spread(rows, 3) == pytest.approx(spread, rel=1e-10)
+    with pytest.raises(ValueError, match="parts of 6 and 1 samples"):
+        kernel_spread(rows, 6)
 
 
 def test_invalid_inputs_of_the_kernel_distance_are_named_in_the_error() -> None:

@@ -138,7 +138,7 @@ def test_distances_are_shown_with_their_name_and_their_notes(tmp_path: Path) -> 
     page = Page(tmp_path / "report.html")
     assert "Not an FVD. Lower is closer." in page.text
     assert "real and real 0.5 generated and real 12350 25000 x" in page.text
-    assert "The floor is what real videos measure in place of the generated ones. Few videos." in page.text
+    assert "minutes of training to tens of times. Few videos." in page.text
     assert [div["style"] for div in page.all("div") if "--share" in div.get("style", "")] == [
         "--share: 0.00%",
         "--share: 100.00%",
@@ -151,7 +151,7 @@ def test_numbers_come_first_and_a_floor_is_explained_only_where_there_is_one(tmp
     page = Page(tmp_path / "report.html")
     headings = ["Distances", "Over time", "Videos", "How it was made"]
     assert sorted(headings, key=page.text.index) == headings
-    assert "The floor" not in page.text
+    assert "Floor" not in page.text
 
 
 def test_the_x_values_of_a_curve_can_be_given(tmp_path: Path) -> None:

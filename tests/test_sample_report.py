@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import fill_by_rule
+from test_classes import QUICK, saved
 from test_report import Page
 
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
@@ -39,6 +40,8 @@ def test_each_video_is_shown_with_its_first_frame_and_the_real_video(
     assert len(page.all("video")) == 2 * 8
     assert len(page.all("img")) == 8
     assert "10 videos of 8 frames, 8 shown." in page.text
+    assert "No distance" not in page.text
+    assert f"first frames {world} " in page.text
     assert "video 3: seed 0, ddim, 2 steps, psi 1; first frame video_00003.mp4" in page.text
     assert "ground truth" in page.text
     assert "10 generated against 10 real videos" in page.text
@@ -70,5 +73,31 @@ def test_only_frames_with_a_real_counterpart_are_compared(
     page = sampled(generator, tmp_path / "images", tmp_path / "of_images", num_frames=4)
     assert (len(page.all("video")), len(page.all("img"))) == (2, 2)
     assert "ground truth" not in page.text
+    assert (
+        "No distance to real videos: first frames are not of a folder or list of videos; evaluate_FVD.py" in page.text
+    )
     page = sampled(generator, world, tmp_path / "long", num_samples=3, num_frames=20, anchor_every=8)
     assert "distance within windows of 4 frames" in page.text, "a quarter of the 16 real frames"
+
+
+def test_a_page_of_generated_first_frames_says_the_classes_and_why_there_is_no_distance(tmp_path: Path) -> None:
+    paths = [saved(tmp_path / f"{name}.pt", class_names=("a", "b"), generator=name) for name in ("motion", "content")]
+    settings = SampleConfig(out=str(tmp_path / "out"), num_samples=3, guidance=2.0, **QUICK)
+    generator = load_generator(*paths, device="cpu")
+    sample_folder(generator, settings)
+    write_sample_report(generator, settings)
+    page = Page(tmp_path / "out" / "report.html")
+    why = "first frames were generated; evaluate_FVD.py -dir1 REAL -dir2 " + settings.out
+    assert f"3 videos of 2 frames, 3 shown. No distance to real videos: {why} compares" in page.text
+    for number, name in enumerate("aba"):
+        assert f"video {number}: class {name}, guidance 2.0, seed 0" in page.text
+    assert "class_name a (2), b (1)" in page.text
+    assert "first frames generated" in page.text
+
+
+def test_samples_of_a_csv_list_are_compared_with_its_videos(generator: Generator, world: Path, tmp_path: Path) -> None:
+    videos = sorted(world.rglob("*.mp4"))[:2]
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{video}\n" for video in videos))
+    page = sampled(generator, tmp_path / "list.csv", tmp_path / "out", num_frames=2)
+    assert "ground truth" in page.text
+    assert "2 generated against 2 real videos" in page.text

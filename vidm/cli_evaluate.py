@@ -30,8 +30,8 @@ from vidm.distributed import is_main, on_main, print0, world_size
 from vidm.evaluate_flags import (
     NUM_FRAMES,
     USE_OF_SPLIT,
-    check_common_flags,
     check_fvd_flags,
+    check_vis_flags,
     evaluate_parser,
     evaluate_vis_parser,
 )
@@ -39,10 +39,7 @@ from vidm.evaluation import (
     CLIP_STARTS,
     GIVEN_FRAME,
     circumstances,
-    latex_of,
     ready_to_write,
-    table_of,
-    text_of_vis,
     warnings_of,
     write_results,
 )
@@ -50,8 +47,10 @@ from vidm.features import MeasureSettings
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics, frame_metrics_of
 from vidm.launch import launch
-from vidm.metrics import FVDResult, compute_vis, fvd_of
-from vidm.pairing import sampled_with
+from vidm.metric_results import FVDResult
+from vidm.metrics import compute_vis, fvd_of
+from vidm.pairing import GENERATED, OF_REAL, first_frames_of, sampled_with
+from vidm.result_tables import latex_of, table_of, text_of_vis
 from vidm.runtime import exit_on_user_error
 
 # StyleGAN-V's three measurements: 16 frames, 128 frames, and 16 frames at stride 8.
@@ -96,17 +95,31 @@ def _found(*selections: ClipSelection) -> dict[str, FolderContents]:
     return contents
 
 
-def _choices(options: argparse.Namespace, checkpoint: str, detector: Detector, device: torch.device) -> dict[str, Any]:
-    protocol = PROTOCOLS[options.protocol]
+def _origins(options: argparse.Namespace, recorded: str) -> dict[str, str]:
+    """Say where the videos came from: by the flags, the name of the split and the first frames that were `recorded`.
+
+    Raises ValueError if flag and records differ in whether the first frames were generated.
+    """
     list_name = options.split.rstrip("123")  # UCF-101's lists are train1, test1, ...
+    real, given = options.real or USE_OF_SPLIT.get(list_name, NOT_SPECIFIED), options.first_frames
+    if given and recorded and (given == GENERATED) != (recorded == GENERATED):
+        raise ValueError(f"--first-frames {given}: sampling recorded next to the videos that they were {recorded}")
+    if recorded == OF_REAL and real != NOT_SPECIFIED:
+        recorded = real
+    return {"real videos were": real, "first frames were": given or recorded or NOT_SPECIFIED}
+
+
+def _choices(
+    options: argparse.Namespace, checkpoint: str, origins: dict[str, str], detector: Detector, device: torch.device
+) -> dict[str, Any]:
+    protocol = PROTOCOLS[options.protocol]
     return {
         "real": options.dir1,
         "split": options.split or "all",
         "layout": options.layout,
-        "real videos were": options.real or USE_OF_SPLIT.get(list_name, NOT_SPECIFIED),
         "generated": options.dir2,
         "checkpoint": checkpoint,
-        "first frames were": options.first_frames or NOT_SPECIFIED,
+        **origins,
         "protocol": protocol.name,
         "real clips begin": CLIP_STARTS[protocol.random_start],
         "given first frame": GIVEN_FRAME,
@@ -124,8 +137,9 @@ def _print(
     printed = ("protocol", "split", "real videos were", "first frames were", "seed")
     print(", ".join(f"{key} {choices[key]}" for key in printed))
     print(f"the given first frame of a generated video {choices['given first frame']}")
-    if NOT_SPECIFIED in choices.values():
-        print("record where the videos came from with --real and --first-frames: numbers cannot be compared without it")
+    origins = {"real videos were": "--real", "first frames were": "--first-frames"}
+    if flags := [flag for key, flag in origins.items() if choices[key] == NOT_SPECIFIED]:
+        print(f"record where the videos came from with {' and '.join(flags)}: numbers cannot be compared without it")
     print(*table_of(measured, frames, metrics), sep="\n")
     for warning in warnings_of(measured, frames):
         print(f"warning: {warning}", file=sys.stderr)
@@ -142,6 +156,7 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
         shortest = min(pairs.values(), key=lambda pair: pair[0].length)
         contents = _found(*shortest)
         checkpoint, fit = sampled_with(index_of(shortest[1]).paths[0])
+        origins = _origins(options, on_main(partial(first_frames_of, *map(index_of, shortest))))
         if is_main() and options.resolution and fit not in ("", shortest[0].fit):
             what = f"the generated videos were sampled by a generator with --fit {fit}, and real ones are not fitted so"
             print(f"warning: {what}: add --fit {fit}", file=sys.stderr)
@@ -159,10 +174,11 @@ def _evaluate_fvd(device: torch.device, options: argparse.Namespace) -> None:
             neighbours = bool(options.report) and not measured  # the page shows those of the first measurement
             measured[name] = fvd_of(*pair, settings, options.repeats, "kvd" in options.metrics, neighbours)
         if is_main():
-            choices = {**_choices(options, checkpoint or NOT_RECORDED, detector, device), "contents": contents}
+            choices = _choices(options, checkpoint or NOT_RECORDED, origins, detector, device)
+            choices["contents"] = contents
             _print(measured, frames, options.metrics, choices)
             if options.latex:
-                print(*latex_of(measured, choices["detector"]), sep="\n")
+                print(*latex_of(measured, frames, options.metrics, choices["detector"]), sep="\n")
             write_results(options.json, options.report, measured, frames, choices)
 
 
@@ -199,7 +215,7 @@ def _evaluate_vis(device: torch.device, options: argparse.Namespace) -> None:
             print("the classifier returned scores: a softmax was applied", file=sys.stderr)
         choices = {"generated": options.dir2, "detector": identity_of(classifier), **circumstances(device)}
         choices |= {"contents": contents}
-        write_results(options.json, None, {"VIS": result}, None, choices)
+        write_results(options.json, None, {label_of(classifier): result}, None, choices)
 
 
 def _run(
@@ -224,4 +240,4 @@ def evaluate_fvd_main(argv: Sequence[str] | None = None) -> None:
 
 def evaluate_vis_main(argv: Sequence[str] | None = None) -> None:
     """scripts/evaluate_VIS.py: print the inception score of a folder; also under torchrun."""
-    _run(check_common_flags, _evaluate_vis, evaluate_vis_parser(), argv)
+    _run(check_vis_flags, _evaluate_vis, evaluate_vis_parser(), argv)

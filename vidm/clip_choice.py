@@ -114,7 +114,7 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
             f"and {max(wanted, 2)} are needed; add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
         )
     if wanted < 2:
-        raise ValueError(f"{count_of(wanted, 'sample')} asked for; at least 2 are needed")
+        raise ValueError(f"num_samples is {wanted}: a distance needs 2 videos of each folder or more")
     draws = {i: _draw(selection.seed, index.name_of(index.paths[i]).as_posix()) for i in good}
     chosen = sorted(sorted(good, key=lambda i: draws[i])[: wanted + selection.others])
     window = selection.window or range(selection.num_frames)

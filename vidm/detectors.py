@@ -123,11 +123,11 @@ class _TorchScript:
 
     label = "FVD"
 
-    def __init__(self, path: Path, url: str, name: str, needs: str, device: torch.device | str) -> None:
+    def __init__(self, path: Path, flag: str, url: str, name: str, needs: str, device: torch.device | str) -> None:
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give a file in it")
         if not path.exists():
-            raise FileNotFoundError(f"no such file: {path}: check the path, or use the random detector")
+            raise FileNotFoundError(f"no such file: {path}: check the path, or use the random detector: {flag} random")
         self.sha256 = sha256_of([path])
         if wrong := wrong_download(path):
             raise ValueError(f"{path} {wrong} (from {url})")
@@ -210,7 +210,8 @@ class _RandomNetwork:
         _, _, T, H, W = video.shape
         if T < 2 or min(H, W) < 16:
             raise ValueError(
-                f"clips have {T} frame(s) of {W} x {H} pixels; the random detector needs 2 frames of 16 x 16 or more"
+                f"clips have {T} frame(s) of {W} x {H} pixels; the random detector needs 2 frames (-n) of 16 x 16 (-r) "
+                "or more"
             )
         rescale = rescale or video.dtype == torch.uint8
         # One clip at a time, so that memory does not grow with the batch and clips do not affect each other.
@@ -245,7 +246,7 @@ def load_detector(path: Path | str | None = None, device: torch.device | str = "
     if path == "random":
         return _RandomNetwork(device)
     path = Path(path)
-    return _TorchScript(path, I3D_URL, f"FVD (I3D {path.name})", "the I3D needs about 10", device)
+    return _TorchScript(path, "-i3d", I3D_URL, f"FVD (I3D {path.name})", "the I3D needs about 10", device)
 
 
 def load_classifier(path: Path | str | None = None, device: torch.device | str = "cpu") -> Detector:
@@ -255,9 +256,13 @@ def load_classifier(path: Path | str | None = None, device: torch.device | str =
     if path == "random":
         network = _RandomNetwork(device)
         network.name = "score of random classes: not a video inception score, not comparable with published numbers"
+        network.label = "random score"
         return network
     path = Path(path)
-    return _TorchScript(path, C3D_URL, f"video inception score (C3D {path.name})", "the C3D needs 16", device)
+    name = f"video inception score (C3D {path.name})"
+    classifier = _TorchScript(path, "-c3d", C3D_URL, name, "the C3D needs 16", device)
+    classifier.label = "VIS"
+    return classifier
 
 
 def name_of(detector: Detector) -> str:
@@ -266,7 +271,7 @@ def name_of(detector: Detector) -> str:
 
 
 def label_of(detector: Detector) -> str:
-    """Return what a distance in a detector's features is called in tables and records: FVD only with an I3D. Ours."""
+    """Return what a number by a detector is called in tables and records: FVD only by an I3D, VIS by a C3D. Ours."""
     return getattr(detector, "label", "Frechet")
 
 

@@ -120,11 +120,13 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--first-frames",
         choices=("generated", *USES),
-        help="record where the first frames of dir2's videos came from",
+        help="record where the first frames of dir2's videos came from (default: as sampling recorded it)",
     )
     _add_common_flags(parser)
-    parser.add_argument("--report", metavar="FILE", help="write a page with numbers, curves, best and worst videos")
-    parser.add_argument("--latex", action="store_true", help="print each distance as a row of a LaTeX table")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write a page with numbers, curves, nearest and farthest videos"
+    )
+    parser.add_argument("--latex", action="store_true", help="print each number as a row of a LaTeX table")
     return parser
 
 
@@ -166,9 +168,17 @@ def check_common_flags(options: argparse.Namespace, typed: Mapping[str, str]) ->
 def check_fvd_flags(options: argparse.Namespace, typed: Mapping[str, str]) -> None:
     """Raise ValueError, naming the flag, for invalid values and for flags without effect."""
     check_common_flags(options, typed)
+    if options.nsamples == 1 and {"fvd", "kvd"} & set(options.metrics):
+        raise ValueError(f"{typed['nsamples']} 1: a distance needs 2 videos of each folder or more")
     if options.suite and (options.nframes is not None or options.frame_stride != 1):
         raise ValueError("-n and --frame-stride have no effect with --suite, which has its own")
     if options.repeats != 1 and not {"fvd", "kvd"} & set(options.metrics):
         raise ValueError("--repeats has no effect on PSNR and SSIM: add fvd or kvd to --metrics")
-    if options.latex and not {"fvd", "kvd"} & set(options.metrics):
-        raise ValueError("--latex has no effect on PSNR and SSIM: add fvd or kvd to --metrics")
+
+
+def check_vis_flags(options: argparse.Namespace, typed: Mapping[str, str]) -> None:
+    """Raise ValueError, naming the flag, for invalid values."""
+    check_common_flags(options, typed)
+    if options.nsamples is not None and options.nsamples < max(options.splits, 2):
+        least = max(options.splits, 2)
+        raise ValueError(f"{typed['nsamples']} {options.nsamples}: --splits {options.splits} needs {least} or more")

@@ -1,12 +1,11 @@
-"""Format measurements as a table for the terminal, a JSON record and an HTML page. Ours.
+"""Write measurements as a JSON record and an HTML page. Ours.
 
     measured = {f"{label_of(detector)}16": compute_fvd(real, generated, detector, 16, neighbours=True)}
     choices = {"real": real, "generated": generated, **circumstances("cpu")}
-    print(*table_of(measured, None), sep="\n")
     write_json("fvd.json", record_of(measured, None, choices))
     write_evaluation_report("fvd.html", measured, None, choices)
 
-All three contain the settings of the measurement, without which numbers cannot be compared.
+Both contain the settings of the measurement, without which numbers cannot be compared.
 """
 
 import json
@@ -27,126 +26,48 @@ from vidm.datasets import fit_frames, window_length
 from vidm.files import append, atomic_write, target_of
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
-from vidm.metrics import FVDResult, VISResult
+from vidm.metric_results import FVDResult
 from vidm.packs import read_frames
 from vidm.report import Distance, Report, VideoRow, decimal, write_report
+from vidm.result_tables import FRAME_METRICS, Measured, labelled, mark_of, number_text, pairs_text
 from vidm.runtime import provenance
 from vidm.video_io import write_video
 
 SHOWN = 4
 FPS = 8
 LIBRARIES = ("python", "vidm", "torch", "numpy", "av", "pillow")
-LATEX_COLUMNS = (
-    *("metric", "protocol", "N real", "N generated", "frames", "stride", "resolution", "repeats", "detector", "value"),
-)
 # What a measurement does with the first frame of generated videos, if it was given. Published distances include it.
 GIVEN_FRAME = "counts in distances, not in PSNR and SSIM"
 CLIP_STARTS = {False: "at the first frame", True: "at a frame drawn by the seed"}
 
-Measured = Mapping[str, FVDResult]
+
+def _times_floor(value: float, floor: float | None) -> str:
+    return f"{decimal(value / floor, 2)} \N{MULTIPLICATION SIGN}" if floor else ""
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[str] = ("psnr", "ssim")) -> list[str]:
-    """Return lines for a terminal: every number with its deviation over repeats, its floor and its clips.
-
-    A floor is next to the distance that it is compared with. `metrics` names the frame metrics to print.
-    """
-    rows: list[tuple[str, tuple[float | None, ...], str]] = []
-    for name, result in measured.items():
-        real, made = result.num_samples
-        height, width = result.size
-        stride = f" at stride {result.frame_strides[1]}" if result.frame_strides[1] > 1 else ""
-        clips = f"{real} real and {made} generated videos, {result.num_frames} frames{stride}, {width} x {height}"
-        floor = result.floor if _is_whole(result) else None
-        rows.append((name, (result.value, result.deviation, floor), "; ".join(filter(None, [mark_of(result), clips]))))
-        if result.matched_samples and not _is_whole(result):
-            clips = "{} real videos against {} generated or other real ones".format(*result.matched_samples)
-            rows.append((f"{name} matched", (result.matched, None, result.floor), clips))
-        if result.kernel is not None:
-            rows.append((f"{name} kernel", (result.kernel, result.kernel_deviation, None), "in the same features"))
-    for name, label in (("psnr", "PSNR, dB"), ("ssim", "SSIM")):
-        if frames and name in metrics:
-            rows.append((label, (getattr(frames, name), None, None), _pairs(frames)))
-    width = max((len(name) for name, _, _ in rows), default=0)
-    lines = [f"{'':<{width}}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
-    for name, values, clips in rows:
-        lines.append(f"{name:<{width}}{''.join(f'{_number(value):>12}' for value in values)}   {clips}")
-    return lines
-
-
-def latex_of(measured: Measured, detector: Mapping[str, str | None]) -> list[str]:
-    """Return rows of a LaTeX table, one per distance, with what a reader needs to compare it; comments name the rest.
-
-    `detector` is its identity_of; the row has the first 12 digits of its sha256.
-    """
-    lines = [f"% {' & '.join(LATEX_COLUMNS)} \\\\"]
-    for name, result in measured.items():
-        height, width = result.size
-        stride = " / ".join(str(stride) for stride in dict.fromkeys(result.frame_strides))
-        digest = (detector["sha256"] or "unknown")[:12]
-        how = (result.protocol, *result.num_samples, result.num_frames, stride, f"${width} \\times {height}$")
-        common = " & ".join(map(str, (*how, len(result.values), f"\\texttt{{{digest}}}"))).replace("_", r"\_")
-        kernels = (f"{name} kernel", result.kernel, result.kernel_deviation)
-        for metric, value, deviation in ((name, result.value, result.deviation), kernels):
-            if value is not None:
-                spread = "" if deviation is None else f" \\pm {deviation:.4g}"
-                mark = f"  % {mark_of(result)} ({result.says_nothing})" if result.says_nothing else ""
-                lines.append(f"{metric} & {common} & ${value:.4g}{spread}$ \\\\{mark}")
-    return lines
-
-
-def _is_whole(result: FVDResult) -> bool:
-    """Return whether the floor is that of the distance itself, and not of fewer videos."""
-    return result.matched == result.value
-
-
-def mark_of(result: FVDResult) -> str:
-    """Return "says nothing" with the number of videos that would say something; "" for a number that does. Ours."""
-    return f"says nothing: {result.needed} videos needed" if result.says_nothing else ""
-
-
-def distances_of(result: FVDResult, name: str = "") -> list[Distance]:
+def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> list[Distance]:
     """Return the lines of a page's table: the distance, that of fewer videos which its floor is of, and the floor.
 
-    Only a distance that says something is shown as a multiple of its floor. Ours.
+    Only a distance that says something is shown as a multiple of its floor. [] for a kind that was not measured. Ours.
     """
-    prefix, mark = f"{name}: " if name else "", mark_of(result)
+    if kind not in result.measures:
+        return []
+    found = result.measures[kind]
+    prefix, mark = f"{labelled(name, kind)}: " if name else "", mark_of(found)
     real, made = result.num_samples
-    times = f"{decimal(result.value / result.floor, 2)} \N{MULTIPLICATION SIGN}" if result.floor else ""
-    whole = _is_whole(result)
     label = f"{prefix}{made} generated against {real} real videos"
-    lines = [Distance(label, result.value, note=mark or (times if whole else ""))]
-    if result.matched is None or result.floor is None or result.matched_samples is None:
+    lines = [
+        Distance(label, found.value, note=mark or (_times_floor(found.value, found.floor) if found.is_whole else ""))
+    ]
+    if found.matched is None or found.floor is None or result.matched_samples is None:
         return lines
     reference, count = result.matched_samples
-    if not whole:
-        times = f"{decimal(result.matched / result.floor, 2)} \N{MULTIPLICATION SIGN}" if result.floor else ""
+    if not found.is_whole:
         label = f"{prefix}matched: {count} generated against {reference} real videos"
-        lines.append(Distance(label, result.matched, note=mark or times))
-    label = f"{prefix}floor: {count} other real against the same {reference} real videos"
-    return [*lines, Distance(label, result.floor, floor=True)]
-
-
-def _pairs(frames: FrameMetrics) -> str:
-    """Describe the pairs and frames of PSNR and SSIM."""
-    last = len(frames.psnr_by_frame) - 1
-    which = f"frames 1 to {last}" if last > 1 else f"frame {last}"
-    return f"{count_of(frames.num_pairs, 'pair')} {frames.pairing}, {which}"
-
-
-def text_of_vis(result: VISResult) -> list[str]:
-    """Return two lines for a terminal: the score and its clips."""
-    height, width = result.size
-    return [
-        f"{result.value:.4f} +- {result.deviation:.4f}  {result.name}",
-        f"{count_of(result.num_samples, 'video')}, the first {count_of(result.num_frames, 'frame')} at {width} x "
-        f"{height}, {result.num_classes} classes, {count_of(result.splits, 'split')}, "
-        f"seed {result.seed}, {len(result.skipped)} skipped",
-    ]
+        lines.append(Distance(label, found.matched, note=mark or _times_floor(found.matched, found.floor)))
+    floors = {"Frechet": f"{count} other real against the same {reference} real videos"}
+    floors["kernel"] = f"real videos divided at random into {count} and {reference}"
+    return [*lines, Distance(f"{prefix}floor: {floors[kind]}", found.floor, floor=True)]
 
 
 def warnings_of(measured: Measured, frames: FrameMetrics | None) -> list[str]:
@@ -169,8 +90,10 @@ def record_of(measured: Mapping[str, Any], frames: FrameMetrics | None, choices:
         choices = {**choices, "contents": contents}
     results = {name: asdict(result) | {"deviation": result.deviation} for name, result in measured.items()}
     for name, result in measured.items():
-        if isinstance(result, FVDResult):
-            results[name] |= {"says_nothing": result.says_nothing, "needed": result.needed}
+        for kind, found in result.measures.items() if isinstance(result, FVDResult) else ():
+            prefix = "" if kind == "Frechet" else f"{kind}_"
+            extra = {"deviation": found.deviation, "says_nothing": found.says_nothing, "needed": found.needed}
+            results[name] |= {f"{prefix}{key}": value for key, value in extra.items()}
     return {**choices, "results": results} | ({"frame_metrics": asdict(frames)} if frames else {})
 
 
@@ -188,10 +111,11 @@ def _clip(path: Path, start: int, result: FVDResult, stride: int) -> np.ndarray:
 def _rows(result: FVDResult, folder: Path) -> list[VideoRow]:
     """Return rows of the generated videos nearest to a real one and of the farthest, each next to that real video."""
     found = result.neighbours
-    shown = dict.fromkeys([*found[:SHOWN], *found[-SHOWN:]])
+    near = min(SHOWN, (len(found) + 1) // 2)
+    shown = [("nearest", each) for each in found[:near]]
+    shown += [("farthest", each) for each in found[max(near, len(found) - SHOWN) :]]
     rows = []
-    for number, neighbour in enumerate(shown):
-        kind = "best" if number < min(SHOWN, len(found)) else "worst"
+    for number, (kind, neighbour) in enumerate(shown):
         media = [folder / f"{number}-made.mp4", folder / f"{number}-real.mp4"]
         write_video(media[0], _clip(neighbour.path, 0, result, result.frame_strides[1]), fps=FPS)
         write_video(media[1], _clip(neighbour.nearest, neighbour.start, result, result.frame_strides[0]), fps=FPS)
@@ -210,19 +134,22 @@ def _settings(choices: Mapping[str, Any], measured: Measured) -> dict[str, objec
         else:
             flat[name] = choice
     for name, result in measured.items():
-        real, made = result.num_samples
-        flat[name] = f"{real} real and {made} generated videos, {count_of(result.num_frames, 'frame')}, strides " + (
-            f"{result.frame_strides}, values {', '.join(map(_number, result.values))}, kernel distance "
-            f"{_number(result.kernel)}, "
-            f"{result.feature_dim} features, {len(result.skipped)} skipped"
+        (real, made), (real_stride, made_stride) = result.num_samples, result.frame_strides
+        flat[name] = (
+            f"{real} real and {made} generated videos, {count_of(result.num_frames, 'frame')} at stride {real_stride} "
+            f"(real) and {made_stride} (generated), {result.feature_dim} features, {len(result.skipped)} skipped"
         )
+        if len(result.values) > 1:
+            flat[f"{name}: repeats"] = ", ".join(map(number_text, result.values))
+        if len(result.kernel_values) > 1:
+            flat[f"{labelled(name, 'kernel')}: repeats"] = ", ".join(map(number_text, result.kernel_values))
     return flat
 
 
 def write_evaluation_report(
     path: str | Path, measured: Measured, frames: FrameMetrics | None, choices: Mapping[str, Any]
 ) -> None:
-    """Write the page with numbers, floors, curves, best and worst videos next to the nearest real ones, and choices.
+    """Write the page with numbers, floors, curves, the nearest and the farthest videos next to real ones, and choices.
 
     The videos are those of the first measurement, if it was made with neighbours=True.
     """
@@ -231,21 +158,30 @@ def write_evaluation_report(
     if frames:  # without frame 0, which is given
         by_frame = [each[1:] or each for each in (frames.psnr_by_frame, frames.ssim_by_frame)]
         labels = f"PSNR by frame, dB; mean {frames.psnr:.4g}", f"SSIM by frame; mean {frames.ssim:.4g}"
-        curves = {f"{label}; {_pairs(frames)}": each for label, each in zip(labels, by_frame, strict=True)}
+        curves = {f"{label}; {pairs_text(frames)}": each for label, each in zip(labels, by_frame, strict=True)}
     last = len(frames.psnr_by_frame) - 1 if frames else 0
+    intro = "Generated videos compared with real ones."
+    if first:
+        intro += (
+            " Each video that is shown is next to the real one with the nearest features (their Euclidean distance "
+            "is in the caption): first the nearest pairs, then the farthest."
+        )
     with TemporaryDirectory() as folder:
         report = Report(
             title="Evaluation",
-            intro="Generated videos compared with real ones. Each video that is shown is next to the real one with the "
-            "nearest features: first the nearest pairs, then the farthest.",
+            intro=intro,
             columns=["generated", "nearest real video"],
             rows=_rows(first, Path(folder)) if first else [],
             distance_name=first.name if first else "",
             distances=[line for name, result in measured.items() for line in distances_of(result, name)],
+            kernel_distances=[
+                line for name, result in measured.items() for line in distances_of(result, name, "kernel")
+            ],
             notes=warnings_of(measured, frames),
             settings=_settings(choices, measured),
             curves=curves,
             x_ranges=dict.fromkeys(curves, (min(1, last), last)),
+            axes={label: ("frame", unit) for label, unit in zip(curves, FRAME_METRICS.values(), strict=False)},
         )
         write_report(path, report)
 

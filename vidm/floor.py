@@ -5,6 +5,9 @@ from fewer videos than the distance is therefore too high, and noise can seem be
 measured against the same real videos, with equally many generated and other real ones, which a perfect generator makes
 exchangeable: neither is favoured, whatever the numbers.
 
+The kernel distance has no such bias: real videos measure 0 on average. Its floor is therefore what chance adds to 0,
+twice the standard deviation over random divisions of the same real videos into the same numbers.
+
     matched = matched_distances(real, made, wanted=64, seed=0)     # features of all real and all generated clips
     print(matched.value, "floor", matched.floor)
 """
@@ -12,22 +15,38 @@ exchangeable: neither is favoured, whatever the numbers.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from vidm.clip_choice import draw_order
 from vidm.features import Features
 from vidm.folder_walk import count_of
-from vidm.frechet import frechet_of
+from vidm.frechet import frechet_of, kernel_distance, kernel_spread
 from vidm.pairing import continued_videos
 
 # With fewer samples per dimension, a covariance is mostly noise.
 SAMPLES_PER_DIMENSION = 4
+# Real videos in place of the generated ones exceed this many standard deviations about once in thirty times.
+DEVIATIONS = 2
+# What to read from a number with its floor, by kind of distance.
+FLOORS = {
+    "Frechet": "floor: what other real videos measure in place of the generated ones; a perfect generator comes to "
+    "about 1 times it, minutes of training to tens of times",
+    "kernel": "floor of the kernel distance: twice the deviation over random divisions of the real videos, which "
+    "measure 0 on average and rarely more than the floor",
+}
 
 
 class Matched(NamedTuple):
-    """A distance and its floor, both of as many videos: the numbers of real videos and of those compared with them."""
+    """A distance and its floor, both of as many videos: the numbers of real videos and of those compared with them.
+
+    `kernel` and `kernel_floor` are the same for the kernel distance, None unless requested.
+    """
 
     value: float
     floor: float
     num_samples: tuple[int, int]
+    kernel: float | None
+    kernel_floor: float | None
 
 
 class MatchedPlaces(NamedTuple):
@@ -67,38 +86,70 @@ def _continued(real: Features, made: Features) -> dict[int, int]:
     return {place: place_of[found[path]] for place, path in enumerate(made.clips.index.paths) if path in found}
 
 
-def matched_distances(real: Features, made: Features, wanted: int, seed: int, ddof: int = 0) -> Matched | None:
+def matched_distances(
+    real: Features, made: Features, wanted: int, seed: int, ddof: int = 0, kernel: bool = False
+) -> Matched | None:
     """Return the distance of generated videos and its floor; None for fewer than 4 real or 2 generated videos.
 
-    The first `wanted` real videos that the seed draws are those of the protocol's distance; see matched_places.
+    The first `wanted` real videos that the seed draws are those of the protocol's distance; see matched_places. With
+    `kernel`, also the kernel distance and its floor, for which all features must fit in memory.
     """
     real_order, made_order = (draw_order(side.clips, seed, by_video=True) for side in (real, made))
     places = matched_places(real_order, made_order, wanted, _continued(real, made))
     if places is None:
         return None
-    reference = real.at(places.reference).stats()
+    reference, others, compared = real.at(places.reference), real.at(places.others), made.at(places.made)
+    stats = reference.stats()
+    spread = kernel_spread(np.concatenate([reference.rows(), others.rows()]), len(places.reference)) if kernel else 0
     return Matched(
-        value=frechet_of(reference, made.at(places.made).stats(), ddof),
-        floor=frechet_of(reference, real.at(places.others).stats(), ddof),
+        value=frechet_of(stats, compared.stats(), ddof),
+        floor=frechet_of(stats, others.stats(), ddof),
         num_samples=(len(places.reference), len(places.others)),
+        kernel=kernel_distance(reference.rows(), compared.rows()) if kernel else None,
+        kernel_floor=DEVIATIONS * spread if kernel else None,
     )
 
 
 def enough_for(feature_dim: int) -> int:
-    """Return how many videos of each folder a distance in that many features needs."""
+    """Return how many videos of each folder a Frechet distance in that many features needs."""
     return SAMPLES_PER_DIMENSION * feature_dim
 
 
-def doubts(num_samples: int, feature_dim: int, matched: float | None, floor: float | None) -> tuple[list[str], int]:
-    """Return why a distance says nothing, and how many videos of each folder would be enough; [] and 0 if it does.
+class Measure(NamedTuple):
+    """A distance, and what decides whether it says something: the one of `matched` numbers of videos, and its floor.
 
-    `num_samples` is the smaller number of videos. A distance that is not above its floor needs at least twice as many.
+    `num_samples` is the smaller number of videos, `deviation` that over repeats. `num_fitted` is the number of features
+    whose covariance is estimated: 0 for the kernel distance, which has no bias.
     """
-    reasons, needed = [], 0
-    if num_samples < enough_for(feature_dim):
-        reasons.append(f"{count_of(num_samples, 'video')} for {feature_dim} features")
-        needed = enough_for(feature_dim)
-    if matched is not None and floor is not None and matched <= floor:
-        reasons.append("not above its floor")
-        needed = max(needed, 2 * num_samples)
-    return reasons, needed
+
+    value: float
+    deviation: float | None
+    matched: float | None
+    floor: float | None
+    num_samples: int
+    num_fitted: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the floor is that of the distance itself, and not of fewer videos."""
+        return self.matched == self.value
+
+    @property
+    def says_nothing(self) -> str:
+        """Why the number says nothing: too few videos for the features, or not above its floor; "" if it does."""
+        few = f"{count_of(self.num_samples, 'video')} for {self.num_fitted} features"
+        low = "too few videos for a floor" if self.floor is None else "not above its floor"
+        return " and ".join([few] * self._has_few + [low] * self._is_low)
+
+    @property
+    def needed(self) -> int:
+        """How many videos of each folder would say something, twice as many if it is not above its floor; or 0."""
+        return max(enough_for(self.num_fitted) * self._has_few, 2 * self.num_samples * self._is_low)
+
+    @property
+    def _has_few(self) -> bool:
+        return self.num_samples < enough_for(self.num_fitted)
+
+    @property
+    def _is_low(self) -> bool:
+        return self.matched is None or self.floor is None or self.matched <= self.floor

@@ -44,6 +44,7 @@ class FrameMetrics:
 
     `pairing` says how videos were paired ("by first frame", "by name" or "by order"), `pairs` has (generated, real) of
     those compared, `skipped` (path, reason) of videos left out, and `warnings` say why the numbers may be misleading.
+    `frame_strides` are those of real and generated videos, `sizes` the (height, width) that frames were compared at.
     """
 
     psnr: float
@@ -52,6 +53,8 @@ class FrameMetrics:
     ssim_by_frame: tuple[float, ...]
     num_pairs: int
     pairing: str
+    frame_strides: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
     pairs: tuple[tuple[Path, Path], ...]
     skipped: tuple[tuple[Path, str], ...]
     warnings: tuple[str, ...]
@@ -70,12 +73,13 @@ def _compared(real_u8: np.ndarray, made_u8: np.ndarray, device: torch.device | s
     return psnr.double().cpu().numpy(), ssim.double().cpu().numpy()
 
 
-_Sums = tuple[np.ndarray, int, list[tuple[Path, str]]]
+_Sums = tuple[np.ndarray, int, list[tuple[Path, str]], set[tuple[int, int]]]
 
 
 def _sums(real: Clips, made: Clips, places: Iterable[int], device: torch.device | str) -> _Sums:
-    """Return sums (2, T) of PSNR and SSIM over pairs, the number of pairs, and (path, reason) of unreadable ones."""
+    """Return sums (2, T) of PSNR and SSIM over pairs, their number, (path, reason) of unreadable ones, and sizes."""
     sums, count, damaged = np.zeros((2, made.num_frames)), 0, []
+    sizes: set[tuple[int, int]] = set()
     for place in places:
         try:
             (real_u8, real_path), (made_u8, made_path) = real[place], made[place]
@@ -83,22 +87,23 @@ def _sums(real: Clips, made: Clips, places: Iterable[int], device: torch.device 
             damaged.append((made.index.paths[place], str(error)))
             continue
         if real_u8.shape != made_u8.shape:
-            sizes = [
+            found = [
                 f"{path} is {c.shape[2]} x {c.shape[1]}" for path, c in ((made_path, made_u8), (real_path, real_u8))
             ]
-            raise ValueError(f"{' and '.join(sizes)} (width x height); give a resolution (-r HxW) for all videos")
+            raise ValueError(f"{' and '.join(found)} (width x height); give a resolution (-r HxW) for all videos")
         if min(made_u8.shape[1:3]) < SSIM_WINDOW:
             raise ValueError(
                 f"{made_path} is {made_u8.shape[2]} x {made_u8.shape[1]}: SSIM needs frames of {SSIM_WINDOW} x "
-                f"{SSIM_WINDOW} pixels or more"
+                f"{SSIM_WINDOW} pixels (-r) or more"
             )
         sums += _compared(real_u8, made_u8, device)
         count += 1
-    return sums, count, damaged
+        sizes.add((made_u8.shape[1], made_u8.shape[2]))
+    return sums, count, damaged, sizes
 
 
 def _added(one: _Sums, two: _Sums) -> _Sums:
-    return one[0] + two[0], one[1] + two[1], one[2] + two[2]
+    return one[0] + two[0], one[1] + two[1], one[2] + two[2], one[3] | two[3]
 
 
 def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.device | str = "cpu") -> FrameMetrics:
@@ -113,9 +118,9 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     made_clips = Clips(paired.made, made.num_frames, made.resolution, stride=made.stride, fit=made.fit)
     total = len(made_clips) if made.num_samples is None else made.num_samples
     if not 1 <= total <= len(made_clips):
-        raise ValueError(f"{total} pairs were asked for; there are {len(made_clips)}")
+        raise ValueError(f"{total} pairs were asked for (-ns); there are {len(made_clips)}")
     mine = range(rank(), total, world_size())
-    sums, count, damaged = reduce(_added, gather_results(partial(_sums, real_clips, made_clips, mine, device)))
+    sums, count, damaged, sizes = reduce(_added, gather_results(partial(_sums, real_clips, made_clips, mine, device)))
     if count == 0:
         raise ValueError(
             f"none of the {total} pairs of {real.folder} and {made.folder} can be read; the first: {damaged[0][1]}"
@@ -135,6 +140,8 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
         ssim_by_frame=tuple(ssim),
         num_pairs=count,
         pairing=paired.how,
+        frame_strides=(real.stride, made.stride),
+        sizes=tuple(sorted(sizes)),
         pairs=tuple(compared),
         skipped=tuple(skipped),
         warnings=(*warnings, *warn_of_kinds(paired.real, paired.made)),

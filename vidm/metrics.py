@@ -9,12 +9,12 @@ make published numbers differ are a Protocol of vidm.detectors.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -26,95 +26,13 @@ from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, load_detector, n
 from vidm.distributed import is_main, on_main
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
-from vidm.floor import Matched, doubts, matched_distances
+from vidm.floor import Matched, matched_distances
 from vidm.frame_size import FrameSize
 from vidm.frechet import frechet_of, inception_score, kernel_distance
+from vidm.metric_results import FVDResult, Skipped, VISResult
 from vidm.neighbours import Neighbour, nearest_real
 
 SPLITS = 10
-
-Skipped = tuple[tuple[Path, str], ...]
-
-
-@dataclass(frozen=True)
-class FVDResult:
-    """A distance and everything that it depends on.
-
-    `values` are the distances of all repeats and `value` is their mean; `kernel_values` and `kernel` are the same for
-    the kernel distance, empty and None unless requested. `floor` is the distance of other real videos to real ones, and
-    `matched` that of as many generated videos to the same real ones: compare these two. `matched_samples` counts both
-    sides of them; all three are None for fewer than 4 real videos. `matched` is `value` if the data allow, else it is
-    of fewer videos. `num_samples` counts each folder's videos, `size` is the (height, width) of their clips, `skipped`
-    has (path, reason), `warnings` say why the number may be misleading. `neighbours` are those of the first repeat, the
-    nearest first; empty unless requested.
-    """
-
-    value: float
-    values: tuple[float, ...]
-    kernel: float | None
-    kernel_values: tuple[float, ...]
-    matched: float | None
-    floor: float | None
-    matched_samples: tuple[int, int] | None
-    name: str
-    protocol: str
-    num_samples: tuple[int, int]
-    feature_dim: int
-    num_frames: int
-    frame_strides: tuple[int, int]
-    resolution: FrameSize | None
-    fit: str
-    size: tuple[int, int]
-    seed: int
-    skipped: Skipped
-    warnings: tuple[str, ...]
-    neighbours: tuple[Neighbour, ...]
-
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation of `values` over the repeats (n - 1); None for a single one."""
-        return stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def kernel_deviation(self) -> float | None:
-        """The standard deviation of `kernel_values`."""
-        return stdev(self.kernel_values) if len(self.kernel_values) > 1 else None
-
-    @property
-    def says_nothing(self) -> str:
-        """Why the number says nothing: too few videos for the features, or not above its floor; "" if it does."""
-        return " and ".join(self._doubts[0])
-
-    @property
-    def needed(self) -> int:
-        """How many videos of each folder would say something; 0 if these do."""
-        return self._doubts[1]
-
-    @property
-    def _doubts(self) -> tuple[list[str], int]:
-        return doubts(min(self.num_samples), self.feature_dim, self.matched, self.floor)
-
-
-@dataclass(frozen=True)
-class VISResult:
-    """A video inception score, its standard deviation over the splits, and everything that they depend on.
-
-    `softmax` says that the classifier returned scores, which a softmax turned into probabilities.
-    """
-
-    value: float
-    deviation: float
-    name: str
-    num_samples: int
-    num_classes: int
-    num_frames: int
-    resolution: FrameSize | None
-    fit: str
-    size: tuple[int, int]
-    splits: int
-    seed: int
-    softmax: bool
-    skipped: Skipped
 
 
 def _report_skipped(sides: Sequence[Features]) -> Skipped:
@@ -147,7 +65,7 @@ def _numbers(
     return _Numbers(
         value=frechet_of(stats, made.stats(), ddof),
         kernel=kernel_distance(drawn.rows(), made.rows()) if kernel else None,
-        matched=matched_distances(real, made, len(drawn.keys), seed, ddof),
+        matched=matched_distances(real, made, len(drawn.keys), seed, ddof, kernel),
         neighbours=nearest_real(drawn, made) if neighbours else (),
         feature_dim=len(stats.mean()),
         size=real.size,
@@ -155,15 +73,20 @@ def _numbers(
 
 
 def _warnings(real: ClipSelection, made: ClipSelection, result: FVDResult) -> list[str]:
-    warnings = []
-    if result.says_nothing:
-        warnings.append(
-            f"the distance says nothing ({result.says_nothing}): use {result.needed} videos of each folder or more; "
-            "with fewer, compare it only with others of the same numbers of videos"
-        )
+    warnings = [
+        f"the {kind} distance says nothing ({found.says_nothing}): use {found.needed} videos of each folder or more; "
+        "with fewer, compare it only with others of the same numbers of videos"
+        for kind, found in result.measures.items()
+        if found.says_nothing
+    ]
     if Path(real.folder, real.split).resolve() == Path(made.folder).resolve():
         warnings.append(f"both folders are {made.folder}: the real videos are compared with themselves")
     return warnings
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def fvd_of(
@@ -196,11 +119,13 @@ def fvd_of(
     result = FVDResult(
         value=mean(draw.value for draw in draws),
         values=tuple(draw.value for draw in draws),
-        kernel=mean(kernels) if kernels else None,
+        kernel=_mean(kernels),
         kernel_values=kernels,
-        matched=mean(each.value for each in matched) if matched else None,
-        floor=mean(each.floor for each in matched) if matched else None,
+        matched=_mean(each.value for each in matched),
+        floor=_mean(each.floor for each in matched),
         matched_samples=matched[0].num_samples if matched else None,
+        kernel_matched=_mean(each.kernel for each in matched),
+        kernel_floor=_mean(each.kernel_floor for each in matched),
         name=name_of(settings.detector),
         protocol=settings.protocol.name,
         num_samples=(len(sides[0].keys), len(sides[1].keys)),

@@ -8,7 +8,7 @@ also found after its folder was moved or packed. A missing or damaged video ther
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +24,8 @@ from vidm.segments import segment_of, segment_path
 from vidm.video_io import VIDEO_SUFFIXES, VideoError
 
 DRAWN = "drawn"  # in place of a path, for first frames of a content generator
+# Where first frames came from; see first_frames_of.
+GENERATED, OF_REAL = "generated", "those of the real videos"
 
 
 class Pairs(NamedTuple):
@@ -124,6 +126,26 @@ def continued_videos(real: ClipIndex, made: ClipIndex) -> dict[Path, Path]:
     """Return the real video that each generated one continues, of those whose recorded first frame is known. Ours."""
     matches = _by_first_frame(real, made) or []
     return {path: real.paths[match] for path, match in zip(made.paths, matches, strict=False) if isinstance(match, int)}
+
+
+def first_frames_of(real: ClipIndex, made: ClipIndex) -> str:
+    """Say where the first frames of generated videos came from, as sampling recorded it; "" if no record says it.
+
+    This is GENERATED, OF_REAL or "from FOLDER"; of several, the most frequent with their numbers of videos. Ours.
+    """
+    continued = continued_videos(real, made)
+
+    def origin(video: Path) -> str:
+        source = _record(video).get("first_frame", "")
+        if source in ("", DRAWN):
+            return GENERATED if source else ""
+        return OF_REAL if video in continued else f"from {short(str(Path(source).parent))}"
+
+    counts = Counter(map(origin, made.paths))
+    if len(counts) == 1:
+        return next(iter(counts))
+    named = [f"{name or 'not recorded'} ({count})" for name, count in counts.most_common(3)]
+    return ", ".join(named + ["..."] * (len(counts) > 3))
 
 
 def _by_name(real: ClipIndex, made: ClipIndex, split: str) -> list[_Match] | None:

@@ -20,6 +20,7 @@ from string import Template
 import numpy as np
 
 from vidm.files import atomic_write
+from vidm.floor import FLOORS
 from vidm.video_io import probe, read_image
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -34,10 +35,12 @@ MEDIA_TYPES = {
 PIXEL_ART_WIDTH = 128
 # With more columns the videos would be too small on a phone, so the table scrolls sideways instead.
 FITTING_COLUMNS = 4
+# The heading of the distances of each kind.
+TITLES = {"Frechet": "Distances", "kernel": "Kernel distances"}
 
 # The line chart, in SVG units: its size, its margins, and the space for a title in a standalone file.
 WIDTH, HEIGHT = 640, 200
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 28
+LEFT, RIGHT, TOP, BOTTOM = 80, 12, 12, 28
 TITLE_HEIGHT = 24
 
 
@@ -73,6 +76,8 @@ class Report:
     settings: name-value pairs that say how the videos were made.
     curves: a sequence of finite numbers for each label; at least one number each.
     x_ranges: the x values of the first and the last number of a curve, by label; by default their indices.
+    axes: the names of the x and the y axis of a curve, by label.
+    kernel_distances: kernel distances in the features of the distances.
     """
 
     title: str
@@ -85,6 +90,8 @@ class Report:
     settings: Mapping[str, object] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     x_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    axes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    kernel_distances: Sequence[Distance] = ()
 
 
 def _media(path: Path, label: str) -> str:
@@ -136,26 +143,26 @@ def _sentence(text: str) -> str:
     return escape(text[:1].upper() + text[1:] + "." * (not text.endswith(".")))
 
 
-def _distance_section(name: str, distances: Sequence[Distance], notes: Sequence[str]) -> str:
-    largest = max(distance.value for distance in distances) or 1.0
+def _distance_section(kind: str, name: str, distances: Sequence[Distance], notes: Sequence[str]) -> str:
+    largest = max(0.0, *(distance.value for distance in distances)) or 1.0
     head = '<th scope="col">between</th><th scope="col" class="number">distance</th>'
     with_notes = any(distance.note for distance in distances)
     if with_notes:
         head += '<th scope="col" class="number">compared with the floor</th>'
     if any(distance.floor for distance in distances):
-        notes = ["The floor is what real videos measure in place of the generated ones.", *notes]
+        notes = [FLOORS[kind], *notes]
     lines = []
     for distance in distances:
         cells = f'<th scope="row">{escape(distance.label)}</th><td class="number">{decimal(distance.value, 4)}</td>'
         if with_notes:
             cells += f'<td class="number">{escape(distance.note)}</td>'
-        bar = f'<div style="--share: {100 * distance.value / largest:.2f}%"></div>'
-        kind = ' class="floor"' if distance.floor else ""
-        lines.append(f'<tr{kind}>{cells}<td class="bar" aria-hidden="true">{bar}</td></tr>')
+        bar = f'<div style="--share: {max(100 * distance.value / largest, 0):.2f}%"></div>'
+        style = ' class="floor"' if distance.floor else ""
+        lines.append(f'<tr{style}>{cells}<td class="bar" aria-hidden="true">{bar}</td></tr>')
     return (
-        '<section aria-labelledby="distances">\n<h2 id="distances">Distances</h2>\n'
+        f'<section aria-labelledby="{kind}">\n<h2 id="{kind}">{TITLES[kind]}</h2>\n'
         f"<p>{_sentence(name)} Lower is closer.</p>\n"
-        '<div class="scroll" tabindex="0" role="region" aria-labelledby="distances">\n<table>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{kind}">\n<table>\n'
         f'<thead><tr>{head}<td class="bar"></td></tr></thead>\n<tbody>\n'
         + "\n".join(lines)
         + "\n</tbody>\n</table>\n</div>\n"
@@ -164,8 +171,13 @@ def _distance_section(name: str, distances: Sequence[Distance], notes: Sequence[
     )
 
 
-def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> str:
-    low, high = min(values), max(values)
+def _line_and_axes(
+    values: Sequence[float],
+    x_range: tuple[int, int] | None,
+    axes: tuple[str, str] = ("", ""),
+    faint: Sequence[float] = (),
+) -> str:
+    low, high = min([*values, *faint]), max([*values, *faint])
     spread = (high - low) or 1.0
     last = max(len(values) - 1, 1)
 
@@ -175,7 +187,10 @@ def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> 
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / spread
 
-    points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+    def line(values: Sequence[float], attributes: str = "") -> str:
+        points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+        return f'<polyline{attributes} points="{points}"/>'
+
     levels = "".join(
         f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
@@ -186,19 +201,34 @@ def _line_and_axes(values: Sequence[float], x_range: tuple[int, int] | None) -> 
     below = "".join(
         f'<text x="{x(i):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{text}</text>' for i, anchor, text in x_labels
     )
-    return f'{levels}{below}<polyline points="{points}"/>'
+    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    places = f'x="{middle_x:g}" y="{HEIGHT - 8}"', f'x="16" y="{middle_y:g}" transform="rotate(-90 16 {middle_y:g})"'
+    names = "".join(
+        f'<text {place} text-anchor="middle">{escape(name)}</text>'
+        for place, name in zip(places, axes, strict=True)
+        if name
+    )
+    raw = line(faint, ' class="faint"') if faint else ""
+    return f"{levels}{below}{names}{raw}{line(values)}"
 
 
-def line_chart(values: Sequence[float], label: str, x_range: tuple[int, int] | None = None) -> str:
+def line_chart(
+    values: Sequence[float],
+    label: str,
+    x_range: tuple[int, int] | None = None,
+    axes: tuple[str, str] = ("", ""),
+    faint: Sequence[float] = (),
+) -> str:
     """Return a line chart as an SVG element for a page, whose style sheet sets its colours.
 
     values: at least one finite number, at equal distances from left to right. The y axis shows the smallest and the
     largest. label: a description of the values for screen readers. x_range: the x values of the first and the last
-    point; by default their indices. Ours.
+    point; by default their indices. axes: the names of the x and the y axis. faint: as many other values, for a faint
+    line behind. Ours.
     """
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{_line_and_axes(values, x_range)}</svg>"
+        f"{_line_and_axes(values, x_range, axes, faint)}</svg>"
     )
 
 
@@ -214,10 +244,11 @@ def svg_file(values: Sequence[float], label: str, x_range: tuple[int, int] | Non
     )
 
 
-def _curve_section(curves: Mapping[str, Sequence[float]], x_ranges: Mapping[str, tuple[int, int]]) -> str:
+def _curve_section(report: Report) -> str:
     charts = "".join(
-        f"<p>{escape(label)}</p>\n{line_chart(values, label, x_ranges.get(label))}\n"
-        for label, values in curves.items()
+        f"<p>{escape(label)}</p>\n"
+        f"{line_chart(values, label, report.x_ranges.get(label), report.axes.get(label, ('', '')))}\n"
+        for label, values in report.curves.items()
     )
     return f'<section aria-labelledby="curves">\n<h2 id="curves">Over time</h2>\n{charts}</section>'
 
@@ -239,9 +270,12 @@ def write_report(path: str | Path, report: Report) -> None:
     """
     sections = []
     if report.distances:
-        sections.append(_distance_section(report.distance_name, report.distances, report.notes))
+        sections.append(_distance_section("Frechet", report.distance_name, report.distances, report.notes))
+    if report.kernel_distances:
+        name = "squared maximum mean discrepancy in the same features"
+        sections.append(_distance_section("kernel", name, report.kernel_distances, ()))
     if report.curves:
-        sections.append(_curve_section(report.curves, report.x_ranges))
+        sections.append(_curve_section(report))
     if report.rows:
         sections.append(_video_section(report.columns, report.rows))
     notes = () if report.distances else report.notes

@@ -3,6 +3,7 @@
 write_sample_report(generator, settings)     # after sample_folder(generator, settings)
 """
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from vidm.csv_list import is_list
 from vidm.datasets import fit_frames
 from vidm.detectors import NUM_RANDOM_FEATURES, STYLEGAN_V, load_detector
 from vidm.distributed import is_main, print0
@@ -19,10 +21,12 @@ from vidm.first_frames import is_image
 from vidm.floor import enough_for
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import drift
-from vidm.frame_size import sides_of
+from vidm.frame_size import FrameSize, sides_of
 from vidm.generator import Generator
-from vidm.metrics import FVDResult, compute_fvd
+from vidm.metric_results import FVDResult
+from vidm.metrics import compute_fvd
 from vidm.packs import probe, read_frames
+from vidm.pairing import DRAWN
 from vidm.report import Report, VideoRow, write_report
 from vidm.sample_config import SampleConfig
 from vidm.sampling import video_path
@@ -86,13 +90,16 @@ def _rows(
             write_video(media[2], fit_frames(real, size, data.fit), settings.fps)
         used = record["settings"]
         how = f"seed {used['seed']}, {used['sampler']}, {used['steps']} steps, psi {used['psi']:g}"
+        if used.get("class_name"):
+            guidance = used.get("guidance", 1)
+            how = f"class {used['class_name']}, " + (f"guidance {guidance}, " if guidance != 1 else "") + how
         rows.append(VideoRow(f"video {record['index']}: {how}; first frame {Path(record['first_frame']).name}", media))
     return rows
 
 
 def _real_videos(settings: SampleConfig, records: list[dict[str, Any]]) -> list[Path]:
     """Return the real videos of the first frames; empty if these come from images, one video or a generator."""
-    if not settings.content or not Path(settings.content).is_dir():
+    if not settings.content or not (Path(settings.content).is_dir() or is_list(settings.content)):
         return []
     paths = [Path(name) for name in dict.fromkeys(record["first_frame"] for record in records)]
     return [] if any(is_image(path) for path in paths) else paths
@@ -106,6 +113,31 @@ def _num_real(generator: Generator, settings: SampleConfig, paths: list[Path]) -
     return shortest if paths and shortest > 1 else 0
 
 
+def _no_distances(
+    settings: SampleConfig, records: list[dict[str, Any]], num_real: int, num_samples: int, size: FrameSize
+) -> str:
+    """Say why there is no distance of `num_samples` videos with `num_real` real frames each; "" if there is one."""
+    if not num_samples:
+        drawn = records[0]["first_frame"] == DRAWN
+        what = "first frames were generated" if drawn else "first frames are not of a folder or list of videos"
+        return f"{what}; evaluate_FVD.py -dir1 REAL -dir2 {settings.out} compares with any real videos"
+    if not num_real:
+        return "a real or generated video has only one frame"
+    if num_samples < 2:
+        return "it needs two generated and two real videos"
+    return f"frames are smaller than {MIN_SIZE} pixels" if min(sides_of(size)) < MIN_SIZE else ""
+
+
+def _settings_of(records: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the settings of all videos; of a setting that differs, how many videos have each value."""
+    counts = {name: Counter(record["settings"].get(name) for record in records) for name in records[0]["settings"]}
+    found = {}
+    for name, values in counts.items():
+        texts = {value: str(value) if len(values) == 1 else f"{value} ({count})" for value, count in values.items()}
+        found[name] = ", ".join(text for value, text in texts.items() if value not in (None, ""))
+    return {name: text for name, text in found.items() if text}
+
+
 def _protocol_of(result: FVDResult) -> dict[str, str]:
     """Say how the page's distance was measured, and how evaluate_FVD.py measures."""
     real, made = result.num_samples
@@ -117,9 +149,11 @@ def _protocol_of(result: FVDResult) -> dict[str, str]:
     }
 
 
-def _origin(generator: Generator) -> dict[str, str]:
+def _origin(generator: Generator, settings: SampleConfig) -> dict[str, str]:
     found = circumstances(generator.device)
-    content = {"content checkpoint": str(generator.content_path)} if generator.content_path else {}
+    content = {"first frames": settings.content or "generated"}
+    if generator.content_path:
+        content["content checkpoint"] = str(generator.content_path)
     return {"checkpoint": str(generator.path), **content, "date": found["date"], "command": found["command"]}
 
 
@@ -138,7 +172,8 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
     result: FVDResult | None = None
     curve: tuple[float, ...] = ()
     num_samples, window = min(len(records), len(real)), max(num_real // WINDOWS, 2)
-    if num_real and num_samples > 1 and min(sides_of(size)) >= MIN_SIZE:
+    missing = _no_distances(settings, records, num_real, num_samples, size)
+    if not missing:
         protocol = replace(STYLEGAN_V, name="stylegan-v, real clips from their first frame", random_start=False)
         folders = (settings.content, settings.out)
         detector = load_detector(None if num_real >= MIN_I3D_FRAMES else "random", generator.device)
@@ -156,21 +191,26 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
         return
     with TemporaryDirectory() as folder:
         rows = _rows(generator, settings, records, num_real, Path(folder))
-        used = {name: value for name, value in records[0]["settings"].items() if value not in (None, "")}
         notes = list(result.warnings) if result else []
         if result and not curve:
             needed = enough_for(NUM_RANDOM_FEATURES)
             notes.append(f"no curve of the drift: {count_of(num_samples, 'video')}, and it needs {needed}")
+        drift_label = f"random-feature Frechet distance within windows of {window} frames"
         report = Report(
             title="Generated videos",
             intro=f"{count_of(len(records), 'video')} of {count_of(generator.num_frames(settings), 'frame')}, "
-            f"{len(rows)} shown.",
+            f"{len(rows)} shown." + (f" No distance to real videos: {missing}." if missing else ""),
             columns=["first frame", "generated", "ground truth"][: len(rows[0].media)],
             rows=rows,
             distance_name=result.name if result else "",
             distances=distances_of(result) if result else (),
             notes=notes,
-            settings={**_origin(generator), **(_protocol_of(result) if result else {}), **used},
-            curves={f"distance within windows of {window} frames": curve} if curve else {},
+            settings={
+                **_origin(generator, settings),
+                **(_protocol_of(result) if result else {}),
+                **_settings_of(records),
+            },
+            curves={drift_label: curve} if curve else {},
+            axes={drift_label: ("window", "distance")},
         )
         write_report(Path(settings.out, "report.html"), report)

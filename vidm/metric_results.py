@@ -1,0 +1,106 @@
+"""What the metrics return: each number with every setting that it depends on. Ours.
+
+result = compute_fvd("real", "generated", load_detector(), num_frames=16, resolution=128)
+for kind, found in result.measures.items():
+    print(kind, found.value, "floor", found.floor, found.says_nothing)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import stdev
+
+from vidm.floor import Measure
+from vidm.frame_size import FrameSize
+from vidm.neighbours import Neighbour
+
+Skipped = tuple[tuple[Path, str], ...]
+
+
+@dataclass(frozen=True)
+class FVDResult:
+    """A distance and everything that it depends on.
+
+    `values` are the distances of all repeats and `value` is their mean; `kernel_values` and `kernel` are the same for
+    the kernel distance, empty and None unless requested. `floor` is the distance of other real videos to real ones, and
+    `matched` that of as many generated videos to the same real ones: compare these two. `matched_samples` counts both
+    sides of them. `matched` is `value` if the data allow, else it is of fewer videos. `kernel_matched` and
+    `kernel_floor` are the same for the kernel distance (see vidm.floor). All are None for fewer than 4 real videos.
+    `num_samples` counts each folder's videos, `frame_strides` are those of the real and the generated ones, `size` is
+    the (height, width) of their clips, `skipped` has (path, reason), `warnings` say why the number may be misleading.
+    `neighbours` are those of the first repeat, the nearest first; empty unless requested.
+    """
+
+    value: float
+    values: tuple[float, ...]
+    kernel: float | None
+    kernel_values: tuple[float, ...]
+    matched: float | None
+    floor: float | None
+    matched_samples: tuple[int, int] | None
+    kernel_matched: float | None
+    kernel_floor: float | None
+    name: str
+    protocol: str
+    num_samples: tuple[int, int]
+    feature_dim: int
+    num_frames: int
+    frame_strides: tuple[int, int]
+    resolution: FrameSize | None
+    fit: str
+    size: tuple[int, int]
+    seed: int
+    skipped: Skipped
+    warnings: tuple[str, ...]
+    neighbours: tuple[Neighbour, ...]
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of `values` over the repeats (n - 1); None for a single one."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def kernel_deviation(self) -> float | None:
+        """The standard deviation of `kernel_values`."""
+        return stdev(self.kernel_values) if len(self.kernel_values) > 1 else None
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """The distances by kind: "Frechet", and "kernel" if requested."""
+        number, frechet = min(self.num_samples), (self.matched, self.floor)
+        found = {"Frechet": Measure(self.value, self.deviation, *frechet, number, self.feature_dim)}
+        if self.kernel is not None:
+            kernel = (self.kernel, self.kernel_deviation, self.kernel_matched, self.kernel_floor)
+            found["kernel"] = Measure(*kernel, number, num_fitted=0)
+        return found
+
+    @property
+    def says_nothing(self) -> str:
+        """Why the Frechet distance says nothing; "" if it does."""
+        return self.measures["Frechet"].says_nothing
+
+    @property
+    def needed(self) -> int:
+        """How many videos of each folder would say something; 0 if these do."""
+        return self.measures["Frechet"].needed
+
+
+@dataclass(frozen=True)
+class VISResult:
+    """A video inception score, its standard deviation over the splits, and everything that they depend on.
+
+    `softmax` says that the classifier returned scores, which a softmax turned into probabilities.
+    """
+
+    value: float
+    deviation: float
+    name: str
+    num_samples: int
+    num_classes: int
+    num_frames: int
+    resolution: FrameSize | None
+    fit: str
+    size: tuple[int, int]
+    splits: int
+    seed: int
+    softmax: bool
+    skipped: Skipped

@@ -127,7 +127,7 @@ def required(section: str) -> list[Requirement]:
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_constraints_name_one_version_of_every_requirement_within_its_range(python):
     known = pins(python)
-    for requirement in [r for name in ("dependencies", "metrics", "dev") for r in required(name)]:
+    for requirement in [r for name in ("dependencies", "metrics", "notebook", "dev") for r in required(name)]:
         if not requirement.marker or requirement.marker.evaluate({"python_version": python}):
             assert requirement.specifier.contains(known[requirement.name]), requirement
 

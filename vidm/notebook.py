@@ -59,7 +59,7 @@ def _figure(path: Path, caption: str, number: int, width: int) -> str:
     else:
         element = f'<video autoplay loop muted playsinline controls aria-label="{label}" {attributes}></video>'
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure style="display: inline-block; margin: 0 8px 8px 0">{element}{text}</figure>'
+    return f'<figure style="display: inline-block; margin: 0 16px 8px 0">{element}{text}</figure>'
 
 
 def show(videos: Videos, fps: float = 8, format: str = "gif") -> ShownVideos:

@@ -1,5 +1,6 @@
 # make demo      makes data, trains, samples and evaluates; writes results/demo/report.html
 # make test      the fast tests            make test-all   make check, then every test
+# make notebook  runs examples/quickstart.ipynb and stores its outputs
 # make check     ruff and mypy             make format     fix and format the code
 # make lock      writes constraints.txt, the versions that are installed, anew; CONSTRAINTS= installs the newest ones
 
@@ -8,10 +9,13 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test test-all check format lock clean
+.PHONY: demo notebook test test-all check format lock clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
+
+notebook: .venv/installed
+	$(BIN)/python scripts/run_notebook.py examples/quickstart.ipynb
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(TESTS) -m "not slow"

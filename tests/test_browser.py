@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vidm
 from vidm.report import Distance, Report, VideoRow, write_report
 from vidm.video_io import write_video
 
@@ -195,3 +196,24 @@ def test_the_page_fits_the_screen_of_a_phone(browser: Browser, page: Path) -> No
     browser.command("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
     browser.open(page)
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("format", ["gif", "mp4"])
+def test_videos_of_a_notebook_play_side_by_side_in_an_exported_page(
+    browser: Browser, tmp_path: Path, format: str
+) -> None:
+    frames = np.full((8, 32, 32, 3), 110, np.uint8)
+    for t, frame in enumerate(frames):
+        frame[8:24, 2 * t : 2 * t + 8] = (220, 30, 30)
+    exported = tmp_path / "exported.html"
+    exported.write_text(f"<!DOCTYPE html>{vidm.show({'a': frames, 'b': frames}, format=format).html}")
+    browser.command("Emulation.setDeviceMetricsOverride", width=600, height=400, deviceScaleFactor=1, mobile=False)
+    browser.open(exported)
+    shown = "[...document.querySelectorAll('img, video')]"
+    browser.wait_until(f"{shown}.every(e => e.naturalWidth === 32 || e.played?.length && e.played.end(0) > 0.3)")
+    boxes = browser.evaluate(
+        f"{shown}.map(e => {{ const b = e.getBoundingClientRect(); return [b.x, b.y, b.width]; }})"
+    )
+    assert boxes[0][1] == boxes[1][1]
+    assert boxes[0][0] + 128 < boxes[1][0]
+    assert [box[2] for box in boxes] == [128, 128]

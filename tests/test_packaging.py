@@ -128,7 +128,8 @@ def required(section: str) -> list[Requirement]:
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_constraints_name_one_version_of_every_requirement_within_its_range(python):
     known = pins(python)
-    for requirement in [r for name in ("dependencies", "metrics", "hub", "dev") for r in required(name)]:
+    sections = ("dependencies", "metrics", "hub", "notebook", "dev")
+    for requirement in [r for name in sections for r in required(name)]:
         if not requirement.marker or requirement.marker.evaluate({"python_version": python}):
             assert requirement.specifier.contains(known[canonicalize_name(requirement.name)]), requirement
 

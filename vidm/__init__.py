@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vidm.metrics import compute_vis as compute_vis
     from vidm.model import ContentGenerator as ContentGenerator
     from vidm.model import MotionGenerator as MotionGenerator
+    from vidm.notebook import show as show
     from vidm.posgn import PositionalGroupNorm as PositionalGroupNorm
     from vidm.sample_config import SampleConfig as SampleConfig
     from vidm.samplers import sample_ddim as sample_ddim
@@ -55,6 +56,7 @@ _MODULES = {
     "sample_ddpm": "samplers",
     "sample_dpm_solver": "samplers",
     "sample_folder": "sampling",
+    "show": "notebook",
 }
 __all__ = list(_MODULES)
 

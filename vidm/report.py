@@ -94,6 +94,11 @@ class Report:
     kernel_distances: Sequence[Distance] = ()
 
 
+def data_url(path: Path) -> str:
+    """Return a file of a type in MEDIA_TYPES as a URL that contains it, so that a page needs no other file. Ours."""
+    return f"data:{MEDIA_TYPES[path.suffix.lower()]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _media(path: Path, label: str) -> str:
     suffix = path.suffix.lower()
     if suffix not in MEDIA_TYPES:
@@ -102,8 +107,7 @@ def _media(path: Path, label: str) -> str:
         _, height, width, _ = probe(path)
     else:
         height, width, _ = read_image(path).shape
-    source = f"data:{MEDIA_TYPES[suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    attributes = f'width="{width}" height="{height}" src="{source}"'
+    attributes = f'width="{width}" height="{height}" src="{data_url(path)}"'
     if width < PIXEL_ART_WIDTH:
         attributes += ' class="pixels"'
     if suffix == ".mp4":

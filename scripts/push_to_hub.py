@@ -142,10 +142,14 @@ def evaluation_table(path: Path) -> str:
         for name, found in record["results"].items():
             real, made = found["num_samples"]
             clips = f"{made} generated, {real} real videos, {found['num_frames']} frames of {size_text(found['size'])}"
-            doubts = f"says nothing: {found['says_nothing']}" if found["says_nothing"] else ""
-            lines.append([name, *(_decimal(found[key]) for key in ("value", "deviation", "floor")), clips, doubts])
-            if found["kernel"] is not None:
-                lines.append([f"{name} kernel", _decimal(found["kernel"]), "", "", clips, doubts])
+            for label, value, prefix in ((name, "value", ""), (f"{name} kernel", "kernel", "kernel_")):
+                if found[value] is not None:
+                    # The floor of a distance; not that of fewer videos, which the record has in its place.
+                    floor = found[f"{prefix}floor"] if found[f"{prefix}matched"] == found[value] else None
+                    doubts = found[f"{prefix}says_nothing"]
+                    doubts = f"says nothing: {doubts}" if doubts else ""
+                    numbers = map(_decimal, (found[value], found[f"{prefix}deviation"], floor))
+                    lines.append([label, *numbers, clips, doubts])
         frames = record.get("frame_metrics", {})
         for label, key in (("PSNR, dB", "psnr"), ("SSIM", "ssim")) if frames else ():
             lines.append([label, _decimal(frames[key]), "", "", f"{frames['num_pairs']} pairs {frames['pairing']}", ""])

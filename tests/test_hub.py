@@ -248,7 +248,15 @@ def test_a_dry_run_writes_the_shipped_files_and_a_card_with_the_measured_rows(pu
 def test_a_card_has_the_numbers_of_an_evaluation(push, tmp_path):
     result = FVDResult(
         **{"value": 0.25, "values": (0.24, 0.26), "kernel": 0.001, "kernel_values": (0.001,), "matched": 0.25},
-        **{"floor": 0.02, "matched_samples": (32, 32), "name": "random", "protocol": "stylegan-v", "feature_dim": 512},
+        **{
+            "floor": 0.02,
+            "kernel_matched": 0.002,
+            "kernel_floor": 0.003,
+            "matched_samples": (32, 32),
+            "name": "random",
+            "protocol": "stylegan-v",
+            "feature_dim": 512,
+        },
         **{"num_samples": (256, 64), "num_frames": 16, "frame_strides": (1, 1), "resolution": None, "fit": "crop"},
         **{"size": (32, 48), "seed": 0, "skipped": (), "warnings": (), "neighbours": ()},
     )
@@ -260,6 +268,7 @@ def test_a_card_has_the_numbers_of_an_evaluation(push, tmp_path):
     assert (
         "| random Frechet16 | 0.25 | 0.01414 | 0.02 | 64 generated, 256 real videos, 16 frames of 32x48 | says " in page
     )
+    assert "| random Frechet16 kernel | 0.001 |  |  | 64 generated, 256 real videos, 16 frames of 32x48 | says " in page
     assert "a random network. Protocol stylegan-v, 2026-11-26." in page
     assert "content" not in page.split("## Use")[1].split("## Settings")[0].replace("--content first.png", "")
 

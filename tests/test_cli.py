@@ -40,14 +40,14 @@ ORIGINAL_DEFAULTS = {
 }
 SHARED_FLAGS = """
 --batch-size --compile --condition-noise --dist-backend --dist-url --gpu --help --multiprocessing-distributed
---num-frames --out --precision --rank --resolution --resume --seed --test --timeout --video-timesteps --workers
---world-size
+--layout --num-frames --out --precision --rank --resolution --resume --seed --split --test --timeout --video-timesteps
+--workers --world-size
 """.split()
 TRAINING_FLAGS = """
 --accum-steps --checkpoint-activations --class-dropout --classes --config --content-frames --data --deterministic
---dry-run --ema-decay --eval-freq --fit --flow-range --frame-stride --generator --held-out --init --keep --layout
+--dry-run --ema-decay --eval-freq --fit --flow-range --frame-stride --generator --held-out --init --keep
 --loss --lr --lr-schedule --max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --p2-gamma
---penalty-eps --prediction --preset --previous-frame --print-config --print-freq --save-freq --schedule --set --split
+--penalty-eps --prediction --preset --previous-frame --print-config --print-freq --save-freq --schedule --set
 --spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters --weight-decay
 """.split()
 SAMPLING_FLAGS = """
@@ -410,6 +410,7 @@ def test_a_value_of_a_preset_without_effect_is_accepted(tmp_path, flags):
             "--content DIR --content-steps 9",
             "--content-steps has no effect: it is for first frames of a --content-resume",
         ),
+        ("--content-resume FILE --split val", "--split has no effect: it is for first frames of a --content"),
         ("--content DIR --psi 0 --start-noise frame", "--start-noise has no effect: with --psi 0"),
         ("--content DIR --format npy --fps 8", "--fps has no effect: --format npy stores no frame rate"),
         ("--content DIR --sampler ddpm --eta 1", "--eta 1.0: only --sampler ddim uses it"),

@@ -26,14 +26,14 @@ from vidm.config import Config
 from vidm.datasets import to_float
 from vidm.diffusion import GaussianDiffusion
 from vidm.files import WriteError, sha256_of
-from vidm.first_frames import read_first_frame
+from vidm.first_frames import list_content, read_first_frame
 from vidm.generator import Generator, load_generator
 from vidm.layers import constant_index
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision
 from vidm.sample_config import SampleConfig
 from vidm.samplers import sample_ddim, sample_ddpm
-from vidm.sampling import list_content, sample_folder, video_path
+from vidm.sampling import sample_folder, video_path
 from vidm.video_io import VideoError, read_video, write_video
 from vidm.video_writing import video_writer
 
@@ -363,6 +363,23 @@ def test_frames_beside_masks_are_still_frames_of_videos(frame, tmp_path):
         write_video(tmp_path / name, np.stack([frame, frame]))
         Image.fromarray(frame).save(tmp_path / name / "00001_mask.png")
     assert list_content(tmp_path) == [tmp_path / "one", tmp_path / "two"]
+
+
+def test_first_frames_are_those_of_the_split_that_a_folder_a_csv_list_or_images_have(frame, tmp_path, capsys):
+    for name in ("test/a.npy", "train/a.npy", "images/test/a.png", "images/train/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(frame)
+        image.save(tmp_path / name) if name.endswith("png") else write_video(tmp_path / name, np.stack([frame, frame]))
+    (tmp_path / "clips.csv").write_text("path,split\ntest/a.npy,test\ntrain/a.npy,train\n")
+    assert list_content(tmp_path, split="test") == [tmp_path / "test" / "a.npy"]
+    assert list_content(tmp_path, "csv", "train") == [tmp_path / "train" / "a.npy"]
+    assert list_content(tmp_path / "images", split="test") == [tmp_path / "images" / "test" / "a.png"]
+    capsys.readouterr()
+    list_content(tmp_path / "clips.csv")
+    assert "--split chooses from test, train" in capsys.readouterr().out
+    for part in ({"split": "test"}, {"layout": "both"}):
+        with pytest.raises(ValueError, match=r"has no effect: .*a\.npy is one file"):
+            list_content(tmp_path / "test" / "a.npy", **part)
 
 
 def test_an_archive_as_content_is_told_what_it_is(tmp_path):

@@ -90,6 +90,7 @@ def sample_config(options: argparse.Namespace) -> SampleConfig:
         )
     without_rate = settings.format in ("frames", "npy") and not (settings.grid or settings.report)
     rules = (
+        (not settings.content, "layout split", "it is for first frames of a --content"),
         (not settings.content_resume, "content_steps", "it is for first frames of a --content-resume"),
         (settings.psi == 0, "start_noise", "with --psi 0 denoising always starts from the same latent"),
         (without_rate, "fps", f"--format {settings.format} stores no frame rate"),

@@ -19,6 +19,7 @@ from vidm.schedules import SCHEDULES
 from vidm.settings import check_type, check_values, setting
 from vidm.unet import NORMS, UNetShape
 
+LAYOUTS = ("auto", "videos", "frames", "both", "ucf101", "csv")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 AUTO_PRECISION = "precision of the networks; auto: bf16 on GPUs that compute in it, tf32 on older ones, fp32 on a CPU"
 # Settings in files of earlier versions that are now constants.
@@ -93,7 +94,7 @@ class DataConfig:
         "auto",
         "layout of the folder; auto detects it, except for csv: a list, clips.csv in it",
         "--layout",
-        ("auto", "videos", "frames", "both", "ucf101", "csv"),
+        LAYOUTS,
     )
     split: str = setting(
         "",

@@ -6,7 +6,7 @@ settings = SampleConfig(content="frames", out="results/samples", sampler="ddim",
 import re
 from dataclasses import dataclass
 
-from vidm.config import AUTO_PRECISION, LARGEST_SEED, PRECISIONS, Config
+from vidm.config import AUTO_PRECISION, LARGEST_SEED, LAYOUTS, PRECISIONS, Config
 from vidm.console import short
 from vidm.samplers import SAMPLERS
 from vidm.schedules import space_timesteps
@@ -21,7 +21,9 @@ SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 class SampleConfig:
     """How videos are sampled from a checkpoint. Raises ValueError, naming the flag, for invalid settings."""
 
-    content: str = setting("", "first frames: an image, a video, or a folder of them", "--content")
+    content: str = setting("", "first frames: an image, a video, a folder of them, or a csv list", "--content")
+    layout: str = setting("auto", "layout of --content, as in training", "--layout", LAYOUTS)
+    split: str = setting("", "part of --content whose first frames to use, as in training (default: all)", "--split")
     content_resume: str = setting("", "content generator's checkpoint, for generated first frames", "--content-resume")
     out: str = setting("results/samples", "folder of videos; finished ones with the same settings are kept", "--out")
     num_samples: int | None = setting(

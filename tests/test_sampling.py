@@ -117,6 +117,22 @@ def test_a_sampler_may_be_a_function_with_the_signature_of_ours(both, frame):
         generator.animate(frame, sampler=spy, eta=0.5)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (lambda diffusion, model, x_T, model_kwargs: x_T, "model_kwargs, noise=noise.: got an unexpected .* 'noise'"),
+        (lambda model: model, "cannot be called as sampler.diffusion, model, .*: too many positional"),
+        (partial(sample_ddim, GaussianDiffusion()), r"the sampler partial cannot be called .*diffusion, model, x_T"),
+        (lambda d, m, x_T, k, noise: x_T[0], r"like x_T, torch.float32 \[1, 3, 16, 16\] on cpu: got .* \[3, 16, 16\]"),
+        (lambda d, m, x_T, k, noise: x_T.double(), r"got torch.float64 \[1, 3, 16, 16\] on cpu"),
+        (lambda d, m, x_T, k, noise: None, "must return a tensor like x_T, .*: got NoneType"),
+    ],
+)
+def test_a_function_that_is_no_sampler_is_told_what_is_expected(generator, frame, sampler, message):
+    with pytest.raises(ValueError, match=message):
+        generator.animate(frame, num_frames=2, sampler=sampler)
+
+
 def test_the_process_of_a_checkpoint_is_one_call_and_the_default_one_is_refused(both, generator):
     _, complete = both
     diffusion = complete.diffusion(50)

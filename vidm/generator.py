@@ -30,7 +30,7 @@ from vidm.rollout import BoundSampler, generate_first_frames, roll_out, shared_s
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
 from vidm.sample_config import SampleConfig
-from vidm.samplers import SAMPLERS, Sampler, sample_ddim
+from vidm.samplers import SAMPLERS, Sampler, checked, sample_ddim
 
 # Weights of a checkpoint: averaged over the training, or as the last step left them.
 WEIGHTS = ("ema", "raw")
@@ -131,7 +131,7 @@ class Generator:
 
     def _settings(self, sampler: str | Sampler, values: dict[str, Any]) -> tuple[SampleConfig, Sampler | None]:
         """Checked settings, and the sampler if it is a function."""
-        function = sampler if callable(sampler) else None
+        function = checked(sampler) if callable(sampler) else None
         if function and values.get("eta"):
             raise ValueError("eta is for sampler='ddim': bind it to a function, as in partial(sample_ddim, eta=0.5)")
         sample = SampleConfig(**(values if function else values | {"sampler": sampler}))

@@ -379,7 +379,7 @@ def test_guided_videos_in_bfloat16_are_nearly_the_same(generator, frame, precisi
     ("values", "message"),
     [
         ({}, "give class_name, one of blue, green, red"),
-        ({"class_name": "pink"}, "--class pink: choose from blue, green, red"),
+        ({"class_name": "pink"}, "^class_name pink: choose from blue, green, red"),
     ],
 )
 def test_a_class_must_be_given_and_known(generator, frame, values, message):
@@ -388,11 +388,11 @@ def test_a_class_must_be_given_and_known(generator, frame, values, message):
 
 
 @pytest.mark.parametrize(
-    ("values", "flag"), [({"class_name": "red"}, "--class red"), ({"guidance": 2}, "--guidance 2")]
+    ("values", "flag"), [({"class_name": "red"}, "class_name red"), ({"guidance": 2}, "guidance 2")]
 )
 def test_a_generator_without_classes_takes_neither_class_nor_guidance(tmp_path, frame, values, flag):
     plain = load_generator(saved(tmp_path / "plain.pt"), device="cpu")
-    with pytest.raises(ValueError, match=f"{flag}: .*plain.pt has no classes; train with --classes"):
+    with pytest.raises(ValueError, match=f"^{flag}: .*plain.pt has no classes; train with classes"):
         plain.animate(frame, **values, **QUICK)
 
 
@@ -416,7 +416,9 @@ def test_a_video_has_the_class_of_its_first_frames_folder_unless_one_is_given(ge
         assert [record(tmp_path / out, i)["class_name"] for i in (0, 2, 4)] == expected
         sample_folder(motion, settings)  # all of them exist
     np.save(tmp_path / "clip.npy", np.zeros((4, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"clip.npy is not in the folder of a class: give --class, one of blue, green"):
+    with pytest.raises(
+        ValueError, match=r"clip.npy is not in the folder of a class: give class_name, one of blue, green"
+    ):
         sample_folder(motion, SampleConfig(content=str(tmp_path / "clip.npy"), out=str(tmp_path / "c"), **QUICK))
     assert not (tmp_path / "c").exists()
 
@@ -430,7 +432,7 @@ def test_a_video_has_the_class_that_a_csv_list_gives_its_first_frame(generator, 
     assert [record(tmp_path / "listed", i)["class_name"] for i in (0, 1)] == ["red", "green"]
     file.write_text("\n".join(rows).replace("green", "violet") + "\n")
     with pytest.raises(
-        ValueError, match=r"000\.npy\[8:16\] has the class violet: give --class, one of blue, green, red"
+        ValueError, match=r"000\.npy\[8:16\] has the class violet: give class_name, one of blue, green, red"
     ):
         sample_folder(motion, SampleConfig(content=str(file), out=str(tmp_path / "unknown"), **QUICK))
 

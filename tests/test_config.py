@@ -130,13 +130,13 @@ def test_every_generator_that_the_flag_offers_is_built():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"loss": "l1"}, "--loss 'l1': choose from charbonnier, mse"),
-        ({"flow_range": "full"}, "--flow-range 'full': choose from unit, published, none"),
-        ({"precision": "bf16-weights"}, "--precision 'bf16-weights': choose from auto, fp32, tf32, bf16, fp16"),
-        ({"held_out": -1}, "--held-out -1: give 0 or more"),
-        ({"max_bad_fraction": 2.0}, r"--max-bad-fraction 2\.0: give a number from 0 to 1"),
-        ({"condition_noise": float("inf")}, "--condition-noise inf: give a number from 0 to"),
-        ({"lr": 0.0}, r"--lr 0\.0: give a number above 0$"),
+        ({"loss": "l1"}, "^loss 'l1': choose from charbonnier, mse"),
+        ({"flow_range": "full"}, "^flow_range 'full': choose from unit, published, none"),
+        ({"precision": "bf16-weights"}, "^precision 'bf16-weights': choose from auto, fp32, tf32, bf16, fp16"),
+        ({"held_out": -1}, "^held_out -1: give 0 or more"),
+        ({"max_bad_fraction": 2.0}, r"^max_bad_fraction 2\.0: give a number from 0 to 1"),
+        ({"condition_noise": float("inf")}, "^condition_noise inf: give a number from 0 to"),
+        ({"lr": 0.0}, r"^lr 0\.0: give a number above 0$"),
     ],
 )
 def test_an_invalid_setting_of_training_is_named(values, message):
@@ -147,12 +147,12 @@ def test_an_invalid_setting_of_training_is_named(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"psi": 1.5}, r"--psi 1\.5: give a number from 0 to 1"),
-        ({"psi": float("nan")}, "--psi nan: give a number from 0 to 1"),
-        ({"sampler": "euler"}, r"--sampler 'euler': choose from ddpm, ddim, dpm-solver\+\+"),
-        ({"fps": 1001.0}, r"--fps 1001\.0: give a number from 0.1 to 1000"),
-        ({"num_samples": 0}, "--num-samples 0: give a number from 1 to 1000000"),
-        ({"eta": 0.5}, r"--eta 0\.5: only --sampler ddim uses it, and the sampler is dpm-solver\+\+"),
+        ({"psi": 1.5}, r"^psi 1\.5: give a number from 0 to 1"),
+        ({"psi": float("nan")}, "^psi nan: give a number from 0 to 1"),
+        ({"sampler": "euler"}, r"^sampler 'euler': choose from ddpm, ddim, dpm-solver\+\+"),
+        ({"fps": 1001.0}, r"^fps 1001\.0: give a number from 0.1 to 1000"),
+        ({"num_samples": 0}, "^num_samples 0: give a number from 1 to 1000000"),
+        ({"eta": 0.5}, r"^eta 0\.5: only sampler ddim uses it, and the sampler is dpm-solver\+\+"),
     ],
 )
 def test_a_sample_config_with_an_invalid_setting_cannot_be_created(values, message):
@@ -197,9 +197,9 @@ def test_channel_counts_of_old_files_are_accepted_only_if_they_are_the_fixed_one
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"out": ""}, "--out is empty"),
-        ({"data": ""}, "--data is empty"),
-        ({"ema_decay": 2.0}, r"--ema-decay 2\.0: give a number from 0 to 0\.999999999"),
+        ({"out": ""}, "^out is empty"),
+        ({"data": ""}, "^data is empty"),
+        ({"ema_decay": 2.0}, r"^ema_decay 2\.0: give a number from 0 to 0\.999999999"),
     ],
 )
 def test_empty_folders_and_a_decay_outside_its_range_are_named(values, message):

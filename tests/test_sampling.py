@@ -167,7 +167,7 @@ def test_a_stream_without_a_length_ends_only_without_anchors(generator, frame):
     assert len(list(generator.stream(frame, **flags))) == 16
     endless = generator.stream(frame, **flags, anchor_every=5)
     assert len(list(islice(endless, 20))) == 20
-    with pytest.raises(ValueError, match=r"--num-frames 17: .* --anchor-every"):
+    with pytest.raises(ValueError, match=r"^num_frames 17: .* anchor_every"):
         generator.stream(frame, 17)
 
 
@@ -276,20 +276,20 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
     ("values", "message"),
     [
         ({"sampler": "euler"}, "'euler'"),
-        ({"sampler": "dpm-solver++", "eta": 0.5}, "--eta 0.5"),
-        ({"anchor_every": 16}, "--anchor-every 16"),
-        ({"anchor_every": -1}, "--anchor-every -1"),
-        ({"condition_noise": -1.0}, "--condition-noise -1"),
+        ({"sampler": "dpm-solver++", "eta": 0.5}, "^eta 0.5"),
+        ({"anchor_every": 16}, "^anchor_every 16"),
+        ({"anchor_every": -1}, "^anchor_every -1"),
+        ({"condition_noise": -1.0}, "^condition_noise -1"),
         ({"steps": "0"}, "'0'"),
         ({"precision": "fp12"}, "'fp12'"),
-        ({"psi": 1.5}, "--psi 1.5"),
-        ({"eta": 1.5}, "--eta 1.5"),
-        ({"eta": float("nan")}, "--eta nan"),
-        ({"seed": -1}, "--seed -1"),
-        ({"num_frames": 0}, "--num-frames 0"),
+        ({"psi": 1.5}, "^psi 1.5"),
+        ({"eta": 1.5}, "^eta 1.5"),
+        ({"eta": float("nan")}, "^eta nan"),
+        ({"seed": -1}, "^seed -1"),
+        ({"num_frames": 0}, "^num_frames 0"),
         ({"start_noise": "bogus"}, "'bogus'"),
         ({"steps": "2000"}, "2000"),
-        ({"num_frames": 99}, "--num-frames 99: .* --anchor-every"),
+        ({"num_frames": 99}, "^num_frames 99: .* anchor_every"),
     ],
 )
 def test_invalid_settings_are_named_in_the_error(generator, frame, values, message):
@@ -433,7 +433,7 @@ def test_nothing_is_written_if_the_content_is_missing_or_the_grid_is_too_large(g
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sample_folder(generator, settings(tmp_path / "nowhere", out))
-    with pytest.raises(ValueError, match="--grid 2x2 needs 4 videos, but only 3 are generated"):
+    with pytest.raises(ValueError, match=r"^grid 2x2 needs 4 videos, but only 3 are generated"):
         sample_folder(generator, settings(content, out, grid="2x2"))
     assert not out.exists()
 
@@ -519,7 +519,7 @@ def test_a_grid_of_the_first_videos_is_written_next_to_the_folder(generator, con
     others = [np.load(tmp_path / "out" / f"video_{i:05d}.npy") for i in range(6)]
     cell = mosaic[:, 16:, 32:].mean(axis=3)
     assert int(np.argmin([np.abs(cell - other.mean(axis=3)).mean() for other in others])) == 5
-    with pytest.raises(ValueError, match="--grid 2by3: give rows and columns"):
+    with pytest.raises(ValueError, match=r"^grid 2by3: give rows and columns"):
         sample_folder(generator, settings(content, tmp_path / "other", grid="2by3"))
 
 
@@ -651,7 +651,7 @@ def test_psi_narrows_the_sampling_space(generator, frame):
         return float(np.std(videos, axis=0).mean())
 
     assert spread(0.0) == 0 < spread(0.3) < spread(1.0)
-    with pytest.raises(ValueError, match=r"--psi 1\.5: give a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"^psi 1\.5: give a number from 0 to 1"):
         generator.animate(frame, **QUICK, psi=1.5)
 
 
@@ -694,7 +694,7 @@ def test_images_with_transparency_or_16_bits_are_converted_like_files(generator,
     ("name", "value"), [("num_samples", 0), ("batch_size", 0), ("fps", 0.0), ("fps", float("nan"))]
 )
 def test_invalid_settings_are_refused_before_anything_is_written(generator, content, tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}"):
+    with pytest.raises(ValueError, match=f"^{name} {value}"):
         sample_folder(generator, settings(content, tmp_path / "out", **{name: value}))
     assert not (tmp_path / "out").exists()
 
@@ -770,7 +770,7 @@ def test_first_frames_are_drawn_in_ancestral_steps_on_the_spacing_of_ddim(genera
 
 def test_sampling_without_first_frames_is_an_error_and_writes_nothing(generator, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"give first frames \(--content\)"):
+    with pytest.raises(ValueError, match=r"give first frames \(content\) or .* \(content_path of load_generator\)"):
         sample_folder(generator, SampleConfig(steps="2"))
     assert not list(tmp_path.iterdir())
 
@@ -784,5 +784,5 @@ def test_a_truncated_start_is_shared_by_the_frames_of_a_video_as_well(generator,
 
 
 def test_generating_more_frames_than_trained_is_refused_before_first_frames_are_drawn(generator):
-    with pytest.raises(ValueError, match="--num-frames 17"):
+    with pytest.raises(ValueError, match=r"^num_frames 17"):
         generator.generate(1, num_frames=17)

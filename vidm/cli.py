@@ -30,6 +30,7 @@ from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sample_config import SampleConfig
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
+from vidm.settings import flags_named
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
@@ -37,6 +38,7 @@ from vidm.training_run import dry_run, fit
 CHANNELS_LAST_SINCE = "2.15"
 
 
+@flags_named()
 def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None, Checkpoint | None]:
     """The settings of a run, the checkpoint it continues, and the one whose weights it starts from, if any.
 
@@ -80,6 +82,7 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
     return config, resume, init
 
 
+@flags_named()
 def sample_config(options: argparse.Namespace) -> SampleConfig:
     """The settings of sampling. Raises ValueError for invalid ones and for flags without effect."""
     settings = SampleConfig(**given(options, SampleConfig()))

@@ -16,7 +16,7 @@ from vidm.frame_size import FITS, frame_size, plain_size, sides_of, size_text
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.schedules import SCHEDULES
-from vidm.settings import check_type, check_values, setting
+from vidm.settings import arguments_named, check_type, check_values, setting
 from vidm.unet import NORMS, UNetShape
 
 LAYOUTS = ("auto", "videos", "frames", "both", "ucf101", "csv")
@@ -222,7 +222,11 @@ class Config:
         return self.model, self.diffusion, self.data, self.train
 
     def check(self, num_processes: int = 1) -> None:
-        """Raise ValueError, naming the flag, for invalid settings of a training run."""
+        """Raise ValueError, naming the setting, for invalid settings of a training run."""
+        with arguments_named(*self.sections()):
+            self._check(num_processes)
+
+    def _check(self, num_processes: int) -> None:
         for section in self.sections():
             check_values(section)
         train = self.train

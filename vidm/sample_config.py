@@ -10,7 +10,7 @@ from vidm.config import AUTO_PRECISION, LARGEST_SEED, LAYOUTS, PRECISIONS, Confi
 from vidm.console import short
 from vidm.samplers import SAMPLERS
 from vidm.schedules import space_timesteps
-from vidm.settings import check_values, setting
+from vidm.settings import arguments_named, check_values, setting
 
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 # The file suffix of a video by format; "frames" is a folder of images.
@@ -19,7 +19,7 @@ SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How videos are sampled from a checkpoint. Raises ValueError, naming the flag, for invalid settings."""
+    """How videos are sampled from a checkpoint. Raises ValueError, naming the setting, for invalid ones."""
 
     content: str = setting("", "first frames: an image, a video, a folder of them, or a csv list", "--content")
     layout: str = setting("auto", "layout of --content, as in training", "--layout", LAYOUTS)
@@ -64,6 +64,10 @@ class SampleConfig:
     seed: int = setting(0, "seed; with the same seed, video i is always the same", "--seed", least=0, most=LARGEST_SEED)
 
     def __post_init__(self) -> None:
+        with arguments_named(SampleConfig):
+            self._check()
+
+    def _check(self) -> None:
         for name in ("steps", "content_steps"):  # numbers are accepted from Python
             object.__setattr__(self, name, str(getattr(self, name)))
         check_values(self)

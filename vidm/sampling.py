@@ -30,6 +30,7 @@ from vidm.generator import Generator
 from vidm.packs import frame_sha256
 from vidm.runtime import versions_of
 from vidm.sample_config import SUFFIXES, SampleConfig
+from vidm.settings import arguments_named
 from vidm.video_io import VideoError, read_video, write_video
 from vidm.video_writing import WriteFrame, video_writer
 
@@ -257,6 +258,7 @@ def _make(
     return num_made
 
 
+@arguments_named(SampleConfig, content_resume="content_path of load_generator")
 def sample_folder(generator: Generator, settings: SampleConfig) -> None:
     """Write out/video_%05d.mp4 (or .gif, .npy, a folder of frames), each with its settings next to it as .json.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vidm.checkpoint import remove_unfinished
+from vidm.config import Config
 from vidm.distributed import gather_rows, is_main, on_main, print0, world_size
 from vidm.files import locked
 from vidm.frame_size import size_text
@@ -23,6 +24,7 @@ from vidm.loading import Batch, LoadingError
 from vidm.model import MotionGenerator
 from vidm.runlog import RunLog
 from vidm.runtime import GIB, num_bytes, peak_bytes
+from vidm.settings import arguments_named
 from vidm.stop_signals import StopSignals
 from vidm.trainer import Trainer
 from vidm.validation import Validator, film_strip
@@ -58,6 +60,7 @@ def describe(trainer: Trainer) -> None:
         print0("the checkpoint has no optimizer state: the moments start at zero")
 
 
+@arguments_named(*Config().sections())
 def dry_run(trainer: Trainer) -> None:
     """Take one step and print the memory it needs; nothing is written."""
     describe(trainer)
@@ -82,6 +85,7 @@ def dry_run(trainer: Trainer) -> None:
     print0(f"loss {losses['loss'].mean().item():.4g}" if losses else "the loss or its gradient is not finite")
 
 
+@arguments_named(*Config().sections())
 def fit(trainer: Trainer) -> None:
     """Train to the last step, or until asked to stop, with logs, previews and checkpoints.
 

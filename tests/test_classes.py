@@ -166,6 +166,7 @@ def test_a_video_that_cannot_be_read_is_replaced_together_with_its_class(classes
         (["blue/a.npy", "blue/b.npy"], "of one class, blue"),
         (["a.npy", "b.npy"], "a.npy is not in the folder of a class"),
         (["blue/a.npy", "b.npy"], "b.npy is not in the folder of a class"),
+        (["video_00000-01000/a.npy", "video_01000-02000/b.npy"], "a.npy is not in the folder of a class; .* csv file"),
     ],
 )
 def test_data_without_a_folder_for_each_class_are_refused(classes, tmp_path, files, message):

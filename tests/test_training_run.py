@@ -141,6 +141,20 @@ def test_a_dry_run_prints_sizes_and_memory_and_writes_nothing(tiny, capsys):
     assert not Path(tiny.train.out).exists()
 
 
+def test_a_run_that_is_interrupted_before_its_first_step_names_no_folder_and_leaves_none(tiny, capsys, monkeypatch):
+    trainer = Trainer(tiny, CPU)
+
+    def interrupted():
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(trainer, "batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer)
+    assert tiny.train.out not in capsys.readouterr().out
+    assert not Path(tiny.train.out).exists()
+
+
 def test_out_of_memory_advice_names_a_setting():
     assert [more_micro_batches(8, n) for n in (1, 2, 3, 4, 8)] == [2, 4, 4, 8, None]
     with (

@@ -97,12 +97,8 @@ def fit(trainer: Trainer) -> None:
     if trainer.step >= train.total_iters:
         print0(f"nothing left to do: step {trainer.step} of {train.total_iters}")
         return
-    print0(
-        f"steps {trainer.step} to {train.total_iters}; checkpoints and logs go to {train.out}; to repeat this run, see "
-        f"{train.out}/command.txt"
-    )
     batches = trainer.batches()
-    # The first batch is read before anything is written, so that data errors leave no files behind.
+    # The first batch is read before anything is written, so that data errors and Ctrl-C leave no files behind.
     batches = chain([next(batches)], batches)
     with ExitStack() as open_until_the_end:
         on_main(lambda: open_until_the_end.enter_context(locked(train.out)))
@@ -111,6 +107,10 @@ def fit(trainer: Trainer) -> None:
             open_until_the_end.callback(log.close)
             remove_unfinished(train.out)
             log.settings(trainer.config.to_dict(), world_size())
+            log.say(
+                f"steps {trainer.step} to {train.total_iters}; checkpoints and logs go to {train.out}; to repeat this "
+                f"run, see {train.out}/command.txt"
+            )
         with StopSignals() as stop, ThreadPoolExecutor(1) as thread:
             run = _Run(trainer, log, stop, thread)
             try:

@@ -184,7 +184,9 @@ def train_parser() -> argparse.ArgumentParser:
         help="any setting by its name in config.json, also one without a flag; may be repeated",
     )
     mode.add_argument(
-        "--print-config", action="store_true", help="print all settings in a form that --config takes, and exit"
+        "--print-config",
+        action="store_true",
+        help="print all settings as JSON, which --config takes in a file named *.json, and exit",
     )
     _add_checkpoint(
         mode,

@@ -13,7 +13,7 @@ from golden import fill_by_rule, small_content_arguments, small_model_arguments
 
 from vidm.checkpoint import Checkpoint, build_model, latest_checkpoint, load_checkpoint, save_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
-from vidm.cli import parse_flags, train_config
+from vidm.cli import parse_flags, sample_main, train_config
 from vidm.config import Config
 from vidm.diffusion import PREDICTIONS, GaussianDiffusion
 from vidm.generator import Generator, load_generator
@@ -395,6 +395,14 @@ def test_a_generator_without_classes_takes_neither_class_nor_guidance(tmp_path, 
     plain = load_generator(saved(tmp_path / "plain.pt"), device="cpu")
     with pytest.raises(ValueError, match=f"^{flag}: .*plain.pt has no classes; train with classes"):
         plain.animate(frame, **values, **QUICK)
+
+
+def test_a_mistake_about_classes_is_the_only_line_that_sampling_prints(tmp_path, capsys):
+    plain = saved(tmp_path / "plain.pt")
+    with pytest.raises(SystemExit):
+        sample_main(f"--resume {plain} --content {tmp_path} --guidance 2".split())
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"error: --guidance 2: {plain} has no classes; train with --classes\n")
 
 
 def record(out: Path, index: int) -> dict:

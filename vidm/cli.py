@@ -10,8 +10,9 @@ original code's sampling command passes are accepted and reported.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import torch
 
@@ -152,6 +153,13 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
         (dry_run if options.dry_run else fit)(_trainer(device, options))
 
 
+def _check_paths(paths: Mapping[str, str]) -> None:
+    """Raise FileNotFoundError, naming the flag, for a path that does not exist, before any file is loaded."""
+    for flag, path in paths.items():
+        if path and not Path(path).exists():
+            raise FileNotFoundError(f"no such file or folder: {path} ({flag})")
+
+
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
@@ -160,11 +168,14 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
         resume = DEFAULT_RUN if options.resume == "auto" else options.resume
         if options.resume == "auto" and not list_checkpoints(resume):
             raise ValueError(
-                f"--resume auto: there is no checkpoint in {resume}: give the folder of the run, or a file"
+                f"--resume auto: there is no checkpoint in {resume}, the folder of runs without --out; give --resume "
+                "the --out of your run, or a file"
             )
+        _check_paths({"--resume": resume, "--content": settings.content, "--content-resume": settings.content_resume})
         generator = load_generator(
             resume, settings.content_resume or None, options.stored_timesteps, device, options.weights
         )
+        generator.check(settings)
         _report_device(device, settings.precision)
         _report_unused(options, settings, generator)
         precision = generator.precision(settings)

@@ -210,7 +210,7 @@ def sample_parser() -> argparse.ArgumentParser:
     _add_checkpoint(
         mode,
         "checkpoint of the motion generator to sample from; a run's folder: its newest undamaged one; auto: that of "
-        f"{DEFAULT_RUN}",
+        f"the folder {DEFAULT_RUN}, the default --out of training",
     )
     mode.add_argument(
         "--weights",

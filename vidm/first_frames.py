@@ -70,14 +70,6 @@ def as_first_frame(frame: FirstFrame) -> np.ndarray:
     return frame
 
 
-def check_content(content: str | Path) -> Path:
-    """Return a path of first frames. Raises FileNotFoundError if nothing is there."""
-    content = Path(content)
-    if not content.exists():
-        raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
-    return content
-
-
 def list_content(content: str | Path, layout: str = "auto", split: str = "") -> list[Path]:
     """Return the files of first frames: one image or video, a folder's clips or images, at any depth, or a csv list's.
 
@@ -85,7 +77,9 @@ def list_content(content: str | Path, layout: str = "auto", split: str = "") -> 
     contains images, and each is a first frame. What is found and what is passed over is printed. Unreadable videos are
     reported and left out. Raises FileNotFoundError or ValueError if nothing is left.
     """
-    content = check_content(content)
+    content = Path(content)
+    if not content.exists():
+        raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
     if regular_file(content).is_file() and not is_list(content):
         if split or layout != "auto":
             flag = f"--split {split}" if split else f"--layout {layout}"

@@ -7,9 +7,8 @@ import re
 from dataclasses import dataclass
 
 from vidm.config import AUTO_PRECISION, LARGEST_SEED, LAYOUTS, PRECISIONS, Config
-from vidm.console import short
 from vidm.samplers import SAMPLERS
-from vidm.schedules import space_timesteps
+from vidm.schedules import space_timesteps, step_counts
 from vidm.settings import arguments_named, check_values, setting
 
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
@@ -73,6 +72,9 @@ class SampleConfig:
         check_values(self)
         if not self.out or not self.steps:
             raise ValueError("--out and --steps must not be empty")
+        for flag, steps in (("--steps", self.steps), ("--content-steps", self.content_steps)):
+            if steps:
+                step_counts(steps, flag)
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"--eta {self.eta}: only --sampler ddim uses it, and the sampler is {self.sampler}")
         self.grid_shape()
@@ -90,14 +92,9 @@ class SampleConfig:
                 f"--num-frames {self.num_frames}: the model was trained on {trained} frames, give at most that many or "
                 "add --anchor-every K"
             )
-        for flag, steps, config in (
-            ("--steps", self.steps, motion),
-            ("--content-steps", self.content_steps or self.steps, content or motion),
-        ):
-            try:
-                space_timesteps(config.model.diffusion_timesteps, steps)
-            except ValueError as error:
-                raise ValueError(f"{flag} {short(steps)}: {error}") from error
+        space_timesteps(motion.model.diffusion_timesteps, self.steps, "--steps")
+        if content:
+            space_timesteps(content.model.diffusion_timesteps, self.content_steps or self.steps, "--content-steps")
 
     def grid_shape(self) -> tuple[int, int]:
         """Rows and columns of the grid; (0, 0) for none. Raises ValueError for text that is not of the form RxC."""

@@ -132,6 +132,7 @@ def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:
     if options.start_iters is not None and not 0 <= options.start_iters <= LARGEST:
         raise ValueError(f"--start-iters {options.start_iters}: give a number from 0 to {LARGEST}")
     config, resume, init = train_config(options)
+    _check_out(config.train.out)
     _report_device(device, config.train.precision)
     if device.type == "cpu" and config.train.deterministic:
         print0("--deterministic has no effect on a CPU: every run gives the same bits there")
@@ -153,6 +154,13 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
         (dry_run if options.dry_run else fit)(_trainer(device, options))
 
 
+def _check_out(out: str) -> None:
+    """Raise ValueError if the folder to write to is a file, or below one."""
+    found = next((path for path in (Path(out), *Path(out).parents) if path.exists()), Path())
+    if not found.is_dir():
+        raise ValueError(f"--out {out}: {found} is a file, not a folder")
+
+
 def _check_paths(paths: Mapping[str, str]) -> None:
     """Raise FileNotFoundError, naming the flag, for a path that does not exist, before any file is loaded."""
     for flag, path in paths.items():
@@ -171,6 +179,7 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
                 f"--resume auto: there is no checkpoint in {resume}, the folder of runs without --out; give --resume "
                 "the --out of your run, or a file"
             )
+        _check_out(settings.out)
         _check_paths({"--resume": resume, "--content": settings.content, "--content-resume": settings.content_resume})
         generator = load_generator(
             resume, settings.content_resume or None, options.stored_timesteps, device, options.weights

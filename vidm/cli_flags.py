@@ -224,7 +224,8 @@ def sample_parser() -> argparse.ArgumentParser:
     unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
     unused.add_argument("--resolution", type=frame_size, metavar="SIZE", help="videos have the size of the network")
     training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
-    _add_other_mode(parser, training_only, "is a training flag: it has no effect on sampling")
+    _add_other_mode(parser, training_only - {"--data"}, "is a training flag: it has no effect on sampling")
+    _add_other_mode(parser, {"--data"}, "is a training flag: sampling takes first frames from --content")
     return parser
 
 

@@ -220,7 +220,7 @@ def survey_clips(
 def _nothing_found(folder: Path, passed_over: str) -> str:
     nothing = f"no videos and no folders of frames in {folder}"
     if not passed_over:
-        return f"{nothing}; {_where_data_comes_from(folder)}"
+        return f"{nothing}: give the folder that contains them"
     advice = "give another --layout" if "--layout" in passed_over else "convert videos to mp4 and images to png"
     return f"{nothing}, passed over: {passed_over}; {advice}"
 

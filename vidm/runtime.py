@@ -216,6 +216,8 @@ def exit_on_user_error() -> Iterator[None]:
             yield
         except (ValueError, OSError) as error:
             message = str(error).strip()
+            if isinstance(error, OSError) and error.filename and message.startswith("[Errno"):
+                message = f"{error.filename}: {error.strerror}"
             # An error of a data loading process contains its whole traceback, whose last line is the message.
             if "Traceback (most recent call last):\n" in message:
                 message = re.sub(r"^(\w+\.)+\w*Error: ", "", message.split("\n")[-1])

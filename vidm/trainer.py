@@ -159,7 +159,7 @@ class Trainer:
         found = latest_checkpoint(train.out)
         if found and not (resume and in_own_folder(resume.source, config)):
             raise ValueError(
-                f"{train.out} already has checkpoints, the newest is {found.name}: add --resume auto to continue "
+                f"folder {train.out} already has checkpoints, the newest {found.name}: add --resume auto to continue "
                 "that run, or give another --out to begin a new one"
             )
         _check_same_step(self.step)

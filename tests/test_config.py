@@ -47,7 +47,7 @@ def test_replacing_does_not_change_the_original():
 
 
 def test_an_unknown_setting_is_named():
-    with pytest.raises(ValueError, match="unknown settings: learning_rate"):
+    with pytest.raises(ValueError, match="there is no setting learning_rate"):
         Config().replaced({"learning_rate": 1.0})
 
 
@@ -127,6 +127,13 @@ def test_every_generator_that_the_flag_offers_is_built():
     assert kinds == {"MotionGenerator", "ContentGenerator"}
 
 
+def test_an_unknown_preset_or_setting_is_reported_with_those_that_may_be_meant():
+    with pytest.raises(ValueError, match="preset 'tyni': choose from paper128, .*tiny"):
+        Config.from_preset("tyni")
+    with pytest.raises(ValueError, match=r"there is no setting num_frames; did you mean video_timesteps\?"):
+        Config().replaced({"num_frames": 8})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -151,6 +158,9 @@ def test_an_invalid_setting_of_training_is_named(values, message):
         ({"psi": float("nan")}, "^psi nan: give a number from 0 to 1"),
         ({"sampler": "euler"}, r"^sampler 'euler': choose from ddpm, ddim, dpm-solver\+\+"),
         ({"fps": 1001.0}, r"^fps 1001\.0: give a number from 0.1 to 1000"),
+        ({"num_frames": "16"}, "^num_frames '16': give a whole number"),
+        ({"seed": 1.5}, "^seed 1.5: give a whole number"),
+        ({"guidance": "2"}, "^guidance '2': give a number"),
         ({"steps": 0}, "^steps '0': give a number of steps, as 100, ddim100 .* 10,15,20"),
         ({"content_steps": "many"}, "^content_steps 'many': give a number of steps"),
         ({"num_samples": 0}, "^num_samples 0: give a number from 1 to 1000000"),

@@ -6,8 +6,8 @@ import pytest
 
 from vidm.cli import train_config, train_main
 from vidm.cli_flags import parse_flags
-from vidm.config import Config
-from vidm.config_file import SETTINGS, read_config
+from vidm.config import SETTINGS, Config
+from vidm.config_file import read_config
 from vidm.presets import DESCRIPTIONS, PRESETS
 from vidm.settings import from_text
 

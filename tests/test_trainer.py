@@ -204,9 +204,10 @@ def test_a_run_that_diverges_stops_and_saves_finite_weights(tiny, capsys):
 def test_a_run_neither_starts_in_a_folder_of_another_nor_deletes_its_later_checkpoints(tiny):
     run(tiny)
     with pytest.raises(
-        ValueError, match=r"run already has checkpoints, the newest .*4.pt: add resume auto.* another out"
+        ValueError,
+        match=r"run already has checkpoints, the newest .*4.pt: continue that run \(resume auto\), .* another out",
     ):
-        Trainer(tiny, CPU)
+        Trainer(tiny, "cpu")
     first = Path(tiny.train.out) / "checkpoint_00000002.pt"
     later = Path(tiny.train.out) / "checkpoint_00000099.pt"
     later.write_bytes(b"another run's")

@@ -10,8 +10,7 @@ from dataclasses import Field, fields
 from textwrap import fill
 from typing import Any
 
-from vidm.config import Config
-from vidm.config_file import SETTINGS, setting_of
+from vidm.config import SETTINGS, Config, setting_of
 from vidm.console import CommandParser
 from vidm.distributed import BACKENDS, TIMEOUT_S
 from vidm.frame_size import frame_size, size_text

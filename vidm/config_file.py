@@ -15,12 +15,11 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import Field, fields
-from difflib import get_close_matches
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vidm.config import Config
+from vidm.config import Config, setting_of
 from vidm.console import short
 from vidm.files import LARGEST_JSON, read_json, regular_file
 from vidm.resume import BEGINNING, PLACES, check_places
@@ -30,24 +29,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-# The settings of training by name.
-SETTINGS = {each.name: each for section in Config().sections() for each in fields(section)}
-# The name of the setting that a flag gives.
-_BY_FLAG = {flag: name for name, each in SETTINGS.items() for flag in each.metadata.get("flags", ())}
-# Flags that are no settings, since they choose where settings come from.
-_ONLY_FLAGS = ("--preset", "--config", "--resume")
-
-
-def setting_of(name: str) -> Field[Any]:
-    """A setting of training. Raises ValueError for an unknown name, with the one of that flag or the most similar."""
-    if name in SETTINGS:
-        return SETTINGS[name]
-    flag = f"--{short(name).lstrip('-').replace('_', '-')}"
-    meant = [_BY_FLAG[flag]] if flag in _BY_FLAG else get_close_matches(short(name), SETTINGS, 1)
-    hint = f"; give it as a flag, {flag}" if flag in _ONLY_FLAGS else ""
-    raise ValueError(f"there is no setting {short(name)}" + (hint or "".join(f"; did you mean {m}?" for m in meant)))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

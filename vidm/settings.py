@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import Field, field, fields
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args
 
@@ -156,6 +157,9 @@ def check_value(each: Field[Any], value: Any, flag: str = "") -> None:
     if value is None or (least is None and above is None):
         return
     parts = value if isinstance(value, tuple) else (value,)
+    whole = flag_type(each) is int
+    if not all(isinstance(part, Integral if whole else Real) for part in parts):
+        raise ValueError(f"{flag} {reprlib.repr(value)}: give {'a whole number' if whole else 'a number'}")
     # Comparisons with NaN are false, so it is refused as well.
     large_enough = all(part > above if least is None else part >= least for part in parts)
     if not (large_enough and all(part <= (most or LARGEST) for part in parts)):

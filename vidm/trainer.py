@@ -131,19 +131,19 @@ class Trainer:
     `config`; if it has no optimizer state, the moments start at zero. With `init`, a new run begins with that
     checkpoint's averaged weights. `start_step` replaces the checkpoint's step (or 0). `self.config` is `config` with
     the decision of vidm.resume.trains_flow and the precision that "auto" is on this device. Raises ValueError or
-    FileNotFoundError for invalid settings, data or files; the list of bad videos is then the only file that may have
-    been written.
+    FileNotFoundError for invalid settings, data or files; then only the list of bad videos may have been written.
     """
 
     @arguments_named(*Config().sections())
     def __init__(
         self,
         config: Config,
-        device: torch.device,
+        device: torch.device | str,
         resume: Checkpoint | None = None,
         init: Checkpoint | None = None,
         start_step: int | None = None,
     ) -> None:
+        device = torch.device(device)
         config.check(world_size())
         check_bfloat16(device, config.train.precision)
         if config.train.compile:
@@ -159,8 +159,8 @@ class Trainer:
         found = latest_checkpoint(train.out)
         if found and not (resume and in_own_folder(resume.source, config)):
             raise ValueError(
-                f"folder {train.out} already has checkpoints, the newest {found.name}: add --resume auto to continue "
-                "that run, or give another --out to begin a new one"
+                f"folder {train.out} already has checkpoints, the newest {found.name}: continue that run "
+                "(--resume auto), or give another --out to begin a new one"
             )
         _check_same_step(self.step)
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)

@@ -147,6 +147,12 @@ def test_weights_load_strictly_and_tensors_that_do_not_fit_are_listed():
         load_weights(module, {}, "file")
 
 
+def test_a_checkpoint_in_place_of_spynet_weights_is_told_so(tmp_path):
+    torch.save({"state_dict": {}, "ema_state_dict": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is the checkpoint of a generator, not a file of SPyNet"):
+        load_spynet(SPyNet(), tmp_path / "checkpoint.pt")
+
+
 @pytest.mark.parametrize("nested", [True, False])
 def test_spynet_files_may_be_nested_and_without_buffers(tmp_path, nested):
     source, target = SPyNet(), SPyNet()

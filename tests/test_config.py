@@ -128,7 +128,7 @@ def test_every_generator_that_the_flag_offers_is_built():
 
 
 def test_an_unknown_preset_or_setting_is_reported_with_those_that_may_be_meant():
-    with pytest.raises(ValueError, match="preset 'tyni': choose from paper128, .*tiny"):
+    with pytest.raises(ValueError, match=r"preset 'tyni': choose from paper128, .*tiny"):
         Config.from_preset("tyni")
     with pytest.raises(ValueError, match=r"there is no setting num_frames; did you mean video_timesteps\?"):
         Config().replaced({"num_frames": 8})

@@ -56,7 +56,7 @@ def describe(trainer: Trainer) -> None:
     if data.is_motion and config.model.flow_range != "none":
         start = "" if trainer.begins_from or train.spynet else ", starting from zero flow (no --spynet given)"
         print0(f"SPyNet is {'trained' if train.train_flow else 'frozen'}{start}")
-    if trainer.step and not trainer.optimizer.state:
+    if trainer.begins_from and trainer.step and not trainer.optimizer.state:
         print0("the checkpoint has no optimizer state: the moments start at zero")
 
 

@@ -169,7 +169,7 @@ def test_out_of_memory_advice_names_a_setting():
 def test_a_step_that_runs_out_of_memory_names_accum_steps_to_try(tiny, monkeypatch):
     trainer = Trainer(tiny, CPU)
     monkeypatch.setattr(trainer, "accumulate", lambda batches, step: torch.empty(2**60))
-    message = r"out of memory on the CPU: micro-batches of 4 do not fit; try --accum-steps 2, --checkpoint-activations"
+    message = r"out of memory on the CPU: micro-batches of 4 do not fit; try accum_steps 2, checkpoint_activations"
     with pytest.raises(ValueError, match=message):
         fit(trainer)
 

@@ -641,7 +641,7 @@ def test_a_checkpoint_of_the_wrong_kind_is_named_in_the_error(both):
 
 
 def test_videos_from_scratch_need_a_content_generator(generator):
-    with pytest.raises(ValueError, match="--content-resume"):
+    with pytest.raises(ValueError, match="content_path"):
         generator.generate(1, **QUICK)
 
 

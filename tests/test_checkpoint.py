@@ -130,7 +130,7 @@ def test_settings_of_another_version_are_named(checkpoint, tmp_path):
         "optimizer": {},
     }
     torch.save(content, tmp_path / "future.pt")
-    with pytest.raises(ValueError, match="another version: unknown settings: magic"):
+    with pytest.raises(ValueError, match="another version: there is no setting magic"):
         load_checkpoint(tmp_path / "future.pt")
 
 
@@ -145,6 +145,12 @@ def test_weights_load_strictly_and_tensors_that_do_not_fit_are_listed():
         load_weights(module, state, "file")
     with pytest.raises(ValueError, match=r"in 16 tensors: .*; and 6 more"):
         load_weights(module, {}, "file")
+
+
+def test_a_checkpoint_in_place_of_spynet_weights_is_told_so(tmp_path):
+    torch.save({"state_dict": {}, "ema_state_dict": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is the checkpoint of a generator, not a file of SPyNet"):
+        load_spynet(SPyNet(), tmp_path / "checkpoint.pt")
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -272,9 +272,9 @@ def test_a_published_content_file_in_the_wrong_place_is_refused_with_the_right_f
     content = in_published_format(CONTENT, tmp_path / "content.pth.tar")
     monkeypatch.setattr("vidm.generator.load_any", partial(load_any, config=SMALL))
     assert load_generator(motion, content).generate(1, num_frames=2, steps=1).shape == (1, 2, 32, 32, 3)
-    with pytest.raises(ValueError, match=r"content\.pth\.tar is a content generator.*--content-resume"):
+    with pytest.raises(ValueError, match=r"content\.pth\.tar is a content generator.* with content_path, "):
         load_generator(content)
-    with pytest.raises(ValueError, match=r"motion\.pth\.tar is a motion generator.*--resume"):
+    with pytest.raises(ValueError, match=r"motion\.pth\.tar is a motion generator.* with path, "):
         load_generator(motion, motion)
 
 

@@ -13,7 +13,7 @@ from golden import fill_by_rule, small_content_arguments, small_model_arguments
 
 from vidm.checkpoint import Checkpoint, build_model, latest_checkpoint, load_checkpoint, save_checkpoint
 from vidm.checkpoint_formats import load_any, save_safetensors
-from vidm.cli import parse_flags, train_config
+from vidm.cli import parse_flags, sample_main, train_config
 from vidm.config import Config
 from vidm.diffusion import PREDICTIONS, GaussianDiffusion
 from vidm.generator import Generator, load_generator
@@ -166,6 +166,7 @@ def test_a_video_that_cannot_be_read_is_replaced_together_with_its_class(classes
         (["blue/a.npy", "blue/b.npy"], "of one class, blue"),
         (["a.npy", "b.npy"], "a.npy is not in the folder of a class"),
         (["blue/a.npy", "b.npy"], "b.npy is not in the folder of a class"),
+        (["video_00000-01000/a.npy", "video_01000-02000/b.npy"], "a.npy is not in the folder of a class; .* csv file"),
     ],
 )
 def test_data_without_a_folder_for_each_class_are_refused(classes, tmp_path, files, message):
@@ -388,7 +389,7 @@ def test_guided_videos_in_bfloat16_are_nearly_the_same(generator, frame, precisi
     ("values", "message"),
     [
         ({}, "give class_name, one of blue, green, red"),
-        ({"class_name": "pink"}, "--class pink: choose from blue, green, red"),
+        ({"class_name": "pink"}, "^class_name pink: choose from blue, green, red"),
     ],
 )
 def test_a_class_must_be_given_and_known(generator, frame, values, message):
@@ -397,12 +398,20 @@ def test_a_class_must_be_given_and_known(generator, frame, values, message):
 
 
 @pytest.mark.parametrize(
-    ("values", "flag"), [({"class_name": "red"}, "--class red"), ({"guidance": 2}, "--guidance 2")]
+    ("values", "flag"), [({"class_name": "red"}, "class_name red"), ({"guidance": 2}, "guidance 2")]
 )
 def test_a_generator_without_classes_takes_neither_class_nor_guidance(tmp_path, frame, values, flag):
     plain = load_generator(saved(tmp_path / "plain.pt"), device="cpu")
-    with pytest.raises(ValueError, match=f"{flag}: .*plain.pt has no classes; train with --classes"):
+    with pytest.raises(ValueError, match=f"^{flag}: .*plain.pt has no classes; train with classes"):
         plain.animate(frame, **values, **QUICK)
+
+
+def test_a_mistake_about_classes_is_the_only_line_that_sampling_prints(tmp_path, capsys):
+    plain = saved(tmp_path / "plain.pt")
+    with pytest.raises(SystemExit):
+        sample_main(f"--resume {plain} --content {tmp_path} --guidance 2".split())
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"error: --guidance 2: {plain} has no classes; train with --classes\n")
 
 
 def record(out: Path, index: int) -> dict:
@@ -425,7 +434,9 @@ def test_a_video_has_the_class_of_its_first_frames_folder_unless_one_is_given(ge
         assert [record(tmp_path / out, i)["class_name"] for i in (0, 2, 4)] == expected
         sample_folder(motion, settings)  # all of them exist
     np.save(tmp_path / "clip.npy", np.zeros((4, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"clip.npy is not in the folder of a class: give --class, one of blue, green"):
+    with pytest.raises(
+        ValueError, match=r"clip.npy is not in the folder of a class: give class_name, one of blue, green"
+    ):
         sample_folder(motion, SampleConfig(content=str(tmp_path / "clip.npy"), out=str(tmp_path / "c"), **QUICK))
     assert not (tmp_path / "c").exists()
 
@@ -439,7 +450,7 @@ def test_a_video_has_the_class_that_a_csv_list_gives_its_first_frame(generator, 
     assert [record(tmp_path / "listed", i)["class_name"] for i in (0, 1)] == ["red", "green"]
     file.write_text("\n".join(rows).replace("green", "violet") + "\n")
     with pytest.raises(
-        ValueError, match=r"000\.npy\[8:16\] has the class violet: give --class, one of blue, green, red"
+        ValueError, match=r"000\.npy\[8:16\] has the class violet: give class_name, one of blue, green, red"
     ):
         sample_folder(motion, SampleConfig(content=str(file), out=str(tmp_path / "unknown"), **QUICK))
 

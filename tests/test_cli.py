@@ -40,14 +40,14 @@ ORIGINAL_DEFAULTS = {
 }
 SHARED_FLAGS = """
 --batch-size --compile --condition-noise --dist-backend --dist-url --gpu --help --multiprocessing-distributed
---num-frames --out --precision --rank --resolution --resume --seed --test --timeout --video-timesteps --workers
---world-size
+--layout --num-frames --out --precision --rank --resolution --resume --seed --split --test --timeout --video-timesteps
+--workers --world-size
 """.split()
 TRAINING_FLAGS = """
 --accum-steps --checkpoint-activations --class-dropout --classes --config --content-frames --data --deterministic
---dry-run --ema-decay --eval-freq --fit --flow-range --frame-stride --generator --held-out --init --keep --layout
+--dry-run --ema-decay --eval-freq --fit --flow-range --frame-stride --generator --held-out --init --keep
 --loss --lr --lr-schedule --max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --p2-gamma
---penalty-eps --prediction --preset --previous-frame --print-config --print-freq --save-freq --schedule --set --split
+--penalty-eps --prediction --preset --previous-frame --print-config --print-freq --save-freq --schedule --set
 --spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters --weight-decay
 """.split()
 SAMPLING_FLAGS = """
@@ -108,15 +108,30 @@ def test_a_sampling_flag_is_refused_in_training(capsys, flag, value):
     assert error_of(train_main, [flag, *value], capsys) == f"error: {flag} is a sampling flag: add --test"
 
 
-@pytest.mark.parametrize("flag", [*TRAINING_FLAGS, "-p"])
+@pytest.mark.parametrize("flag", [flag for flag in [*TRAINING_FLAGS, "-p"] if flag != "--data"])
 @pytest.mark.parametrize("main", [train_main, sample_main])
 def test_a_training_flag_is_refused_in_sampling(capsys, flag, main):
     message = f"error: {flag} is a training flag: it has no effect on sampling"
     assert error_of(main, ["--test", "--resume", "FILE", f"{flag}=1"], capsys) == message
 
 
+def test_a_folder_of_data_in_sampling_is_told_where_first_frames_are_given(capsys):
+    message = "error: --data is a training flag: sampling takes first frames from --content"
+    assert error_of(sample_main, ["--data", "DIR"], capsys) == message
+
+
 def test_a_flag_cannot_be_abbreviated(capsys):
-    assert "unrecognized arguments: --total-iter 3" in error_of(train_main, ["--total-iter", "3"], capsys)
+    message = "error: unrecognized arguments: --total-iter 3; did you mean --total-iters?"
+    assert error_of(train_main, ["--total-iter", "3"], capsys) == message
+    assert "-n 3; did you mean -ns?" in error_of(sample_main, ["-n", "3"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"), [("--batch_size", "--batch-size"), ("--dataset", "--data"), ("--step=3", "--steps")]
+)
+def test_an_unknown_flag_is_reported_with_the_one_that_may_be_meant(capsys, flag, meant):
+    assert error_of(train_main, [flag], capsys) == f"error: unrecognized arguments: {flag}; did you mean {meant}?"
+    assert error_of(train_main, ["--frobnicate"], capsys) == "error: unrecognized arguments: --frobnicate"
 
 
 def test_every_flag_with_choices_offers_those_of_its_setting():
@@ -306,7 +321,9 @@ def test_ctrl_c_prints_one_line_and_exits_with_130(capsys):
 
 def test_steps_are_counted_from_start_iters(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "run", "--start-iters", "6", "--total-iters", "7"))
-    assert "steps 6 to 7" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "steps 6 to 7" in printed
+    assert "optimizer" not in printed
     assert latest_checkpoint(tmp_path / "run").name == "checkpoint_00000007.pt"
 
 
@@ -314,7 +331,7 @@ def test_steps_are_counted_from_start_iters(world, tmp_path, capsys):
     ("flags", "message"),
     [
         ("--data nowhere", "generate synthetic data with `python scripts/make_synthetic_dataset.py --out nowhere`"),
-        ("--data {empty}", "no videos"),
+        ("--data {empty}", "no videos and no folders of frames in {empty}: give the folder that contains them"),
         ("--num-frames 64", "the longest has 16"),
         ("--resolution 33", "--resolution 33: frames of 33x33"),
         ("-b 0", "error: -b 0: give a number from 1 to 1000000"),
@@ -331,6 +348,7 @@ def test_steps_are_counted_from_start_iters(world, tmp_path, capsys):
         (f"--start-iters {10**20}", f"--start-iters {10**20}: give a number from 0 to 1000000000"),
         ("--world-size 2", "--world-size and --rank count nodes"),
         ("--resume {empty}", "is a folder"),
+        ("--out {text}/run", "text.pt is a file, not a folder"),
         ("--world-size 2 --rank 5 --multiprocessing-distributed", "--rank 5"),
     ],
 )
@@ -338,6 +356,7 @@ def test_a_mistake_prints_one_line_and_writes_nothing(world, tmp_path, capsys, f
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pt").write_text("no weights")
     words = flags.format(empty=tmp_path / "empty", text=tmp_path / "text.pt").split()
+    message = message.format(empty=tmp_path / "empty")
     assert message in error_of(train_main, tiny_run(world, tmp_path / "run", *words), capsys)
     assert not (tmp_path / "run").exists()
 
@@ -350,6 +369,11 @@ def test_a_mistake_prints_one_line_and_writes_nothing(world, tmp_path, capsys, f
         ("--resume {text} --content {empty}", "text.pt"),
         ("--resume auto --content {empty}", "--resume auto: there is no checkpoint in checkpoints"),
         ("--resume {empty} --content {empty}", "is a folder without an undamaged checkpoint"),
+        ("--resume auto --content {empty}", "the folder of runs without --out; give --resume the --out of"),
+        ("--resume {text} --content {text} --out {text}", "text.pt is a file, not a folder"),
+        ("--resume {text} --content nowhere", "error: no such file or folder: nowhere (--content)"),
+        ("--resume {text} --content-resume no.pt", "error: no such file or folder: no.pt (--content-resume)"),
+        ("--resume {text} --content {empty} --steps 0", "error: --steps '0': give a number of steps"),
         ("--resume {text} --content {empty} --gpu -1", "--gpu -1"),
         ("--resume {text} --content {empty} -ns 0", "error: -ns 0: give a number from 1"),
         ("--resume {text} --content {empty} --psi 2", "--psi 2.0: give a number from 0 to 1"),
@@ -359,7 +383,7 @@ def test_a_mistake_in_sampling_prints_one_line_and_writes_nothing(tmp_path, caps
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pt").write_text("no weights")
     words = flags.format(empty=tmp_path / "empty", text=tmp_path / "text.pt").split()
-    assert message in error_of(sample_main, [*words, "--out", str(tmp_path / "videos")], capsys)
+    assert message in error_of(sample_main, ["--out", str(tmp_path / "videos"), *words], capsys)
     assert not (tmp_path / "videos").exists()
 
 
@@ -410,6 +434,7 @@ def test_a_value_of_a_preset_without_effect_is_accepted(tmp_path, flags):
             "--content DIR --content-steps 9",
             "--content-steps has no effect: it is for first frames of a --content-resume",
         ),
+        ("--content-resume FILE --split val", "--split has no effect: it is for first frames of a --content"),
         ("--content DIR --psi 0 --start-noise frame", "--start-noise has no effect: with --psi 0"),
         ("--content DIR --format npy --fps 8", "--fps has no effect: --format npy stores no frame rate"),
         ("--content DIR --sampler ddpm --eta 1", "--eta 1.0: only --sampler ddim uses it"),

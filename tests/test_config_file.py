@@ -6,8 +6,8 @@ import pytest
 
 from vidm.cli import train_config, train_main
 from vidm.cli_flags import parse_flags
-from vidm.config import Config
-from vidm.config_file import SETTINGS, read_config
+from vidm.config import SETTINGS, Config
+from vidm.config_file import read_config
 from vidm.presets import DESCRIPTIONS, PRESETS
 from vidm.settings import from_text
 
@@ -59,7 +59,7 @@ def test_the_printed_configuration_is_checked_and_writes_nothing(tmp_path, monke
             "image_size = '16x24'",
             r"run\.toml: setting image_size is '16x24': give a whole number, or two for height and width",
         ),
-        ("image_size = [16, 0]", r"run\.toml: --resolution 16x0: give a number from 1 to 8192"),
+        ("image_size = [16, 0]", r"run\.toml: image_size 16x0: give a number from 1 to 8192"),
         ("weight_deca = 1", r"run\.toml: there is no setting weight_deca; did you mean weight_decay\?"),
         (
             "[modle]\nnorm = 'posgn'",
@@ -67,11 +67,14 @@ def test_the_printed_configuration_is_checked_and_writes_nothing(tmp_path, monke
         ),
         ("lr = 'fast'", r"run\.toml: setting lr is 'fast', not of type float"),
         ("lr = 1979-05-27", r"run\.toml: setting lr is .*, not of type float"),
-        ("lr = -1.0", r"run\.toml: --lr -1\.0: give a number above 0"),
-        ("lr = nan", r"run\.toml: --lr nan: give a number above 0"),
-        ("clip_norm = 0.0", r"run\.toml: --set clip_norm 0\.0: give a number above 0"),
-        ("norm = 'batch'", r"run\.toml: --norm 'batch': choose from posgn, timestep"),
+        ("lr = -1.0", r"run\.toml: lr -1\.0: give a number above 0"),
+        ("lr = nan", r"run\.toml: lr nan: give a number above 0"),
+        ("clip_norm = 0.0", r"run\.toml: clip_norm 0\.0: give a number above 0"),
+        ("norm = 'batch'", r"run\.toml: norm 'batch': choose from posgn, timestep"),
         ("lr = 1.0\n[train]\nlr = 1.0", r"run\.toml: setting lr is there twice"),
+        ("preset = 'tiny'", r"run\.toml: there is no setting preset; give it as a flag, --preset"),
+        ("num_frames = 8", r"run\.toml: there is no setting num_frames; did you mean video_timesteps\?"),
+        ('{"train": {"lr": 1.0}}', r"run\.toml is JSON: rename it to run\.json, or save it as TOML"),
         ("lr =", r"run\.toml is not TOML that can be read: Invalid value"),
         ("a = " + "[" * 20_000, r"run\.toml is not TOML that can be read"),
     ],
@@ -82,6 +85,12 @@ def test_a_mistake_in_a_file_is_one_line_that_names_the_file_and_the_setting(tmp
     with pytest.raises(ValueError, match=message):
         read_config(file)
     assert str(file) in error_of(["--config", str(file), "--print-config"], capsys)
+
+
+def test_toml_in_a_file_that_is_named_json_is_told_so(tmp_path):
+    (tmp_path / "run.json").write_text("lr = 1.0\n")
+    with pytest.raises(ValueError, match=r"run\.json is TOML: rename it to run\.toml"):
+        read_config(tmp_path / "run.json")
 
 
 @pytest.mark.parametrize("text", ["[1]", "3", "{", '{"lr": {"a": 1}}'])
@@ -136,6 +145,8 @@ def test_set_reaches_settings_without_a_flag():
     ("text", "message"),
     [
         ("lr", "--set lr: give NAME=VALUE"),
+        ("batch-size=3", "there is no setting batch-size; did you mean batch_size?"),
+        ("resolution=32", "there is no setting resolution; did you mean image_size?"),
         ("modelchannels=3", "there is no setting modelchannels; did you mean model_channels?"),
         ("flip=maybe", "flip is 'maybe': give true or false"),
         ("channel_mult=a", "channel_mult is 'a': give whole numbers as 1,2,4"),

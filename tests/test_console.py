@@ -116,6 +116,12 @@ def test_an_error_without_a_message_has_its_name(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "error: ValueError\n"
 
 
+def test_an_error_of_the_system_names_the_file_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"), exit_on_user_error():
+        tmp_path.mkdir()
+    assert capsys.readouterr().err == f"error: {tmp_path}: File exists\n"
+
+
 def test_a_mistake_in_a_command_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         CommandParser("a command").parse_args([NAME])

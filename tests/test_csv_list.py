@@ -249,15 +249,15 @@ def test_a_list_in_another_encoding_is_refused_with_its_line(data: Path) -> None
 def test_a_list_is_read_only_where_lists_are_asked_for(data: Path) -> None:
     file = listed(data, "path\na.npy\n")
     with pytest.raises(
-        ValueError, match=r"clips\.csv is a list of clips, which --layout csv reads; for videos, give a fold"
+        ValueError, match=r"clips\.csv is a list of clips, which layout csv reads; for videos, give a fold"
     ):
         survey_clips(file, layout="videos")
-    with pytest.raises(ValueError, match=r"--split train: .*clips\.csv has no such split; it has no column split"):
+    with pytest.raises(ValueError, match=r"^split train: .*clips\.csv has no such split; it has no column split"):
         survey_clips(file, split="train")
     listed(data, "path,split\na.npy,test\n")
-    with pytest.raises(ValueError, match=r"--split train: .*clips\.csv has no such split; choose from test"):
+    with pytest.raises(ValueError, match=r"^split train: .*clips\.csv has no such split; choose from test"):
         survey_clips(file, split="train")
-    with pytest.raises(FileNotFoundError, match=r"no such file: .*sub/clips\.csv; --layout csv needs it"):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*sub/clips\.csv; layout csv needs it"):
         survey_clips(data / "sub", layout="csv")
     with pytest.raises(FileNotFoundError, match=r"no such file: .*typo\.csv$"):
         survey_clips(data / "typo.csv")

@@ -273,9 +273,15 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 @pytest.mark.parametrize("load", [load_detector, load_classifier, load_any])
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(PAGE, "is a web page, .* in a browser"), (POINTER, "is a Git LFS pointer, .* git lfs pull")],
+    [
+        (PAGE, "is a web page, .* in a browser"),
+        (POINTER, "is a Git LFS pointer, .* git lfs pull"),
+        (b'{\n  "model": {}\n}\n', "is JSON, such as the settings of a run"),
+    ],
 )
-def test_what_a_failed_download_left_behind_is_named(tmp_path: Path, load: Any, content: bytes, message: str) -> None:
+def test_what_a_failed_download_left_behind_is_named_and_so_are_settings(
+    tmp_path: Path, load: Any, content: bytes, message: str
+) -> None:
     (tmp_path / "file.pt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"file\.pt {message}"):
         load(tmp_path / "file.pt")

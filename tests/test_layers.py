@@ -226,7 +226,7 @@ def test_the_compiler_in_cxx_may_have_flags(monkeypatch):
 
 def test_without_a_compiler_compiling_is_refused_in_one_line(tiny, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
+    with pytest.raises(ValueError, match=r"^compile needs a C\+\+ compiler"):
         Trainer(tiny.replaced({"compile": True}), CPU)
 
 

@@ -111,7 +111,7 @@ def test_shared_memory_that_is_full_is_named_with_what_to_do(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(loading.DataLoader, "__iter__", full)
-    with pytest.raises(LoadingError, match=r"No space left .* --workers 0, or, .* \(docker run --shm-size 1g\)"):
+    with pytest.raises(LoadingError, match=r"No space left .* --workers 0, or, .* \(`docker run --shm-size 1g`\)"):
         next(load_batches(Levels(), pairs_from, workers=2, pin_memory=False))
 
 

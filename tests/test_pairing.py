@@ -87,8 +87,8 @@ def test_a_first_frame_damaged_only_while_sampling_shifts_no_other_one(
     whole = (real / "test" / "clip_3.npy").read_bytes()
     list_content = sample.__globals__["sample_folder"].__globals__["list_content"]
 
-    def damaged_after_listing(content: str) -> list[Path]:
-        paths = list_content(content)
+    def damaged_after_listing(*content: str) -> list[Path]:
+        paths = list_content(*content)
         (real / "test" / "clip_3.npy").write_bytes(whole[:50])
         return paths
 

@@ -26,14 +26,14 @@ from vidm.config import Config
 from vidm.datasets import to_float
 from vidm.diffusion import GaussianDiffusion
 from vidm.files import WriteError, sha256_of
-from vidm.first_frames import read_first_frame
+from vidm.first_frames import list_content, read_first_frame
 from vidm.generator import Generator, load_generator
 from vidm.layers import constant_index
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import autocast, chosen_precision
 from vidm.sample_config import SampleConfig
 from vidm.samplers import sample_ddim, sample_ddpm
-from vidm.sampling import list_content, sample_folder, video_path
+from vidm.sampling import sample_folder, video_path
 from vidm.video_io import VideoError, read_video, write_video
 from vidm.video_writing import video_writer
 
@@ -117,6 +117,22 @@ def test_a_sampler_may_be_a_function_with_the_signature_of_ours(both, frame):
         generator.animate(frame, sampler=spy, eta=0.5)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (lambda diffusion, model, x_T, model_kwargs: x_T, "model_kwargs, noise=noise.: got an unexpected .* 'noise'"),
+        (lambda model: model, "cannot be called as sampler.diffusion, model, .*: too many positional"),
+        (partial(sample_ddim, GaussianDiffusion()), r"the sampler partial cannot be called .*diffusion, model, x_T"),
+        (lambda d, m, x_T, k, noise: x_T[0], r"like x_T, torch.float32 \[1, 3, 16, 16\] on cpu: got .* \[3, 16, 16\]"),
+        (lambda d, m, x_T, k, noise: x_T.double(), r"got torch.float64 \[1, 3, 16, 16\] on cpu"),
+        (lambda d, m, x_T, k, noise: None, "must return a tensor like x_T, .*: got NoneType"),
+    ],
+)
+def test_a_function_that_is_no_sampler_is_told_what_is_expected(generator, frame, sampler, message):
+    with pytest.raises(ValueError, match=message):
+        generator.animate(frame, num_frames=2, sampler=sampler)
+
+
 def test_the_process_of_a_checkpoint_is_one_call_and_the_default_one_is_refused(both, generator):
     _, complete = both
     diffusion = complete.diffusion(50)
@@ -151,7 +167,7 @@ def test_a_stream_without_a_length_ends_only_without_anchors(generator, frame):
     assert len(list(generator.stream(frame, **flags))) == 16
     endless = generator.stream(frame, **flags, anchor_every=5)
     assert len(list(islice(endless, 20))) == 20
-    with pytest.raises(ValueError, match=r"--num-frames 17: .* --anchor-every"):
+    with pytest.raises(ValueError, match=r"^num_frames 17: .* anchor_every"):
         generator.stream(frame, 17)
 
 
@@ -260,20 +276,20 @@ def test_frames_of_another_size_are_cropped_and_resized(generator):
     ("values", "message"),
     [
         ({"sampler": "euler"}, "'euler'"),
-        ({"sampler": "dpm-solver++", "eta": 0.5}, "--eta 0.5"),
-        ({"anchor_every": 16}, "--anchor-every 16"),
-        ({"anchor_every": -1}, "--anchor-every -1"),
-        ({"condition_noise": -1.0}, "--condition-noise -1"),
+        ({"sampler": "dpm-solver++", "eta": 0.5}, "^eta 0.5"),
+        ({"anchor_every": 16}, "^anchor_every 16"),
+        ({"anchor_every": -1}, "^anchor_every -1"),
+        ({"condition_noise": -1.0}, "^condition_noise -1"),
         ({"steps": "0"}, "'0'"),
         ({"precision": "fp12"}, "'fp12'"),
-        ({"psi": 1.5}, "--psi 1.5"),
-        ({"eta": 1.5}, "--eta 1.5"),
-        ({"eta": float("nan")}, "--eta nan"),
-        ({"seed": -1}, "--seed -1"),
-        ({"num_frames": 0}, "--num-frames 0"),
+        ({"psi": 1.5}, "^psi 1.5"),
+        ({"eta": 1.5}, "^eta 1.5"),
+        ({"eta": float("nan")}, "^eta nan"),
+        ({"seed": -1}, "^seed -1"),
+        ({"num_frames": 0}, "^num_frames 0"),
         ({"start_noise": "bogus"}, "'bogus'"),
         ({"steps": "2000"}, "2000"),
-        ({"num_frames": 99}, "--num-frames 99: .* --anchor-every"),
+        ({"num_frames": 99}, "^num_frames 99: .* anchor_every"),
     ],
 )
 def test_invalid_settings_are_named_in_the_error(generator, frame, values, message):
@@ -365,6 +381,23 @@ def test_frames_beside_masks_are_still_frames_of_videos(frame, tmp_path):
     assert list_content(tmp_path) == [tmp_path / "one", tmp_path / "two"]
 
 
+def test_first_frames_are_those_of_the_split_that_a_folder_a_csv_list_or_images_have(frame, tmp_path, capsys):
+    for name in ("test/a.npy", "train/a.npy", "images/test/a.png", "images/train/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(frame)
+        image.save(tmp_path / name) if name.endswith("png") else write_video(tmp_path / name, np.stack([frame, frame]))
+    (tmp_path / "clips.csv").write_text("path,split\ntest/a.npy,test\ntrain/a.npy,train\n")
+    assert list_content(tmp_path, split="test") == [tmp_path / "test" / "a.npy"]
+    assert list_content(tmp_path, "csv", "train") == [tmp_path / "train" / "a.npy"]
+    assert list_content(tmp_path / "images", split="test") == [tmp_path / "images" / "test" / "a.png"]
+    capsys.readouterr()
+    list_content(tmp_path / "clips.csv")
+    assert "--split chooses from test, train" in capsys.readouterr().out
+    for part in ({"split": "test"}, {"layout": "both"}):
+        with pytest.raises(ValueError, match=r"has no effect: .*a\.npy is one file"):
+            list_content(tmp_path / "test" / "a.npy", **part)
+
+
 def test_an_archive_as_content_is_told_what_it_is(tmp_path):
     with zipfile.ZipFile(tmp_path / "content.zip", "w") as archive:
         archive.writestr("a.png", b"")
@@ -400,7 +433,7 @@ def test_nothing_is_written_if_the_content_is_missing_or_the_grid_is_too_large(g
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sample_folder(generator, settings(tmp_path / "nowhere", out))
-    with pytest.raises(ValueError, match="--grid 2x2 needs 4 videos, but only 3 are generated"):
+    with pytest.raises(ValueError, match=r"^grid 2x2 needs 4 videos, but only 3 are generated"):
         sample_folder(generator, settings(content, out, grid="2x2"))
     assert not out.exists()
 
@@ -486,7 +519,7 @@ def test_a_grid_of_the_first_videos_is_written_next_to_the_folder(generator, con
     others = [np.load(tmp_path / "out" / f"video_{i:05d}.npy") for i in range(6)]
     cell = mosaic[:, 16:, 32:].mean(axis=3)
     assert int(np.argmin([np.abs(cell - other.mean(axis=3)).mean() for other in others])) == 5
-    with pytest.raises(ValueError, match="--grid 2by3: give rows and columns"):
+    with pytest.raises(ValueError, match=r"^grid 2by3: give rows and columns"):
         sample_folder(generator, settings(content, tmp_path / "other", grid="2by3"))
 
 
@@ -608,7 +641,7 @@ def test_a_checkpoint_of_the_wrong_kind_is_named_in_the_error(both):
 
 
 def test_videos_from_scratch_need_a_content_generator(generator):
-    with pytest.raises(ValueError, match="--content-resume"):
+    with pytest.raises(ValueError, match="content_path"):
         generator.generate(1, **QUICK)
 
 
@@ -618,7 +651,7 @@ def test_psi_narrows_the_sampling_space(generator, frame):
         return float(np.std(videos, axis=0).mean())
 
     assert spread(0.0) == 0 < spread(0.3) < spread(1.0)
-    with pytest.raises(ValueError, match=r"--psi 1\.5: give a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"^psi 1\.5: give a number from 0 to 1"):
         generator.animate(frame, **QUICK, psi=1.5)
 
 
@@ -661,7 +694,7 @@ def test_images_with_transparency_or_16_bits_are_converted_like_files(generator,
     ("name", "value"), [("num_samples", 0), ("batch_size", 0), ("fps", 0.0), ("fps", float("nan"))]
 )
 def test_invalid_settings_are_refused_before_anything_is_written(generator, content, tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}"):
+    with pytest.raises(ValueError, match=f"^{name} {value}"):
         sample_folder(generator, settings(content, tmp_path / "out", **{name: value}))
     assert not (tmp_path / "out").exists()
 
@@ -737,7 +770,7 @@ def test_first_frames_are_drawn_in_ancestral_steps_on_the_spacing_of_ddim(genera
 
 def test_sampling_without_first_frames_is_an_error_and_writes_nothing(generator, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"give first frames \(--content\)"):
+    with pytest.raises(ValueError, match=r"give first frames \(content\) or .* \(content_path of load_generator\)"):
         sample_folder(generator, SampleConfig(steps="2"))
     assert not list(tmp_path.iterdir())
 
@@ -751,5 +784,5 @@ def test_a_truncated_start_is_shared_by_the_frames_of_a_video_as_well(generator,
 
 
 def test_generating_more_frames_than_trained_is_refused_before_first_frames_are_drawn(generator):
-    with pytest.raises(ValueError, match="--num-frames 17"):
+    with pytest.raises(ValueError, match=r"^num_frames 17"):
         generator.generate(1, num_frames=17)

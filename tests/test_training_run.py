@@ -71,7 +71,7 @@ def test_a_split_may_be_held_out(tiny, tmp_path):
     assert {path.parts[-3] for path in data.index.paths} == {"train"} or len(data.index.paths) == 3
     assert len(data.held_out.paths) == 2
     assert all("validation" in str(path) for path in data.held_out.paths)
-    with pytest.raises(ValueError, match="--held-out 0: --test-split needs 1 or more"):
+    with pytest.raises(ValueError, match=r"^held_out 0: test_split needs 1 or more"):
         Trainer(tiny.replaced({**values, "held_out": 0}), CPU)
 
 
@@ -111,12 +111,12 @@ def test_validation_does_not_change_the_weights(tiny, tmp_path):
 
 
 def test_a_distance_over_too_few_videos_is_refused_before_the_run(tiny):
-    with pytest.raises(ValueError, match=r"--eval-freq: 1 held-out video\(s\) are too few for a distance"):
+    with pytest.raises(ValueError, match=r"^eval_freq: 1 held-out video\(s\) are too few for a distance"):
         Trainer(tiny.replaced({"eval_freq": 1}), CPU)
 
 
 def test_distances_need_a_motion_generator(tiny):
-    with pytest.raises(ValueError, match="--eval-freq measures videos: it needs --generator motion"):
+    with pytest.raises(ValueError, match=r"^eval_freq measures videos: it needs generator motion"):
         Trainer(tiny.replaced({"generator": "content", "eval_freq": 1}), CPU)
 
 
@@ -141,6 +141,20 @@ def test_a_dry_run_prints_sizes_and_memory_and_writes_nothing(tiny, capsys):
     assert not Path(tiny.train.out).exists()
 
 
+def test_a_run_that_is_interrupted_before_its_first_step_names_no_folder_and_leaves_none(tiny, capsys, monkeypatch):
+    trainer = Trainer(tiny, CPU)
+
+    def interrupted():
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(trainer, "batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer)
+    assert tiny.train.out not in capsys.readouterr().out
+    assert not Path(tiny.train.out).exists()
+
+
 def test_out_of_memory_advice_names_a_setting():
     assert [more_micro_batches(8, n) for n in (1, 2, 3, 4, 8)] == [2, 4, 4, 8, None]
     with (
@@ -155,7 +169,7 @@ def test_out_of_memory_advice_names_a_setting():
 def test_a_step_that_runs_out_of_memory_names_accum_steps_to_try(tiny, monkeypatch):
     trainer = Trainer(tiny, CPU)
     monkeypatch.setattr(trainer, "accumulate", lambda batches, step: torch.empty(2**60))
-    message = r"out of memory on the CPU: micro-batches of 4 do not fit; try --accum-steps 2, --checkpoint-activations"
+    message = r"out of memory on the CPU: micro-batches of 4 do not fit; try accum_steps 2, checkpoint_activations"
     with pytest.raises(ValueError, match=message):
         fit(trainer)
 

@@ -62,7 +62,7 @@ __all__ = list(_MODULES)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "import_module"})
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

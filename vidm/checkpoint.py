@@ -274,6 +274,8 @@ def load_spynet(module: nn.Module, path: str | Path) -> None:
     Raises FileNotFoundError or ValueError, naming the file.
     """
     content = read_tensors(path)
+    if "ema_state_dict" in content:
+        raise ValueError(f"{path} is the checkpoint of a generator, not a file of SPyNet weights: see --init")
     state = content.get("state_dict", content)
     if not is_state(state):
         raise ValueError(f"{path} does not contain weights of SPyNet")

@@ -10,8 +10,9 @@ original code's sampling command passes are accepted and reported.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import torch
 
@@ -30,6 +31,7 @@ from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sample_config import SampleConfig
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
+from vidm.settings import flags_named
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
 
@@ -37,6 +39,7 @@ from vidm.training_run import dry_run, fit
 CHANNELS_LAST_SINCE = "2.15"
 
 
+@flags_named()
 def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None, Checkpoint | None]:
     """The settings of a run, the checkpoint it continues, and the one whose weights it starts from, if any.
 
@@ -80,6 +83,7 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
     return config, resume, init
 
 
+@flags_named()
 def sample_config(options: argparse.Namespace) -> SampleConfig:
     """The settings of sampling. Raises ValueError for invalid ones and for flags without effect."""
     settings = SampleConfig(**given(options, SampleConfig()))
@@ -90,6 +94,7 @@ def sample_config(options: argparse.Namespace) -> SampleConfig:
         )
     without_rate = settings.format in ("frames", "npy") and not (settings.grid or settings.report)
     rules = (
+        (not settings.content, "layout split", "it is for first frames of a --content"),
         (not settings.content_resume, "content_steps", "it is for first frames of a --content-resume"),
         (settings.psi == 0, "start_noise", "with --psi 0 denoising always starts from the same latent"),
         (without_rate, "fps", f"--format {settings.format} stores no frame rate"),
@@ -127,6 +132,7 @@ def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:
     if options.start_iters is not None and not 0 <= options.start_iters <= LARGEST:
         raise ValueError(f"--start-iters {options.start_iters}: give a number from 0 to {LARGEST}")
     config, resume, init = train_config(options)
+    _check_out(config.train.out)
     _report_device(device, config.train.precision)
     if device.type == "cpu" and config.train.deterministic:
         print0("--deterministic has no effect on a CPU: every run gives the same bits there")
@@ -148,6 +154,20 @@ def _train(device: torch.device, options: argparse.Namespace) -> None:
         (dry_run if options.dry_run else fit)(_trainer(device, options))
 
 
+def _check_out(out: str) -> None:
+    """Raise ValueError if the folder to write to is a file, or below one."""
+    found = next((path for path in (Path(out), *Path(out).parents) if path.exists()), Path())
+    if not found.is_dir():
+        raise ValueError(f"--out {out}: {found} is a file, not a folder")
+
+
+def _check_paths(paths: Mapping[str, str]) -> None:
+    """Raise FileNotFoundError, naming the flag, for a path that does not exist, before any file is loaded."""
+    for flag, path in paths.items():
+        if path and not Path(path).exists():
+            raise FileNotFoundError(f"no such file or folder: {path} ({flag})")
+
+
 def _sample(device: torch.device, options: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
@@ -156,11 +176,15 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
         resume = DEFAULT_RUN if options.resume == "auto" else options.resume
         if options.resume == "auto" and not list_checkpoints(resume):
             raise ValueError(
-                f"--resume auto: there is no checkpoint in {resume}: give the folder of the run, or a file"
+                f"--resume auto: there is no checkpoint in {resume}, the folder of runs without --out; give --resume "
+                "the --out of your run, or a file"
             )
+        _check_out(settings.out)
+        _check_paths({"--resume": resume, "--content": settings.content, "--content-resume": settings.content_resume})
         generator = load_generator(
             resume, settings.content_resume or None, options.stored_timesteps, device, options.weights
         )
+        generator.check(settings)
         _report_device(device, settings.precision)
         _report_unused(options, settings, generator)
         precision = generator.precision(settings)

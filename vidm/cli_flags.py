@@ -10,8 +10,7 @@ from dataclasses import Field, fields
 from textwrap import fill
 from typing import Any
 
-from vidm.config import Config
-from vidm.config_file import SETTINGS, setting_of
+from vidm.config import SETTINGS, Config, setting_of
 from vidm.console import CommandParser
 from vidm.distributed import BACKENDS, TIMEOUT_S
 from vidm.frame_size import frame_size, size_text
@@ -184,7 +183,9 @@ def train_parser() -> argparse.ArgumentParser:
         help="any setting by its name in config.json, also one without a flag; may be repeated",
     )
     mode.add_argument(
-        "--print-config", action="store_true", help="print all settings in a form that --config takes, and exit"
+        "--print-config",
+        action="store_true",
+        help="print all settings as JSON, which --config takes in a file named *.json, and exit",
     )
     _add_checkpoint(
         mode,
@@ -209,7 +210,7 @@ def sample_parser() -> argparse.ArgumentParser:
     _add_checkpoint(
         mode,
         "checkpoint of the motion generator to sample from; a run's folder: its newest undamaged one; auto: that of "
-        f"{DEFAULT_RUN}; hf:owner/name: a repository on the Hugging Face Hub",
+        f"the folder {DEFAULT_RUN}, the default --out of training; hf:owner/name: a repository on the Hugging Face Hub",
     )
     mode.add_argument(
         "--weights",
@@ -223,7 +224,8 @@ def sample_parser() -> argparse.ArgumentParser:
     unused.add_argument("--workers", "-j", type=int, metavar="INT", help="each process reads its own first frames")
     unused.add_argument("--resolution", type=frame_size, metavar="SIZE", help="videos have the size of the network")
     training_only = _flags(*Config().sections()) - _flags(SampleConfig()) - {*UNUSED_IN_SAMPLING} | {*TRAINING_ONLY}
-    _add_other_mode(parser, training_only, "is a training flag: it has no effect on sampling")
+    _add_other_mode(parser, training_only - {"--data"}, "is a training flag: it has no effect on sampling")
+    _add_other_mode(parser, {"--data"}, "is a training flag: sampling takes first frames from --content")
     return parser
 
 

@@ -7,7 +7,8 @@ and --set only.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from vidm.console import short
@@ -16,9 +17,10 @@ from vidm.frame_size import FITS, frame_size, plain_size, sides_of, size_text
 from vidm.model import FLOW_RANGES
 from vidm.presets import PRESETS
 from vidm.schedules import SCHEDULES
-from vidm.settings import check_type, check_values, setting
+from vidm.settings import arguments_named, check_type, check_values, setting
 from vidm.unet import NORMS, UNetShape
 
+LAYOUTS = ("auto", "videos", "frames", "both", "ucf101", "csv")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 AUTO_PRECISION = "precision of the networks; auto: bf16 on GPUs that compute in it, tf32 on older ones, fp32 on a CPU"
 # Settings in files of earlier versions that are now constants.
@@ -93,7 +95,7 @@ class DataConfig:
         "auto",
         "layout of the folder; auto detects it, except for csv: a list, clips.csv in it",
         "--layout",
-        ("auto", "videos", "frames", "both", "ucf101", "csv"),
+        LAYOUTS,
     )
     split: str = setting(
         "",
@@ -177,7 +179,9 @@ class Config:
 
     @staticmethod
     def from_preset(name: str) -> "Config":
-        """The configuration of a preset."""
+        """The configuration of a preset. Raises ValueError for an unknown one."""
+        if name not in PRESETS:
+            raise ValueError(f"preset {short(name)!r}: choose from {', '.join(PRESETS)}")
         return Config().replaced(PRESETS[name])
 
     @staticmethod
@@ -208,8 +212,8 @@ class Config:
 
     def replaced(self, values: Mapping[str, Any]) -> "Config":
         """A copy with the given values by name, whichever section they are in. Raises ValueError for unknown names."""
-        if unknown := set(values) - {f.name for section in self.sections() for f in fields(section)}:
-            raise ValueError(f"unknown settings: {short(', '.join(sorted(map(str, unknown))))}")
+        for name in values:
+            setting_of(name)
         parts: dict[str, Any] = {}
         for part, section in zip(fields(self), self.sections(), strict=True):
             own = {f.name: values[f.name] for f in fields(section) if f.name in values}
@@ -221,7 +225,11 @@ class Config:
         return self.model, self.diffusion, self.data, self.train
 
     def check(self, num_processes: int = 1) -> None:
-        """Raise ValueError, naming the flag, for invalid settings of a training run."""
+        """Raise ValueError, naming the setting, for invalid settings of a training run."""
+        with arguments_named(*self.sections()):
+            self._check(num_processes)
+
+    def _check(self, num_processes: int) -> None:
         for section in self.sections():
             check_values(section)
         train = self.train
@@ -243,3 +251,21 @@ class Config:
                 f"--batch-size {train.batch_size} does not divide into {num_processes} processes x "
                 f"{train.accum_steps} micro-batches (--accum-steps)"
             )
+
+
+# The settings of training by name.
+SETTINGS = {each.name: each for section in Config().sections() for each in fields(section)}
+# The name of the setting that a flag gives.
+_BY_FLAG = {flag: name for name, each in SETTINGS.items() for flag in each.metadata.get("flags", ())}
+# Flags that are no settings, since they choose where settings come from.
+_ONLY_FLAGS = ("--preset", "--config", "--resume")
+
+
+def setting_of(name: str) -> Field[Any]:
+    """A setting of training. Raises ValueError for an unknown name, with the one of that flag or the most similar."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    flag = f"--{short(name).lstrip('-').replace('_', '-')}"
+    meant = [_BY_FLAG[flag]] if flag in _BY_FLAG else get_close_matches(short(name), SETTINGS, 1)
+    hint = f"; give it as a flag, {flag}" if flag in _ONLY_FLAGS else ""
+    raise ValueError(f"there is no setting {short(name)}" + (hint or "".join(f"; did you mean {m}?" for m in meant)))

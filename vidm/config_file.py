@@ -14,12 +14,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import Field, fields
-from difflib import get_close_matches
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vidm.config import Config
+from vidm.config import Config, setting_of
 from vidm.console import short
 from vidm.files import LARGEST_JSON, read_json, regular_file
 from vidm.resume import BEGINNING, PLACES, check_places
@@ -29,18 +29,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-# The settings of training by name.
-SETTINGS = {each.name: each for section in Config().sections() for each in fields(section)}
-
-
-def setting_of(name: str) -> Field[Any]:
-    """A setting of training. Raises ValueError for an unknown name, with the most similar one."""
-    if name in SETTINGS:
-        return SETTINGS[name]
-    hint = "".join(f"; did you mean {similar}?" for similar in get_close_matches(short(name), SETTINGS, 1))
-    raise ValueError(f"there is no setting {short(name)}{hint}")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -53,6 +41,22 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML that can be read: {error}") from error
+
+
+def _read_named(path: Path) -> Any:
+    """The content of a file, TOML if it is named *.toml, else JSON. Raises ValueError, also if it is the other form."""
+    forms = {"JSON": read_json, "TOML": _read_toml}
+    form, other = ("TOML", "JSON") if path.suffix.lower() == ".toml" else ("JSON", "TOML")
+    try:
+        return forms[form](path)
+    except ValueError as error:
+        content = None
+        with suppress(ValueError):
+            content = forms[other](path)
+        if content:
+            name = path.with_suffix(f".{other.lower()}").name
+            raise ValueError(f"{path} is {other}: rename it to {name}, or save it as {form}") from error
+        raise
 
 
 def _in_sections(content: Any) -> dict[str, dict[str, Any]]:
@@ -86,11 +90,11 @@ def read_config(path: str | Path, given: Mapping[str, Any] | None = None) -> dic
         path = path / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path} (--config)")
-    content = _read_toml(path) if path.suffix.lower() == ".toml" else read_json(path)
+    content = _read_named(path)
     try:
         values = Config.values_from(_in_sections(content))
         for name, value in values.items():
-            check_value(setting_of(name), value)
+            check_value(setting_of(name), value, name)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     paths = (*PLACES, *BEGINNING)

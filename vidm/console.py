@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -102,6 +103,22 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, description: str, **options: Any) -> None:
         super().__init__(description=description, allow_abbrev=False, **options)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but an unknown flag is reported with the most similar one, which also has - in place of _."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if len(flag) > 2]
+            written = unknown[0].split("=", 1)[0].replace("_", "-")
+            similar = get_close_matches(written, flags, 1, cutoff=0.75) if written.startswith("-") else []
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}" + "".join(f"; did you mean {f}?" for f in similar)
+            )
+        return options
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        # allow_abbrev is only about flags with --: -n would still be taken for -ns.
+        return [found for found in super()._get_option_tuples(option_string) if option_string.startswith(found[1])]
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}\n")

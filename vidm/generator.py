@@ -30,7 +30,8 @@ from vidm.rollout import BoundSampler, generate_first_frames, roll_out, shared_s
 from vidm.rounded_weights import with_autocast_weights, with_bf16_weights
 from vidm.runtime import AUTOCAST_DTYPES, autocast, check_bfloat16, check_compiler, chosen_precision
 from vidm.sample_config import SampleConfig
-from vidm.samplers import SAMPLERS, Sampler, sample_ddim
+from vidm.samplers import SAMPLERS, Sampler, checked, sample_ddim
+from vidm.settings import arguments_named
 
 # Weights of a checkpoint: averaged over the training, or as the last step left them.
 WEIGHTS = ("ema", "raw")
@@ -54,6 +55,7 @@ class Generator:
     weights: str = "ema"
     _networks: dict[tuple[str, str, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @arguments_named(SampleConfig)
     def animate(
         self,
         first_frame: FirstFrame,
@@ -78,6 +80,7 @@ class Generator:
         classes = class_of_given(self.class_names, index, sample, first_frame)
         return self.animate_batch([as_first_frame(first_frame)], [index], sample, progress, function, classes)[0]
 
+    @arguments_named(SampleConfig)
     def stream(
         self,
         first_frame: FirstFrame,
@@ -99,6 +102,7 @@ class Generator:
         frames = self._frames(given, [index], sample, length, progress, function, classes)
         return (to_uint8(frame[0]) for frame in frames)
 
+    @arguments_named(SampleConfig)
     def generate(
         self,
         num_videos: int,
@@ -119,6 +123,7 @@ class Generator:
         classes = [self.class_of(i, sample) for i in indices]
         return self.animate_batch(list(first_frames), indices, sample, progress, function, classes)
 
+    @arguments_named(SampleConfig)
     def diffusion(self, steps: str | int = "", content: bool = False) -> GaussianDiffusion:
         """The diffusion process of the motion (or content) checkpoint, shortened to `steps`; not shortened by default.
 
@@ -126,18 +131,19 @@ class Generator:
         """
         config = self.content_config if content else self.config
         if config is None:
-            raise ValueError("there is no content generator: give load_generator its checkpoint")
+            raise ValueError("there is no content generator: give load_generator its checkpoint as content_path")
         return build_diffusion(config, steps)
 
     def _settings(self, sampler: str | Sampler, values: dict[str, Any]) -> tuple[SampleConfig, Sampler | None]:
         """Checked settings, and the sampler if it is a function."""
-        function = sampler if callable(sampler) else None
+        function = checked(sampler) if callable(sampler) else None
         if function and values.get("eta"):
             raise ValueError("eta is for sampler='ddim': bind it to a function, as in partial(sample_ddim, eta=0.5)")
         sample = SampleConfig(**(values if function else values | {"sampler": sampler}))
         self.check(sample)
         return sample, function
 
+    @arguments_named(SampleConfig)
     def check(self, settings: SampleConfig) -> None:
         """Raise ValueError for settings that this generator cannot follow; the methods below trust theirs."""
         settings.check_for(self.config, self.content_config)
@@ -188,10 +194,9 @@ class Generator:
         They are never truncated (psi): near the constant start, all videos would begin alike. Raises ValueError without
         a content generator.
         """
-        if self.content_model is None or self.content_config is None:
-            raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
-        sides = sides_of(self.content_config.model.image_size)
         diffusion = self.diffusion(settings.content_steps or settings.steps, content=True)
+        assert self.content_config is not None, "diffusion refuses this"
+        sides = sides_of(self.content_config.model.image_size)
         bound = _bound_sampler(settings, sampler, diffusion)
         classes = [self.class_of(i, settings) for i in indices]
         with autocast(self.device, settings.precision):
@@ -289,6 +294,7 @@ def _load_network(checkpoint: Checkpoint, device: torch.device, weights: str) ->
     return model.to(device).eval().requires_grad_(False)
 
 
+@arguments_named(resume="path", content_resume="content_path")
 def load_generator(
     path: str | Path,
     content_path: str | Path | None = None,

@@ -25,6 +25,7 @@ from vidm.files import atomic_write
 from vidm.folder_walk import Listing, Skipped, count_of, find_clips
 from vidm.packs import Pack, is_pack, list_pack, pack_of, probe
 from vidm.probe_cache import probe_all
+from vidm.settings import arguments_named
 from vidm.ucf101 import UCF_LISTS, ucf_lists, ucf_split
 from vidm.video_io import VIDEO_SUFFIXES, VideoError
 
@@ -199,6 +200,7 @@ def _existing_folder(root: str | Path) -> Path:
     return root
 
 
+@arguments_named()
 def survey_clips(
     root: str | Path, min_frames: int = 1, layout: str = "auto", split: str = "", progress: bool = False
 ) -> ClipIndex:
@@ -218,7 +220,7 @@ def survey_clips(
 def _nothing_found(folder: Path, passed_over: str) -> str:
     nothing = f"no videos and no folders of frames in {folder}"
     if not passed_over:
-        return f"{nothing}; {_where_data_comes_from(folder)}"
+        return f"{nothing}: give the folder that contains them"
     advice = "give another --layout" if "--layout" in passed_over else "convert videos to mp4 and images to png"
     return f"{nothing}, passed over: {passed_over}; {advice}"
 
@@ -236,6 +238,7 @@ def _refuse_bad_fraction(index: ClipIndex, max_bad_fraction: float, bad_list: Pa
     )
 
 
+@arguments_named()
 def index_clips(
     root: str | Path,
     min_frames: int = 1,

@@ -81,7 +81,7 @@ def _started(samples: Dataset, keys: Keys, workers: int) -> Iterator[_Packed]:
     except OSError as error:
         raise LoadingError(
             f"{workers} data loading processes cannot be started ({error}): give fewer --workers or --workers 0, or, "
-            "in a container, more shared memory (docker run --shm-size 1g)"
+            "in a container, more shared memory (`docker run --shm-size 1g`)"
         ) from error
     finally:
         # PyTorch's handler would raise an error anywhere, even in the middle of an update of the weights.

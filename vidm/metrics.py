@@ -31,6 +31,7 @@ from vidm.frame_size import FrameSize
 from vidm.frechet import frechet_of, inception_score, kernel_distance
 from vidm.metric_results import FVDResult, Skipped, VISResult
 from vidm.neighbours import Neighbour, nearest_real
+from vidm.settings import arguments_named
 
 SPLITS = 10
 
@@ -143,6 +144,7 @@ def fvd_of(
     return replace(result, warnings=(*_warnings(real, made, result), *warnings))
 
 
+@arguments_named()
 def compute_fvd(
     dir1: str | Path,
     dir2: str | Path,
@@ -194,6 +196,7 @@ def _score(features: Features, splits: int, seed: int) -> tuple[float, float, in
     return value, deviation, rows.shape[1], bool(scores), features.size
 
 
+@arguments_named()
 def compute_vis(
     folder: str | Path,
     classifier: Detector,

@@ -27,6 +27,7 @@ from torch import Tensor
 from vidm import __version__
 from vidm.console import console
 from vidm.distributed import rank
+from vidm.settings import flags_named
 from vidm.tf32 import tf32_products
 
 # The precisions that use autocast.
@@ -210,11 +211,13 @@ def _exit(line: str, code: int) -> NoReturn:
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Turn an error that the user can fix into one line and exit code 2, and Ctrl-C into one line and exit code 130."""
-    with console():
+    with console(), flags_named():
         try:
             yield
         except (ValueError, OSError) as error:
             message = str(error).strip()
+            if isinstance(error, OSError) and error.filename and message.startswith("[Errno"):
+                message = f"{error.filename}: {error.strerror}"
             # An error of a data loading process contains its whole traceback, whose last line is the message.
             if "Traceback (most recent call last):\n" in message:
                 message = re.sub(r"^(\w+\.)+\w*Error: ", "", message.split("\n")[-1])

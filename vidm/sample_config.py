@@ -6,11 +6,10 @@ settings = SampleConfig(content="frames", out="results/samples", sampler="ddim",
 import re
 from dataclasses import dataclass
 
-from vidm.config import AUTO_PRECISION, LARGEST_SEED, PRECISIONS, Config
-from vidm.console import short
+from vidm.config import AUTO_PRECISION, LARGEST_SEED, LAYOUTS, PRECISIONS, Config
 from vidm.samplers import SAMPLERS
-from vidm.schedules import space_timesteps
-from vidm.settings import check_values, setting
+from vidm.schedules import space_timesteps, step_counts
+from vidm.settings import arguments_named, check_values, setting
 
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 # The file suffix of a video by format; "frames" is a folder of images.
@@ -19,9 +18,11 @@ SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How videos are sampled from a checkpoint. Raises ValueError, naming the flag, for invalid settings."""
+    """How videos are sampled from a checkpoint. Raises ValueError, naming the setting, for invalid ones."""
 
-    content: str = setting("", "first frames: an image, a video, or a folder of them", "--content")
+    content: str = setting("", "first frames: an image, a video, a folder of them, or a csv list", "--content")
+    layout: str = setting("auto", "layout of --content, as in training", "--layout", LAYOUTS)
+    split: str = setting("", "part of --content whose first frames to use, as in training (default: all)", "--split")
     content_resume: str = setting("", "content generator's checkpoint, for generated first frames", "--content-resume")
     out: str = setting("results/samples", "folder of videos; finished ones with the same settings are kept", "--out")
     num_samples: int | None = setting(
@@ -62,11 +63,18 @@ class SampleConfig:
     seed: int = setting(0, "seed; with the same seed, video i is always the same", "--seed", least=0, most=LARGEST_SEED)
 
     def __post_init__(self) -> None:
+        with arguments_named(SampleConfig):
+            self._check()
+
+    def _check(self) -> None:
         for name in ("steps", "content_steps"):  # numbers are accepted from Python
             object.__setattr__(self, name, str(getattr(self, name)))
         check_values(self)
         if not self.out or not self.steps:
             raise ValueError("--out and --steps must not be empty")
+        for flag, steps in (("--steps", self.steps), ("--content-steps", self.content_steps)):
+            if steps:
+                step_counts(steps, flag)
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"--eta {self.eta}: only --sampler ddim uses it, and the sampler is {self.sampler}")
         self.grid_shape()
@@ -84,14 +92,9 @@ class SampleConfig:
                 f"--num-frames {self.num_frames}: the model was trained on {trained} frames, give at most that many or "
                 "add --anchor-every K"
             )
-        for flag, steps, config in (
-            ("--steps", self.steps, motion),
-            ("--content-steps", self.content_steps or self.steps, content or motion),
-        ):
-            try:
-                space_timesteps(config.model.diffusion_timesteps, steps)
-            except ValueError as error:
-                raise ValueError(f"{flag} {short(steps)}: {error}") from error
+        space_timesteps(motion.model.diffusion_timesteps, self.steps, "--steps")
+        if content:
+            space_timesteps(content.model.diffusion_timesteps, self.content_steps or self.steps, "--content-steps")
 
     def grid_shape(self) -> tuple[int, int]:
         """Rows and columns of the grid; (0, 0) for none. Raises ValueError for text that is not of the form RxC."""

@@ -3,6 +3,7 @@
 x = sample_ddim(GaussianDiffusion(respacing=50), model, torch.randn(4, 3, 64, 64))
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,6 +148,36 @@ def with_classes(sampler: Callable[..., Tensor], class_index: Tensor, guidance: 
     def sample(model: Denoiser, x_T: Tensor, model_kwargs: Condition | None = None, **options: Any) -> Tensor:
         condition = {**(model_kwargs or {}), "class_index": class_index}
         return sampler(guided(model, guidance), x_T, condition, **options)
+
+    return sample
+
+
+def _described(x: object) -> str:
+    return f"{x.dtype} {[*x.shape]} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def checked(sampler: Sampler) -> Sampler:
+    """A user's sampler, with an error in one line where it does not follow the signature of those above.
+
+    Raises ValueError if it does not take these arguments and, when it is called, if it does not return a tensor like
+    x_T. Ours.
+    """
+    name = getattr(sampler, "__name__", type(sampler).__name__)
+    try:
+        inspect.signature(sampler).bind(None, None, None, None, noise=None)
+    except TypeError as error:
+        call = "sampler(diffusion, model, x_T, model_kwargs, noise=noise)"
+        raise ValueError(f"the sampler {name} cannot be called as {call}: {error}") from error
+
+    def sample(
+        diffusion: GaussianDiffusion, model: Denoiser, x_T: Tensor, model_kwargs: Condition, noise: Noise
+    ) -> Tensor:
+        x = sampler(diffusion, model, x_T, model_kwargs, noise=noise)
+        if _described(x) != _described(x_T):
+            raise ValueError(
+                f"the sampler {name} must return a tensor like x_T, {_described(x_T)}: got {_described(x)}"
+            )
+        return x
 
     return sample
 

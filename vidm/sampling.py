@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,17 +21,16 @@ import numpy as np
 from tqdm import tqdm
 
 from vidm.console import short
-from vidm.csv_list import is_list
 from vidm.distributed import barrier, is_main, on_main, print0, rank, world_size
-from vidm.files import atomic_write, read_json, regular_file, sha256_of
-from vidm.first_frames import conversion, read_first_frame
-from vidm.folder_walk import Listing, count_of, find_images
+from vidm.files import atomic_write, read_json, sha256_of
+from vidm.first_frames import conversion, list_content, listed_classes, read_first_frame
+from vidm.folder_walk import count_of
 from vidm.frame_size import sides_of, size_text
 from vidm.generator import Generator
-from vidm.layouts import index_clips, refuse_archive
 from vidm.packs import frame_sha256
 from vidm.runtime import versions_of
 from vidm.sample_config import SUFFIXES, SampleConfig
+from vidm.settings import arguments_named
 from vidm.video_io import VideoError, read_video, write_video
 from vidm.video_writing import WriteFrame, video_writer
 
@@ -41,41 +39,11 @@ NUM_GENERATED = 16
 # Videos that are written at the same time.
 MAX_OPEN = 64
 # Settings that affect where and how many videos are written, but not their content.
-NOT_RECORDED = ("content", "content_resume", "out", "num_samples", "grid", "report")
+NOT_RECORDED = ("content", "layout", "split", "content_resume", "out", "num_samples", "grid", "report")
 
 T = TypeVar("T")
 # First frames by video index, for a batch of indices; unreadable ones are left out.
 FirstFrameSource = Callable[[range], dict[int, np.ndarray]]
-
-
-def list_content(content: str | Path) -> list[Path]:
-    """Return the files of first frames: one image or video, a folder's clips or images, at any depth, or a csv list's.
-
-    A folder without videos, packs and frames of videos contains images, and each is a first frame. What is found and
-    what is passed over is printed. Unreadable videos are reported and left out. Raises FileNotFoundError or ValueError
-    if nothing is left.
-    """
-    content = Path(content)
-    if not content.exists():
-        raise FileNotFoundError(f"no such file or folder of first frames: {content} (--content)")
-    if regular_file(content).is_file() and not is_list(content):
-        refuse_archive(content)
-        return [content]
-    images = None if is_list(content) else on_main(partial(find_images, content), Listing)
-    if images:
-        print0(f"{content}: {images.found}; each image is a first frame")
-        return images.clips
-    index = index_clips(content)
-    print0(f"{content}: {index.found}; videos begin with the first frame of each")
-    if index.skipped:
-        print0(*index.skipped_message().splitlines())
-    return index.paths
-
-
-def _listed_classes(content: str) -> dict[Path | None, str]:
-    """Return the class of each clip of a csv list that has classes."""
-    index = index_clips(content) if is_list(content) else None
-    return dict(zip(index.paths, index.classes, strict=True)) if index and index.classes else {}
 
 
 def _reader(paths: list[Path]) -> FirstFrameSource:
@@ -118,7 +86,7 @@ def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int,
         return num_videos, draw, []
     if not settings.content:
         raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
-    paths = list_content(settings.content)
+    paths = list_content(settings.content, settings.layout, settings.split)
     num_videos = settings.num_samples or len(paths)
     if num_videos > len(paths):
         given = count_of(len(paths), "first frame")
@@ -149,7 +117,9 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
     if generator.config.data.fit != "crop":  # as before there was a choice
         values["fit"] = generator.config.data.fit
     first_frames = [paths[i % len(paths)] if paths else None for i in range(num_videos)]
-    listed = _listed_classes(settings.content) if generator.class_names and paths else {}
+    listed = (
+        listed_classes(settings.content, settings.layout, settings.split) if generator.class_names and paths else {}
+    )
     classes = [generator.class_of(i, settings, path, listed.get(path, "")) for i, path in enumerate(first_frames)]
     return [
         {
@@ -288,6 +258,7 @@ def _make(
     return num_made
 
 
+@arguments_named(SampleConfig, content_resume="content_path of load_generator")
 def sample_folder(generator: Generator, settings: SampleConfig) -> None:
     """Write out/video_%05d.mp4 (or .gif, .npy, a folder of frames), each with its settings next to it as .json.
 

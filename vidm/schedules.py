@@ -42,41 +42,50 @@ def _fractional_stride(start: int, size: int, count: int) -> list[int]:
     return [start + round(offset) for offset in accumulate([stride] * (count - 1), initial=0.0)]
 
 
-def _integer_stride(num_timesteps: int, count: int) -> list[int]:
+def _integer_stride(num_timesteps: int, count: int, name: str) -> list[int]:
     for stride in range(1, num_timesteps + 1):
         kept = list(range(0, num_timesteps, stride))
         if len(kept) == count:
             return kept
-    raise ValueError(f"respacing 'ddim{count}': no integer stride over {num_timesteps} steps gives {count} of them")
+    raise ValueError(f"{name} 'ddim{count}': no integer stride over {num_timesteps} steps gives {count} of them")
 
 
-def space_timesteps(num_timesteps: int, respacing: str | int) -> list[int]:
+def step_counts(respacing: str, name: str = "respacing") -> list[int]:
+    """The numbers in a respacing other than "". Raises ValueError, with its name, if it has none of the forms."""
+    numbers = respacing.removeprefix("ddim").split(",")
+    positive = all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers)
+    if not positive or (respacing.startswith("ddim") and len(numbers) > 1):
+        raise ValueError(
+            f"{name} {respacing!r}: give a number of steps, as 100, ddim100 for steps at equal distances, or a number "
+            "for each section of the schedule, as 10,15,20"
+        )
+    return [int(n) for n in numbers]
+
+
+def space_timesteps(num_timesteps: int, respacing: str | int, name: str = "respacing") -> list[int]:
     """The original steps that a shorter chain keeps, ascending.
 
     `respacing` is "" (all steps), N or "N", "a,b,c" (the number of steps in each of as many equal sections, at a
     fractional stride) or "ddimN" (the integer stride that gives exactly N steps). Raises ValueError for anything else
-    and for more steps than there are. Source: guided-diffusion; ours in that a section of one step keeps its last step
-    instead of its first, so that a chain of one step starts at full noise.
+    and for more steps than there are; `name` is what messages call the respacing. Source: guided-diffusion; ours in
+    that a section of one step keeps its last step instead of its first, so that a chain of one step starts at full
+    noise.
     """
     if isinstance(respacing, int):
         respacing = str(respacing)
     if not respacing:
         return list(range(num_timesteps))
-    numbers = respacing.removeprefix("ddim").split(",")
-    if not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers) or (
-        respacing.startswith("ddim") and len(numbers) > 1
-    ):
-        raise ValueError(f"unknown respacing {respacing!r}: give steps as 100, ddim100 or 10,15,20")
-    counts = [int(n) for n in numbers]
+    counts = step_counts(respacing, name)
     if respacing.startswith("ddim"):
-        return _integer_stride(num_timesteps, counts[0])
+        return _integer_stride(num_timesteps, counts[0], name)
     size, extra = divmod(num_timesteps, len(counts))
     kept = []
     start = 0
     for i, count in enumerate(counts):
         section = size + (i < extra)
         if count > section:
-            raise ValueError(f"respacing {respacing!r}: {count} steps do not fit into a section of {section}")
+            part = f"a section of {section}" if len(counts) > 1 else f"a schedule of {num_timesteps}"
+            raise ValueError(f"{name} {respacing!r}: {count} steps do not fit into {part}")
         kept += _fractional_stride(start, section, count)
         start += section
     return kept

@@ -5,12 +5,19 @@ class DataConfig:
     frame_stride: int = setting(1, "take every K-th frame of a video", "--frame-stride", least=1)
 
 check_values(DataConfig(frame_stride=0))  # raises ValueError: --frame-stride 0: give 1 or more
+
+Messages name settings by their flags. A function for Python code is decorated with arguments_named: outside commands,
+its errors have the names of arguments instead.
 """
 
 import argparse
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import Field, field, fields
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args
 
@@ -18,6 +25,10 @@ from vidm.console import short
 from vidm.files import LARGEST
 from vidm.frame_size import FrameSize, plain_size
 
+# A flag with its --, or a quoted command, in a message.
+_FLAG = re.compile(r"(?:--set |(?<![\w-])--)(?P<name>[a-z][\w-]*)|`[^`]*`")
+# Whether this is inside a command, or inside a function for Python code that will rename flags.
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
 # Of classes; the largest video data sets have some thousands.
 MOST_NAMES = 100_000
 
@@ -53,6 +64,42 @@ def flag_of(each: Field[Any]) -> str:
 def flags_by_name(sections: Iterable[Any]) -> dict[str, str]:
     """How a user gives each setting of some sections, by the setting's name."""
     return {each.name: flag_of(each) for section in sections for each in fields(section)}
+
+
+@contextmanager
+def flags_named() -> Iterator[None]:
+    """Let messages name flags, as they are written: for commands."""
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
+@contextmanager
+def arguments_named(*sections: Any, **names: str) -> Iterator[None]:
+    """Let errors of a function that Python code calls name its arguments where commands name flags.
+
+    An argument has the name of a setting in `sections`, else one of `names`, else that of the flag: num_samples for
+    --num-samples.
+    """
+    if _inside.get():
+        yield
+        return
+    by_flag = {flag: each.name for section in sections for each in flagged(section) for flag in each.metadata["flags"]}
+
+    def argument(found: re.Match[str]) -> str:
+        flag = found["name"]
+        name = flag and flag.replace("-", "_")
+        return (names.get(name) or by_flag.get(f"--{flag}") or name) if name else found[0]
+
+    try:
+        with flags_named():
+            yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1:
+            error.args = (_FLAG.sub(argument, str(error)),)
+        raise
 
 
 def flag_type(each: Field[Any]) -> type:
@@ -110,6 +157,9 @@ def check_value(each: Field[Any], value: Any, flag: str = "") -> None:
     if value is None or (least is None and above is None):
         return
     parts = value if isinstance(value, tuple) else (value,)
+    whole = flag_type(each) is int
+    if not all(isinstance(part, Integral if whole else Real) for part in parts):
+        raise ValueError(f"{flag} {reprlib.repr(value)}: give {'a whole number' if whole else 'a number'}")
     # Comparisons with NaN are false, so it is refused as well.
     large_enough = all(part > above if least is None else part >= least for part in parts)
     if not (large_enough and all(part <= (most or LARGEST) for part in parts)):

@@ -8,6 +8,7 @@ Each file is therefore checked first, and may contain only what dictionaries of 
 """
 
 import pickletools
+import re
 import struct
 import warnings
 import zipfile
@@ -121,13 +122,15 @@ def _tensors_in(content: Any, seen: set[int]) -> Iterator[Tensor]:
 
 
 def wrong_download(path: Path) -> str:
-    """What a file is that a failed download leaves behind, and what to do; empty for any other file. Ours."""
+    """What a file is instead of weights, such as what a failed download left, and what to do; "" for others. Ours."""
     with path.open("rb") as file:
         head = file.read(256).lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "is a web page, such as one that asks for a login or a confirmation; download it again in a browser"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; run git lfs pull where it was cloned"
+    if re.match(rb'\{\s*"', head):
+        return "is JSON, such as the settings of a run; give the file of the weights"
     return ""
 
 

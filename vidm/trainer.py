@@ -25,6 +25,7 @@ from vidm.checkpoint import (
     build_model,
     check_weights,
     checkpoint_path,
+    latest_checkpoint,
     list_checkpoints,
     load_model,
     load_spynet,
@@ -49,6 +50,7 @@ from vidm.runtime import (
     more_micro_batches,
     use_deterministic_algorithms,
 )
+from vidm.settings import arguments_named
 from vidm.tf32 import tf32_products
 from vidm.training_data import TrainingData
 from vidm.unet import set_activation_checkpointing
@@ -129,18 +131,19 @@ class Trainer:
     `config`; if it has no optimizer state, the moments start at zero. With `init`, a new run begins with that
     checkpoint's averaged weights. `start_step` replaces the checkpoint's step (or 0). `self.config` is `config` with
     the decision of vidm.resume.trains_flow and the precision that "auto" is on this device. Raises ValueError or
-    FileNotFoundError for invalid settings, data or files; the list of bad videos is then the only file that may have
-    been written.
+    FileNotFoundError for invalid settings, data or files; then only the list of bad videos may have been written.
     """
 
+    @arguments_named(*Config().sections())
     def __init__(
         self,
         config: Config,
-        device: torch.device,
+        device: torch.device | str,
         resume: Checkpoint | None = None,
         init: Checkpoint | None = None,
         start_step: int | None = None,
     ) -> None:
+        device = torch.device(device)
         config.check(world_size())
         check_bfloat16(device, config.train.precision)
         if config.train.compile:
@@ -153,9 +156,11 @@ class Trainer:
         self.config, self.device = config, device
         self.step = start_step if start_step is not None else resume.step if resume else 0
         train = config.train
-        if list_checkpoints(train.out) and not (resume and in_own_folder(resume.source, config)):
+        found = latest_checkpoint(train.out)
+        if found and not (resume and in_own_folder(resume.source, config)):
             raise ValueError(
-                f"{train.out} has checkpoints of another run: resume it with --resume auto, or give another --out"
+                f"folder {train.out} already has checkpoints, the newest {found.name}: continue that run "
+                "(--resume auto), or give another --out to begin a new one"
             )
         _check_same_step(self.step)
         self.micro_batch = train.batch_size // (world_size() * train.accum_steps)

@@ -5,6 +5,7 @@ for batch in data.batches(start_step=0, pin_memory=False): ...
 """
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,6 +19,8 @@ from vidm.layouts import ClipIndex, index_clips
 from vidm.loading import Batch, Keys, load_batches
 from vidm.segments import whole_path
 
+# A folder of CLEVRER and of the embedded world: a range of numbers, which is no class.
+NUMBERED = re.compile(r"video_\d+-\d+")
 # The number of training videos that validation uses if no videos are held out.
 NUM_SHARED = 16
 
@@ -91,10 +94,12 @@ class TrainingData:
     def _check_classes(self, index: ClipIndex, names: Sequence[str]) -> None:
         """Raise ValueError unless there are two classes or more, and each clip has one: of a csv list or its folder."""
         data = self.config.data
-        outside = set() if index.classes else {index.root / split for split in ("", data.split, data.test_split)}
-        if loose := next((path for path in index.paths if path.parent in outside), None):
+        outside = {index.root / split for split in ("", data.split, data.test_split)}
+        folders = (path for path in index.paths if not index.classes)
+        if loose := next((p for p in folders if p.parent in outside or NUMBERED.fullmatch(p.parent.name)), None):
             raise ValueError(
-                f"--classes: {loose} is not in the folder of a class; leave the flag out, or move the clip"
+                f"--classes: {loose} is not in the folder of a class; move each clip to a folder with the name of its "
+                "class, list the clips in a csv file with a column class, or leave the flag out"
             )
         if len(names) < 2:
             raise ValueError(f"--classes: all clips of {index.root} are of one class, {short(names[0])}: omit the flag")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vidm.checkpoint import remove_unfinished
+from vidm.config import Config
 from vidm.distributed import gather_rows, is_main, on_main, print0, world_size
 from vidm.files import locked
 from vidm.frame_size import size_text
@@ -23,6 +24,7 @@ from vidm.loading import Batch, LoadingError
 from vidm.model import MotionGenerator
 from vidm.runlog import RunLog
 from vidm.runtime import GIB, num_bytes, peak_bytes
+from vidm.settings import arguments_named
 from vidm.stop_signals import StopSignals
 from vidm.trainer import Trainer
 from vidm.validation import Validator, film_strip
@@ -54,10 +56,11 @@ def describe(trainer: Trainer) -> None:
     if data.is_motion and config.model.flow_range != "none":
         start = "" if trainer.begins_from or train.spynet else ", starting from zero flow (no --spynet given)"
         print0(f"SPyNet is {'trained' if train.train_flow else 'frozen'}{start}")
-    if trainer.step and not trainer.optimizer.state:
+    if trainer.begins_from and trainer.step and not trainer.optimizer.state:
         print0("the checkpoint has no optimizer state: the moments start at zero")
 
 
+@arguments_named(*Config().sections())
 def dry_run(trainer: Trainer) -> None:
     """Take one step and print the memory it needs; nothing is written."""
     describe(trainer)
@@ -82,6 +85,7 @@ def dry_run(trainer: Trainer) -> None:
     print0(f"loss {losses['loss'].mean().item():.4g}" if losses else "the loss or its gradient is not finite")
 
 
+@arguments_named(*Config().sections())
 def fit(trainer: Trainer) -> None:
     """Train to the last step, or until asked to stop, with logs, previews and checkpoints.
 
@@ -93,12 +97,8 @@ def fit(trainer: Trainer) -> None:
     if trainer.step >= train.total_iters:
         print0(f"nothing left to do: step {trainer.step} of {train.total_iters}")
         return
-    print0(
-        f"steps {trainer.step} to {train.total_iters}; checkpoints and logs go to {train.out}; to repeat this run, see "
-        f"{train.out}/command.txt"
-    )
     batches = trainer.batches()
-    # The first batch is read before anything is written, so that data errors leave no files behind.
+    # The first batch is read before anything is written, so that data errors and Ctrl-C leave no files behind.
     batches = chain([next(batches)], batches)
     with ExitStack() as open_until_the_end:
         on_main(lambda: open_until_the_end.enter_context(locked(train.out)))
@@ -107,6 +107,10 @@ def fit(trainer: Trainer) -> None:
             open_until_the_end.callback(log.close)
             remove_unfinished(train.out)
             log.settings(trainer.config.to_dict(), world_size())
+            log.say(
+                f"steps {trainer.step} to {train.total_iters}; checkpoints and logs go to {train.out}; to repeat this "
+                f"run, see {train.out}/command.txt"
+            )
         with StopSignals() as stop, ThreadPoolExecutor(1) as thread:
             run = _Run(trainer, log, stop, thread)
             try:

@@ -455,12 +455,6 @@ def test_a_video_has_the_class_that_a_csv_list_gives_its_first_frame(generator, 
         sample_folder(motion, SampleConfig(content=str(file), out=str(tmp_path / "unknown"), **QUICK))
 
 
-def test_records_of_a_generator_without_classes_are_as_before(tmp_path, folder):
-    plain = load_generator(saved(tmp_path / "plain.pt"), device="cpu")
-    sample_folder(plain, SampleConfig(content=str(folder / "red/000.npy"), out=str(tmp_path / "out"), **QUICK))
-    assert not {"class_name", "guidance"} & record(tmp_path / "out", 0).keys()
-
-
 def test_posgn_is_computed_once_for_a_batch_of_one_class(generator, frame, monkeypatch):
     sizes = set()
     norm = type(next(m for name, m in generator.model.named_modules() if name.endswith("emb_layers")))

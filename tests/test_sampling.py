@@ -442,6 +442,20 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_a_folder_from_before_a_setting_existed_is_continued_with_its_default(generator, content, tmp_path):
+    out = tmp_path / "out"
+    sample_folder(generator, settings(content, out, num_samples=1))
+    before = bytes_of(out)["video_00000.mp4"]
+    record = json.loads((out / "video_00000.json").read_text())
+    for name in ("class_name", "guidance", "fit", "weights", "eta"):
+        del record["settings"][name]
+    (out / "video_00000.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"video_00000\.mp4 already exists, with eta 0\.0 and not 0\.5"):
+        sample_folder(generator, settings(content, out, eta=0.5))
+    sample_folder(generator, settings(content, out))
+    assert bytes_of(out)["video_00000.mp4"] == before
+
+
 def test_videos_of_other_settings_are_an_error_and_are_not_changed(generator, content, tmp_path):
     out = tmp_path / "out"
     sample_folder(generator, settings(content, out, num_samples=1))

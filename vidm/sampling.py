@@ -40,6 +40,8 @@ NUM_GENERATED = 16
 MAX_OPEN = 64
 # Settings that affect where and how many videos are written, but not their content.
 NOT_RECORDED = ("content", "layout", "split", "content_resume", "out", "num_samples", "grid", "report")
+# What a record of an earlier version does not say was so.
+BEFORE = {**asdict(SampleConfig()), "weights": "ema", "fit": "crop"}
 
 T = TypeVar("T")
 # First frames by video index, for a batch of indices; unreadable ones are left out.
@@ -106,16 +108,13 @@ def _record_path(video: Path) -> Path:
 def _records(generator: Generator, settings: SampleConfig, num_videos: int, paths: list[Path]) -> list[dict[str, Any]]:
     """Return the content of each video's settings file: everything that determines the video."""
     values = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
-    if not generator.class_names:  # as before there were classes: folders of then can be continued
-        del values["class_name"], values["guidance"]
     values["num_frames"] = generator.num_frames(settings)
     values["precision"] = generator.precision(settings)
     values["frame_stride"] = generator.config.data.frame_stride
     values["checkpoint_sha256"] = sha256_of([generator.path])
     values["content_checkpoint_sha256"] = sha256_of([generator.content_path]) if generator.content_path else None
     values["weights"] = generator.weights
-    if generator.config.data.fit != "crop":  # as before there was a choice
-        values["fit"] = generator.config.data.fit
+    values["fit"] = generator.config.data.fit
     first_frames = [paths[i % len(paths)] if paths else None for i in range(num_videos)]
     listed = (
         listed_classes(settings.content, settings.layout, settings.split) if generator.class_names and paths else {}
@@ -149,8 +148,7 @@ def _is_finished(video: Path, record: dict[str, Any]) -> bool:
         return False
     try:
         found = read_json(_record_path(video))
-        # Records of earlier versions do not say which weights: there was one kind.
-        old, new = ({"first_frame": r["first_frame"], "weights": "ema", **r["settings"]} for r in (found, record))
+        old, new = ({**BEFORE, "first_frame": r["first_frame"], **r["settings"]} for r in (found, record))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{video} already exists, without a file of its settings: remove it or give another --out"

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
 from vidm.config import Config
+from vidm.first_frames import list_content
 from vidm.frame_metrics import compute_frame_metrics
 from vidm.generator import Generator, load_generator
 from vidm.layouts import index_clips
@@ -85,7 +86,6 @@ def test_a_first_frame_damaged_only_while_sampling_shifts_no_other_one(
     generator: Generator, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = (real / "test" / "clip_3.npy").read_bytes()
-    list_content = sample.__globals__["sample_folder"].__globals__["list_content"]
 
     def damaged_after_listing(*content: str) -> list[Path]:
         paths = list_content(*content)

@@ -1,4 +1,4 @@
-"""Training settings by name, and files of them: a run's config.json, or TOML or JSON with some settings. Ours.
+"""Files of training settings: a run's config.json, or TOML or JSON with some settings. Ours.
 
     values = read_config("checkpoints/config.json")
     config = Config.from_preset("tiny").replaced(values)

@@ -80,8 +80,8 @@ def flags_named() -> Iterator[None]:
 def arguments_named(*sections: Any, **names: str) -> Iterator[None]:
     """Let errors of a function that Python code calls name its arguments where commands name flags.
 
-    An argument has the name of a setting in `sections`, else one of `names`, else that of the flag: num_samples for
-    --num-samples.
+    The name of a flag's argument is the one in `names`, else that of the setting in `sections`, else the flag's:
+    num_samples for --num-samples. Of functions that call each other, the outermost renames. Ours.
     """
     if _inside.get():
         yield
@@ -89,9 +89,10 @@ def arguments_named(*sections: Any, **names: str) -> Iterator[None]:
     by_flag = {flag: each.name for section in sections for each in flagged(section) for flag in each.metadata["flags"]}
 
     def argument(found: re.Match[str]) -> str:
-        flag = found["name"]
-        name = flag and flag.replace("-", "_")
-        return (names.get(name) or by_flag.get(f"--{flag}") or name) if name else found[0]
+        if not found["name"]:
+            return found[0]
+        name = found["name"].replace("-", "_")
+        return names.get(name) or by_flag.get(f"--{found['name']}") or name
 
     try:
         with flags_named():

@@ -255,9 +255,10 @@ def test_a_run_that_begins_from_other_weights_keeps_the_rows_of_known_classes(cl
             assert torch.equal(tensor[number], expected)
 
 
-def test_the_embedding_of_another_condition_starts_at_zero_if_the_weights_lack_it_and_is_kept_otherwise():
+def test_the_embedding_of_another_condition_starts_at_zero_if_the_weights_lack_it_and_is_kept_or_dropped_otherwise():
     own = {f"norm.{name}": torch.ones(3, 2) for name in ("class_embedding", "speed_embedding", "my_class_embedding")}
     state = {"norm.my_class_embedding": torch.full((3, 2), 5.0), "norm.weight": torch.ones(2)}
+    state["norm.former_embedding"] = torch.ones(3, 2)
     adapted = relabelled(state, (), ("a", "b"), own)
     assert adapted.keys() == {*own, "norm.weight"}
     for name, value in (("class_embedding", 0), ("speed_embedding", 0), ("my_class_embedding", 5)):

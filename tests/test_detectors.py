@@ -306,7 +306,7 @@ def test_a_detector_that_runs_out_of_memory_is_not_said_to_need_more_frames(tmp_
         for number in range(2):
             write_video(tmp_path / name / f"{number}.npy", np.zeros((4, 16, 16, 3), np.uint8))
     detector = load_detector(save_torchscript(TooLarge(), tmp_path / "large.pt"))
-    message = r"out of memory on the CPU: batches of 2 clips in the detector do not fit; give a smaller --batch \(-b\)"
+    message = "out of memory on the CPU: batches of 2 clips in the detector do not fit; give a smaller batch_size"
     with pytest.raises(ValueError, match=message):
         compute_fvd(tmp_path / "a", tmp_path / "b", detector, num_frames=4)
 

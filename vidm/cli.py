@@ -25,6 +25,7 @@ from vidm.distributed import Rendezvous, print0
 from vidm.files import LARGEST
 from vidm.frame_size import size_text
 from vidm.generator import Generator, load_generator
+from vidm.hub import is_hub_name
 from vidm.launch import launch
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import exit_on_user_error, keep_freed_memory
@@ -164,7 +165,7 @@ def _check_out(out: str) -> None:
 def _check_paths(paths: Mapping[str, str]) -> None:
     """Raise FileNotFoundError, naming the flag, for a path that does not exist, before any file is loaded."""
     for flag, path in paths.items():
-        if path and not Path(path).exists():
+        if path and not is_hub_name(path) and not Path(path).exists():
             raise FileNotFoundError(f"no such file or folder: {path} ({flag})")
 
 

@@ -11,7 +11,7 @@ works too: its epochs are random ones, which torch.manual_seed repeats.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from vidm.frame_size import FITS, FrameSize, sides_of
 from vidm.layouts import ClipIndex
 from vidm.packs import read_frames
 from vidm.video_io import VideoError
+
+NO_LABELS: Mapping[str, Tensor] = {}
 
 
 def _scaled(side: int, numerator: int, denominator: int) -> int:
@@ -95,14 +97,14 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
     """A training set of one sample per video and epoch, with the key (epoch, index of the video).
 
     The index of a video alone, as a DataLoader's own samplers give it, draws an epoch from torch's random generator.
-    With `classes`, the number of each video's class, samples have an int64 `class_index`.
+    `labels` has a value of each video by name, such as int64 `class_index`, its class; a sample has those of its video.
     """
 
     def __init__(
-        self, index: ClipIndex, resolution: FrameSize, seed: int, flip: bool, classes: Sequence[int], fit: str
+        self, index: ClipIndex, resolution: FrameSize, seed: int, flip: bool, labels: Mapping[str, Tensor], fit: str
     ) -> None:
         self.index, self.resolution, self.seed, self.flip, self.fit = index, resolution, seed, flip, fit
-        self.classes = classes
+        self.labels = labels
         self._reported: set[Path] = set()
 
     def __len__(self) -> int:
@@ -131,7 +133,7 @@ class _TrainingVideos(Dataset[dict[str, Tensor]]):
                     print(f"replaced by the next video: {error}", file=sys.stderr, flush=True)
                 continue
             fitted = fit_frames(frames, self.resolution, self.fit)
-            labels = {"class_index": torch.tensor(self.classes[video])} if self.classes else {}
+            labels = {name: values[video] for name, values in self.labels.items()}
             return to_float(fitted[:, :, ::-1] if mirrored else fitted), labels
         raise VideoError(f"{self.index.root}: none of its {len(self)} videos can be read anymore")
 
@@ -143,7 +145,8 @@ class FrameTriplets(_TrainingVideos):
     (3, H, W) in [-1, 1]: `first`, frame 0 of the window; `frame`, frame n, with n uniform in 1 .. num_frames - 1;
     `previous`, frame n - 1; and of int64 `frame_index`, n. Frames of a window are `stride` frames of the video apart.
     With `flip`, half of the triplets are mirrored. `resolution` is H x W and `fit` how frames of another shape are
-    brought to it, as for fit_frames. The videos of `index` must have at least window_length(num_frames, stride) frames.
+    brought to it, as for fit_frames. `labels` are values of all videos by name, each (N, ...). The videos of `index`
+    must have at least window_length(num_frames, stride) frames.
     """
 
     def __init__(
@@ -154,12 +157,12 @@ class FrameTriplets(_TrainingVideos):
         seed: int,
         flip: bool = True,
         stride: int = 1,
-        classes: Sequence[int] = (),
+        labels: Mapping[str, Tensor] = NO_LABELS,
         fit: str = "crop",
     ) -> None:
         assert min(index.num_frames) >= window_length(num_frames, stride), "pass min_frames to index_clips"
         assert num_frames >= 2
-        super().__init__(index, resolution, seed, flip, classes, fit)
+        super().__init__(index, resolution, seed, flip, labels, fit)
         self.num_frames, self.stride = num_frames, stride
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:
@@ -187,7 +190,7 @@ class SingleFrames(_TrainingVideos):
     """One frame per video, for the content generator: the first or, with `anywhere`, a random one.
 
     The sample of key (epoch, index) is {`frame`: float32 (3, H, W) in [-1, 1]}; with `flip`, half are mirrored.
-    `resolution` and `fit` are those of FrameTriplets.
+    `resolution`, `labels` and `fit` are those of FrameTriplets.
     """
 
     def __init__(
@@ -197,10 +200,10 @@ class SingleFrames(_TrainingVideos):
         seed: int,
         anywhere: bool = False,
         flip: bool = True,
-        classes: Sequence[int] = (),
+        labels: Mapping[str, Tensor] = NO_LABELS,
         fit: str = "crop",
     ) -> None:
-        super().__init__(index, resolution, seed, flip, classes, fit)
+        super().__init__(index, resolution, seed, flip, labels, fit)
         self.anywhere = anywhere
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor]:

@@ -191,7 +191,7 @@ def _started(clips: Clips, places: list[int], settings: MeasureSettings) -> Iter
             first = first or (clips.index.paths[place], size)
             _refuse_other_size(clips.index.paths[place], size, *first)
         clips_u8 = np.stack([clip for _, clip in good])
-        with explain_out_of_memory(f"batches of {len(good)} clips in the detector", "give a smaller --batch (-b)"):
+        with explain_out_of_memory(f"batches of {len(good)} clips in the detector", "give a smaller --batch"):
             features = features_of(settings.detector, clips_u8, settings.protocol, settings.device)
         yield _Batch([place for place, _ in good], size, features, damaged)
 

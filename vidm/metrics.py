@@ -144,7 +144,7 @@ def fvd_of(
     return replace(result, warnings=(*_warnings(real, made, result), *warnings))
 
 
-@arguments_named()
+@arguments_named(batch="batch_size")
 def compute_fvd(
     dir1: str | Path,
     dir2: str | Path,
@@ -196,7 +196,7 @@ def _score(features: Features, splits: int, seed: int) -> tuple[float, float, in
     return value, deviation, rows.shape[1], bool(scores), features.size
 
 
-@arguments_named()
+@arguments_named(batch="batch_size")
 def compute_vis(
     folder: str | Path,
     classifier: Detector,

@@ -60,11 +60,16 @@ def relabelled(
 ) -> Mapping[str, Tensor]:
     """The weights of a network for the classes `known` in a network for the classes `wanted`, whose tensors are `own`.
 
-    Classes of both keep their embedding, new ones start at zero, and so does "no class" if none were known. So do the
-    embeddings of other conditions (`..._embedding`) that the weights do not have. Ours.
+    Classes of both keep their embedding, new ones start at zero, and so does "no class" if none were known. Embeddings
+    of other conditions (`..._embedding`) that the weights lack start at zero; those that the network lacks are dropped.
+    Ours.
     """
     rows = {1 + wanted.index(name): 1 + known.index(name) for name in wanted if name in known} | {0: 0}
-    adapted = {name: tensor for name, tensor in state.items() if name.split(".")[-1] != CLASS_EMBEDDING}
+    adapted = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.split(".")[-1] != CLASS_EMBEDDING and (name in own or not name.endswith(EMBEDDING))
+    }
     for name in (name for name in own if name.endswith(EMBEDDING) and name not in adapted):
         adapted[name] = torch.zeros(own[name].shape)
         if name in state:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vidm.files import atomic_write, read_json
 from vidm.images import budget
+from vidm.segments import whole_path
 
 # Increase this when the format of the cache changes, or when probing finds other numbers for the same files.
 CACHE_VERSION = 2
@@ -88,7 +89,7 @@ def probe_all(
     cached = _read(file)
     names = [os.path.abspath(path) for path in paths]
     # Signatures are computed before opening, so that a file that changes meanwhile is probed again next time.
-    signatures = [_signature(path) for path in paths]
+    signatures = [_signature(whole_path(path)) for path in paths]
     results: list[int | str | None] = []
     for name, signature in zip(names, signatures, strict=True):
         then, number = cached.get(name, ("", 0))

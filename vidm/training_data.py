@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from vidm.config import Config
 from vidm.console import short
 from vidm.datasets import FrameTriplets, ResumableSampler, SingleFrames, class_of_each, window_length
@@ -113,12 +115,12 @@ class TrainingData:
         """The training samples of an index's videos, keyed by (epoch, index)."""
         model, data = self.config.model, self.config.data
         numbers = {name: 1 + i for i, name in enumerate(model.class_names)}
-        classes = [numbers[name] for name in class_of_each(index)] if numbers else []
+        labels = {"class_index": torch.tensor([numbers[name] for name in class_of_each(index)])} if numbers else {}
         if self.is_motion:
             length, stride = model.video_timesteps, data.frame_stride
-            return FrameTriplets(index, model.image_size, length, seed, flip, stride, classes, data.fit)
+            return FrameTriplets(index, model.image_size, length, seed, flip, stride, labels, data.fit)
         anywhere = data.content_frames == "all"
-        return SingleFrames(index, model.image_size, seed, anywhere, flip, classes, data.fit)
+        return SingleFrames(index, model.image_size, seed, anywhere, flip, labels, data.fit)
 
     def _sampler(self, start_step: int) -> ResumableSampler:
         train = self.config.train

@@ -7,12 +7,12 @@
 Videos, diffusion steps and noise are fixed, so that results of two steps differ only because the weights differ.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from vidm.checkpoint import build_diffusion
@@ -75,16 +75,17 @@ class Validator:
         places, read = zip(*islice(clips.readable(), count), strict=True)
         return list(places), np.stack(read)
 
-    def _sampler(self, numbers: Sequence[int]) -> BoundSampler:
-        """The sampler for videos of the classes with these numbers, if there are classes."""
-        return with_classes(self.sampler, torch.tensor(numbers, device=self.device)) if numbers else self.sampler
+    def _sampler(self, class_index: Tensor | None) -> BoundSampler:
+        """The sampler for videos of classes (B,), if there are classes."""
+        return self.sampler if class_index is None else with_classes(self.sampler, class_index.to(self.device))
 
     def _animated(self, model: MotionGenerator, first_u8: np.ndarray, start: int, places: list[int]) -> np.ndarray:
         """Videos that begin with frames (N, H, W, 3) of the videos at `places`: uint8 (N, T, H, W, 3).
 
         Their noise is that of the videos start, start + 1, ...
         """
-        sampler = self._sampler([self.samples.classes[place] for place in places if self.samples.classes])
+        class_index = self.samples.labels.get("class_index")
+        sampler = self._sampler(None if class_index is None else class_index[places])
         noise = video_noise(self.config.train.seed, range(start, start + len(places)), self.device)
         first = to_float(first_u8).to(self.device)
         with autocast(self.device, self.config.train.precision):
@@ -103,8 +104,8 @@ class Validator:
         else:
             sides = sides_of(self.config.model.image_size)
             noise = video_noise(self.config.train.seed, range(NUM_PREVIEWS), self.device)
-            names = self.config.model.class_names
-            sampler = self._sampler([1 + i % len(names) for i in range(NUM_PREVIEWS) if names])
+            num_classes = len(self.config.model.class_names)
+            sampler = self._sampler(1 + torch.arange(NUM_PREVIEWS) % num_classes if num_classes else None)
             with autocast(self.device, self.config.train.precision):
                 frames = generate_first_frames(model, sampler, (3, *sides), noise)
             rows = [to_uint8(frames)[:, None]]

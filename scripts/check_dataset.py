@@ -31,7 +31,7 @@ from vidm.console import CommandParser, given_path
 from vidm.datasets import fit_frames
 from vidm.evaluation import ready_to_write
 from vidm.files import atomic_write
-from vidm.frame_size import FITS, FrameSize, check_size, frame_size, sides_of
+from vidm.frame_size import FITS, FrameSize, check_size, frame_size, sides_of, size_text
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import LAYOUTS, ClipIndex, survey_clips
 from vidm.packs import pack_of, probe, read_frames
@@ -69,7 +69,7 @@ def codec_of(path: Path) -> str:
 
 def kind_of(path: Path) -> Kind:
     info = probe(path)
-    return Kind(f"{info.width}x{info.height}", codec_of(path), f"{info.fps:.4g}" if info.fps else "none stored")
+    return Kind(size_text((info.height, info.width)), codec_of(path), f"{info.fps:.4g}" if info.fps else "none stored")
 
 
 def tally(title: str, values: Iterable[str]) -> str:
@@ -132,7 +132,7 @@ def report(index: ClipIndex, out: Path, every_byte: bool, resolution: FrameSize,
     with ThreadPoolExecutor() as pool:
         found = pool.map(kind_of, index.paths)
         kinds = list(tqdm(found, desc="opening videos", total=len(index.paths), unit="video", delay=3, disable=None))
-    print(tally("sizes", (kind.size for kind in kinds)))
+    print(tally("sizes, height x width", (kind.size for kind in kinds)))
     print(tally("codecs", (kind.codec for kind in kinds)))
     print(tally("frames per second", (kind.rate for kind in kinds)))
     damaged = find_damage(index, every_byte)
@@ -168,7 +168,7 @@ def main() -> int:
         type=given_path,
         default=Path("contact_sheet.png"),
         metavar="FILE",
-        help="png of the contact sheet",
+        help="png of the contact sheet (contact_sheet.png in the current folder)",
     )
     parser.add_argument("--verify", action="store_true", help="read every byte of every clip once")
     options = parser.parse_args()

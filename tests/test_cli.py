@@ -365,7 +365,7 @@ def test_a_mistake_prints_one_line_and_writes_nothing(world, tmp_path, capsys, f
     ("flags", "message"),
     [
         ("", "sampling needs a checkpoint"),
-        ("--resume {text} --content {empty} --content-resume {text}", "sampling needs a checkpoint"),
+        ("--resume {text} --content {empty} --content-resume {text}", "give either first frames (--content) or a"),
         ("--resume {text} --content {empty}", "text.pt"),
         ("--resume auto --content {empty}", "--resume auto: there is no checkpoint in checkpoints"),
         ("--resume {empty} --content {empty}", "is a folder without an undamaged checkpoint"),

@@ -205,3 +205,13 @@ def test_memory_that_runs_out_anywhere_is_reported_in_one_line(capsys, error, li
 def test_an_error_of_the_program_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="expected 3 channels"), exit_on_user_error():
         raise RuntimeError("expected 3 channels")
+
+
+def test_a_pipe_whose_reader_has_seen_enough_ends_a_command_without_a_word():
+    code = "from vidm.runtime import exit_on_user_error\nwith exit_on_user_error():\n print('line\\n' * 99999)"
+    command = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "$0" | head -1; exit ${{PIPESTATUS[0]}}', code],
+        capture_output=True,
+        text=True,
+    )
+    assert (command.returncode, command.stdout, command.stderr) == (1, "line\n", "")

@@ -1,6 +1,8 @@
 """Tests of the report of a folder of samples: first frames, generated and real videos, distances, drift."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +10,13 @@ from golden import fill_by_rule
 from test_classes import QUICK, saved
 from test_report import Page
 
+from vidm import sample_report
 from vidm.checkpoint import Checkpoint, build_model, save_checkpoint
 from vidm.config import Config
+from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.generator import Generator, load_generator
+from vidm.metric_results import FVDResult
+from vidm.metrics import compute_fvd
 from vidm.sample_config import SampleConfig
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
@@ -101,3 +107,28 @@ def test_samples_of_a_csv_list_are_compared_with_its_videos(generator: Generator
     page = sampled(generator, tmp_path / "list.csv", tmp_path / "out", num_frames=2)
     assert "ground truth" in page.text
     assert "2 generated against 2 real videos" in page.text
+
+
+def test_the_distance_is_to_the_split_whose_first_frames_were_continued(
+    generator: Generator, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "list.csv"
+    videos = sorted(world.rglob("*.mp4"))[:6]
+    rows = [f"{video},{'test' if i % 2 else 'train'}\n" for i, video in enumerate(videos)]
+    file.write_text("path,split\n" + "".join(rows))
+    found = []
+
+    def measured(*args: Any, **rest: Any) -> FVDResult:
+        found.append(compute_fvd(*args, **rest))
+        return found[0]
+
+    monkeypatch.setattr(sample_report, "compute_fvd", measured)
+    page = sampled(generator, file, tmp_path / "out", num_frames=4, split="test")
+    choice: dict[str, Any] = {"num_frames": 4, "resolution": 16, "num_samples": 3, "detector": load_detector("random")}
+    choice["protocol"] = replace(STYLEGAN_V, random_start=False)
+    whole, train, test = (
+        compute_fvd(file, tmp_path / "out", **choice, split=split).value for split in ("", "train", "test")
+    )
+    assert found[0].value == test
+    assert test not in (whole, train)
+    assert "split test" in page.text

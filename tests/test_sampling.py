@@ -156,6 +156,16 @@ def test_progress_shows_a_bar_of_frames(both, frame, capsys):
     assert not capsys.readouterr().err
 
 
+def test_mistakes_of_python_code_are_named(generator, frame):
+    with pytest.raises(TypeError, match=r"^there is no setting num_frame of sampling; did you mean num_frames\?$"):
+        generator.animate(frame, num_frame=5)
+    with pytest.raises(ValueError, match=r"^num_samples 0: "):
+        generator.generate(0)
+    with pytest.raises(ValueError, match=r"in \[-1, 1\]; got values from 5 to 5$"):
+        generator.animate(torch.full((3, 16, 16), 5.0))
+    assert len(repr(generator)) < 400
+
+
 def test_a_stream_yields_the_frames_of_animate_bit_for_bit(generator, frame):
     flags = QUICK | {"num_frames": 7, "anchor_every": 3, "condition_noise": 0.1}
     frames = generator.stream(frame, index=2, **flags)

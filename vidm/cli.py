@@ -88,7 +88,9 @@ def train_config(options: argparse.Namespace) -> tuple[Config, Checkpoint | None
 def sample_config(options: argparse.Namespace) -> SampleConfig:
     """The settings of sampling. Raises ValueError for invalid ones and for flags without effect."""
     settings = SampleConfig(**given(options, SampleConfig()))
-    if not options.resume or bool(settings.content) == bool(settings.content_resume):
+    if settings.content and settings.content_resume:
+        raise ValueError("give either first frames (--content) or a content generator for them (--content-resume)")
+    if not options.resume or not (settings.content or settings.content_resume):
         raise ValueError(
             "sampling needs a checkpoint (--resume FILE_OR_FOLDER) and either first frames (--content FILE_OR_DIR) "
             "or a content generator for them (--content-resume FILE)"
@@ -195,7 +197,8 @@ def _sample(device: torch.device, options: argparse.Namespace) -> None:
         sample_folder(generator, settings)
         if settings.report:
             write_sample_report(generator, settings)
-        print0(f"videos are in {settings.out}")
+        pages = [f"{settings.out}_grid.mp4"] * bool(settings.grid) + [f"{settings.out}/report.html"] * settings.report
+        print0(f"videos are in {settings.out}" + "".join(f"; {page} shows them" for page in pages))
 
 
 def train_main(argv: Sequence[str] | None = None) -> None:

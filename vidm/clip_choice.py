@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vidm.datasets import Clips, window_length
 from vidm.files import LARGEST
 from vidm.folder_walk import count_of
-from vidm.frame_size import FrameSize, plain_size, sides_of
+from vidm.frame_size import FrameSize, plain_size, sides_of, size_text
 from vidm.images import LARGEST_SIDE
 from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import is_pack, read_frames
@@ -158,8 +158,8 @@ class FolderContents(NamedTuple):
     skipped: list[tuple[str, str]]
 
     def __str__(self) -> str:
-        counts = (", ".join(f"{name} ({count})" for name, count in each.items()) for each in (self.sizes, self.kinds))
-        return f"{self.found}; {self.frames[0]} to {self.frames[1]} frames; {'; '.join(counts)}"
+        sizes, kinds = (", ".join(f"{n} ({count})" for n, count in each.items()) for each in (self.sizes, self.kinds))
+        return f"{self.found}; {self.frames[0]} to {self.frames[1]} frames; height x width {sizes}; {kinds}"
 
 
 def _kind(path: Path) -> str:
@@ -176,7 +176,7 @@ def _size(path: Path) -> str:
         height, width, _ = read_frames(path, [0])[0].shape
     except (VideoError, FileNotFoundError):
         return "unreadable"
-    return f"{width}x{height}"
+    return size_text((height, width))
 
 
 def kinds_of(index: ClipIndex) -> dict[str, int]:

@@ -115,7 +115,9 @@ class DataConfig:
         "crop", "frames of another shape: cropped to their centre, or padded with black bars", "--fit", FITS
     )
     classes: bool = setting(
-        False, "condition on the class of a video, the name of the folder that contains it", "--classes"
+        False,
+        "condition on the class of a video: the folder that contains it, or the column class of a csv list",
+        "--classes",
     )
 
 

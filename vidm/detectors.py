@@ -210,8 +210,8 @@ class _RandomNetwork:
         _, _, T, H, W = video.shape
         if T < 2 or min(H, W) < 16:
             raise ValueError(
-                f"clips have {T} frame(s) of {W} x {H} pixels; the random detector needs 2 frames (-n) of 16 x 16 (-r) "
-                "or more"
+                f"clips have {T} frame(s) of {H}x{W} pixels (height x width); the random detector needs 2 frames (-n) "
+                "of 16 x 16 (-r) or more"
             )
         rescale = rescale or video.dtype == torch.uint8
         # One clip at a time, so that memory does not grow with the batch and clips do not affect each other.

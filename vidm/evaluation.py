@@ -63,7 +63,7 @@ def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> li
         return lines
     reference, count = result.matched_samples
     if not found.is_whole:
-        label = f"{prefix}matched: {count} generated against {reference} real videos"
+        label = f"{prefix}matched: {count} generated against {reference} real videos, none of which they continue"
         lines.append(Distance(label, found.matched, note=mark or _times_floor(found.matched, found.floor)))
     floors = {"Frechet": f"{count} other real against the same {reference} real videos"}
     floors["kernel"] = f"real videos divided at random into {count} and {reference}"

@@ -32,6 +32,7 @@ from vidm.datasets import Clips
 from vidm.detectors import Detector, Protocol, features_of, identity_of, name_of
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.feature_table import FeatureTable, Size
+from vidm.frame_size import size_text
 from vidm.frechet import FeatureStats
 from vidm.runtime import explain_out_of_memory
 from vidm.video_io import VideoError
@@ -154,8 +155,8 @@ def _read_ahead(clips: Clips, places: Iterable[int], workers: int, ahead: int) -
 def _refuse_other_size(path: Path, size: Size, first_path: Path, first_size: Size) -> None:
     if size != first_size:
         raise ValueError(
-            f"{path} is {size[1]} x {size[0]} and {first_path} is {first_size[1]} x {first_size[0]} (width x height); "
-            "give a resolution (-r, height x width) to bring all videos to one size"
+            f"{path} is {size_text(size)} and {first_path} is {size_text(first_size)} (height x width); "
+            "give a --resolution to bring all videos to one size"
         )
 
 

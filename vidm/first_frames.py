@@ -58,10 +58,12 @@ def as_first_frame(frame: FirstFrame) -> np.ndarray:
         return rgb_from_image(frame)
     if isinstance(frame, Tensor):
         fits = frame.dim() == 3 and frame.shape[0] == 3 and frame.is_floating_point() and frame.numel()
-        if not fits or not bool(((frame >= -1.01) & (frame <= 1.01)).all()):
-            raise ValueError(
-                f"a first frame as a tensor must be float (3, H, W) in [-1, 1]; got {frame.dtype} {[*frame.shape]}"
-            )
+        found = f"{frame.dtype} {[*frame.shape]}"
+        if fits and not bool(((frame >= -1.01) & (frame <= 1.01)).all()):
+            found = f"values from {frame.min():.4g} to {frame.max():.4g}"
+            fits = False
+        if not fits:
+            raise ValueError(f"a first frame as a tensor must be float (3, H, W) in [-1, 1]; got {found}")
         return to_uint8(frame)
     if not isinstance(frame, np.ndarray):
         raise ValueError(f"a first frame must be an image, an array, a tensor or a path; got {type(frame).__name__}")

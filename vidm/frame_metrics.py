@@ -26,7 +26,7 @@ from vidm.detectors import STYLEGAN_V, load_detector
 from vidm.distributed import gather_results, is_main, on_main, rank, world_size
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
-from vidm.frame_size import FrameSize
+from vidm.frame_size import FrameSize, size_text
 from vidm.frechet import frechet_of
 from vidm.layouts import ClipIndex
 from vidm.pairing import Pairs, pair_videos
@@ -87,14 +87,12 @@ def _sums(real: Clips, made: Clips, places: Iterable[int], device: torch.device 
             damaged.append((made.index.paths[place], str(error)))
             continue
         if real_u8.shape != made_u8.shape:
-            found = [
-                f"{path} is {c.shape[2]} x {c.shape[1]}" for path, c in ((made_path, made_u8), (real_path, real_u8))
-            ]
-            raise ValueError(f"{' and '.join(found)} (width x height); give a resolution (-r HxW) for all videos")
+            found = [f"{path} is {size_text(c.shape[1:3])}" for path, c in ((made_path, made_u8), (real_path, real_u8))]
+            raise ValueError(f"{' and '.join(found)} (height x width); give a --resolution for all videos")
         if min(made_u8.shape[1:3]) < SSIM_WINDOW:
             raise ValueError(
-                f"{made_path} is {made_u8.shape[2]} x {made_u8.shape[1]}: SSIM needs frames of {SSIM_WINDOW} x "
-                f"{SSIM_WINDOW} pixels (-r) or more"
+                f"{made_path} is {size_text(made_u8.shape[1:3])} (height x width): SSIM needs frames of "
+                f"{SSIM_WINDOW} x {SSIM_WINDOW} pixels (--resolution) or more"
             )
         sums += _compared(real_u8, made_u8, device)
         count += 1
@@ -185,6 +183,8 @@ def drift(
     resolution: FrameSize,
     num_samples: int | None = None,
     real_stride: int = 1,
+    split: str = "",
+    layout: str = "auto",
     fit: str = "crop",
     device: torch.device | str = "cpu",
 ) -> tuple[float, ...]:
@@ -194,7 +194,8 @@ def drift(
     of the random detector. Clips begin at the first frame; the other arguments are those of ClipSelection. Raises
     ValueError as compute_fvd does.
     """
-    real = ClipSelection(dir1, num_frames, num_samples, resolution, real_stride=real_stride, fit=fit)
+    choice = (dir1, num_frames, num_samples, resolution)
+    real = ClipSelection(*choice, real_stride=real_stride, split=split, layout=layout, fit=fit)
     settings = MeasureSettings(load_detector("random", device), STYLEGAN_V, device=device)
     distances = []
     with closing(FeatureTable(None)) as table:

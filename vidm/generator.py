@@ -45,12 +45,12 @@ class Generator:
     `content_config` are the configurations they were trained with, `path` and `content_path` their files.
     """
 
-    model: MotionGenerator
-    config: Config
+    model: MotionGenerator = field(repr=False)
+    config: Config = field(repr=False)
     device: torch.device
     path: Path
-    content_model: ContentGenerator | None = None
-    content_config: Config | None = None
+    content_model: ContentGenerator | None = field(default=None, repr=False)
+    content_config: Config | None = field(default=None, repr=False)
     content_path: Path | None = None
     weights: str = "ema"
     _networks: dict[tuple[str, str, bool], Any] = field(default_factory=dict, repr=False, compare=False)
@@ -117,7 +117,7 @@ class Generator:
         The content generator makes the first frames, which are then continued. The arguments are those of `animate`.
         Raises ValueError without a content generator or for invalid settings and TypeError for unknown settings.
         """
-        sample, function = self._settings(sampler, settings)
+        sample, function = self._settings(sampler, settings | {"num_samples": num_videos})
         indices = range(first_index, first_index + num_videos)
         first_frames = self.draw_first_frames(indices, sample, function)
         classes = [self.class_of(i, sample) for i in indices]
@@ -139,7 +139,7 @@ class Generator:
         function = checked(sampler) if callable(sampler) else None
         if function and values.get("eta"):
             raise ValueError("eta is for sampler='ddim': bind it to a function, as in partial(sample_ddim, eta=0.5)")
-        sample = SampleConfig(**(values if function else values | {"sampler": sampler}))
+        sample = SampleConfig.of(values if function else values | {"sampler": sampler})
         self.check(sample)
         return sample, function
 

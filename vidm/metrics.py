@@ -27,7 +27,7 @@ from vidm.distributed import is_main, on_main
 from vidm.feature_table import FeatureTable
 from vidm.features import Features, MeasureSettings, measure
 from vidm.floor import Matched, matched_distances
-from vidm.frame_size import FrameSize
+from vidm.frame_size import FrameSize, size_text
 from vidm.frechet import frechet_of, inception_score, kernel_distance
 from vidm.metric_results import FVDResult, Skipped, VISResult
 from vidm.neighbours import Neighbour, nearest_real
@@ -60,8 +60,8 @@ def _numbers(
 ) -> _Numbers:
     """`drawn` are the real videos of the distance, and `real` also has others for its floor."""
     if real.size != made.size:
-        sizes = [f"{f.size[1]} x {f.size[0]} in {f.clips.index.root}" for f in (real, made)]
-        raise ValueError(f"videos are {' and '.join(sizes)} (width x height); give a resolution (-r HxW) for all")
+        sizes = [f"{size_text(f.size)} in {f.clips.index.root}" for f in (real, made)]
+        raise ValueError(f"videos are {' and '.join(sizes)} (height x width); give a --resolution for all")
     stats = drawn.stats()
     return _Numbers(
         value=frechet_of(stats, made.stats(), ddof),
@@ -160,6 +160,7 @@ def compute_fvd(
     frame_stride: int = 1,
     real_stride: int = 1,
     split: str = "",
+    layout: str = "auto",
     fit: str = "crop",
     seed: int = 0,
     repeats: int = 1,
@@ -172,10 +173,10 @@ def compute_fvd(
 
     Without a detector, it is that of load_detector: a downloaded I3D if there is one, else the random network.
     A folder contains videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
-    num_samples, resolution, frame_stride, real_stride, split, fit, seed); the protocol decides where real clips begin,
-    and may be given by name. MeasureSettings describes batch_size, workers, progress, cache and device, which do not
-    change the result. With several processes each one computes a share, and all return the same result. Videos that are
-    too short or unreadable are skipped, printed to stderr and listed in the result.
+    num_samples, resolution, frame_stride, real_stride, split, layout, fit, seed); the protocol decides where real clips
+    begin, and may be given by name. MeasureSettings describes batch_size, workers, progress, cache and device, which do
+    not change the result. With several processes each one computes a share, and all return the same result. Videos that
+    are too short or unreadable are skipped, printed to stderr and listed in the result.
 
     The measurement is repeated `repeats` times, with seeds seed, seed + 1, ... `kernel` also computes the kernel
     distance, which needs all features in memory, and `neighbours` each generated video's nearest real one. The distance
@@ -184,7 +185,8 @@ def compute_fvd(
     """
     detector, protocol = detector or load_detector(device=device), protocol_named(protocol)
     choice = (num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
-    real = ClipSelection(dir1, *choice, random_start=protocol.random_start, max_samples=protocol.max_videos, fit=fit)
+    rules = (protocol.random_start, protocol.max_videos)
+    real = ClipSelection(dir1, *choice, *rules, layout=layout, fit=fit)
     settings = MeasureSettings(detector, protocol, batch_size, workers, device, progress, cache)
     return fvd_of(real, real.generated(dir2), settings, repeats, kernel, neighbours)
 

@@ -44,6 +44,8 @@ def _with_captions(videos: Videos) -> list[tuple[str, np.ndarray]]:
         single = isinstance(videos, np.ndarray) and videos.ndim == 4
         pairs = [("", np.asarray(video)) for video in ([videos] if single else videos)]
     for _, video in pairs:
+        if video.dtype.kind == "U":
+            raise ValueError(f"cannot show {videos}: give an array of frames; vidm.video_io.read_video reads a file")
         if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
             raise ValueError(f"cannot show {video.dtype} {video.shape}; a video is uint8 (T, H, W, 3)")
     return pairs

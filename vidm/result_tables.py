@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vidm.floor import FLOORS, Measure
 from vidm.folder_walk import count_of
 from vidm.frame_metrics import FrameMetrics
+from vidm.frame_size import size_text
 from vidm.metric_results import FVDResult, VISResult
 
 LATEX_COLUMNS = (
@@ -58,7 +59,7 @@ def _numbers(frames: FrameMetrics) -> str:
 def pairs_text(frames: FrameMetrics) -> str:
     """Describe the pairs and frames of PSNR and SSIM."""
     which = "frame" if len(frames.psnr_by_frame) < 3 else "frames"
-    sizes = " and ".join(f"{width} x {height}" for height, width in frames.sizes)
+    sizes = " and ".join(map(size_text, frames.sizes))
     return (
         f"{count_of(frames.num_pairs, 'pair')} {frames.pairing}, {which} {_numbers(frames)}"
         f"{_at_stride(frames.frame_strides)}, {sizes}"
@@ -73,9 +74,8 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
     rows: list[tuple[str, tuple[float | None, ...], str]] = []
     for name, result, found in _measures(measured):
         real, made = result.num_samples
-        height, width = result.size
         stride = _at_stride(result.frame_strides)
-        clips = f"{real} real and {made} generated videos, {result.num_frames} frames{stride}, {width} x {height}"
+        clips = f"{real} real and {made} generated videos, {result.num_frames} frames{stride}, {size_text(result.size)}"
         floor = found.floor if found.is_whole else None
         rows.append((name, (found.value, found.deviation, floor), "; ".join(filter(None, [mark_of(found), clips]))))
         if result.matched_samples and not found.is_whole:

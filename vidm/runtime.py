@@ -214,6 +214,9 @@ def exit_on_user_error() -> Iterator[None]:
     with console(), flags_named():
         try:
             yield
+        except BrokenPipeError:  # the reader of a pipe has seen enough, as `| head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the interpreter flushes the rest to
+            sys.exit(1)
         except (ValueError, OSError) as error:
             message = str(error).strip()
             if isinstance(error, OSError) and error.filename and message.startswith("[Errno"):

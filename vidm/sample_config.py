@@ -4,7 +4,10 @@ settings = SampleConfig(content="frames", out="results/samples", sampler="ddim",
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
 
 from vidm.config import AUTO_PRECISION, LARGEST_SEED, LAYOUTS, PRECISIONS, Config
 from vidm.samplers import SAMPLERS
@@ -61,6 +64,16 @@ class SampleConfig:
     grid: str = setting("", "RxC: also write the first R x C videos as one, OUT_grid.mp4", "--grid")
     report: bool = setting(False, "also write OUT/report.html: videos side by side, distances, drift", "--report")
     seed: int = setting(0, "seed; with the same seed, video i is always the same", "--seed", least=0, most=LARGEST_SEED)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "SampleConfig":
+        """The settings with these values. Raises TypeError for an unknown name, with the most similar one."""
+        names = [each.name for each in fields(cls)]
+        for name in values:
+            if name not in names:
+                hint = "".join(f"; did you mean {meant}?" for meant in get_close_matches(name, names, 1))
+                raise TypeError(f"there is no setting {name} of sampling{hint}")
+        return cls(**values)
 
     def __post_init__(self) -> None:
         with arguments_named(SampleConfig):

@@ -142,7 +142,8 @@ def _protocol_of(result: FVDResult) -> dict[str, str]:
     """Say how the page's distance was measured, and how evaluate_FVD.py measures."""
     real, made = result.num_samples
     return {
-        "distance": f"{real} real and {made} generated videos, the first {count_of(result.num_frames, 'frame')}; "
+        "distance": f"{real} real videos, drawn by the seed if there are more, and {made} generated ones, "
+        f"the first {count_of(result.num_frames, 'frame')}; "
         f"protocol {result.protocol}; evaluate_FVD.py uses all real videos unless -ns says otherwise, and its default "
         f"protocol begins real clips {CLIP_STARTS[STYLEGAN_V.random_start]}",
         "given first frame": GIVEN_FRAME,
@@ -151,7 +152,8 @@ def _protocol_of(result: FVDResult) -> dict[str, str]:
 
 def _origin(generator: Generator, settings: SampleConfig) -> dict[str, str]:
     found = circumstances(generator.device)
-    content = {"first frames": settings.content or "generated"}
+    chosen = {"split": settings.split, "layout": settings.layout if settings.layout != "auto" else ""}
+    content = {"first frames": settings.content or "generated"} | {name: each for name, each in chosen.items() if each}
     if generator.content_path:
         content["content checkpoint"] = str(generator.content_path)
     return {"checkpoint": str(generator.path), **content, "date": found["date"], "command": found["command"]}
@@ -181,6 +183,8 @@ def write_sample_report(generator: Generator, settings: SampleConfig) -> None:
             "resolution": size,
             "num_samples": num_samples,
             "fit": data.fit,
+            "split": settings.split,
+            "layout": settings.layout,
             "real_stride": data.frame_stride,
             "device": generator.device,
         }

@@ -43,7 +43,7 @@ def test_lengths_sizes_codecs_and_skipped_clips_are_printed(
         "usable: 3 of 5 clips; 1 unreadable or missing, 1 too short",
         "training refuses more than 0.05 of unreadable clips, unless --max-bad-fraction allows them",
         "frames: 8 to 12, median 9, 29 in total",
-        "sizes: 16x16 (2), 32x16 (1)",
+        "sizes, height x width: 16x16 (2), 16x32 (1)",
         "codecs: h264 (1), gif (1), png frames (1)",
         "frames per second: none stored (2), 25 (1)",
         "damage: 0 found in the first, middle and last frames",

@@ -126,7 +126,7 @@ def test_what_each_folder_contains_is_printed_and_recorded(
     assert "passed over: 3 images in thumbnails, beside videos" in found
     assert "1 .rm (not read)" in found
     assert [Path(path).name for path, _ in contents[str(real)]["skipped"]] == ["short.mp4"]
-    assert f"{real}: {found}; 6 to 6 frames; 32x32 (8); mp4 (8)" in capsys.readouterr().out
+    assert f"{real}: {found}; 6 to 6 frames; height x width 32x32 (8); mp4 (8)" in capsys.readouterr().out
     assert "passed over: 3 images in thumbnails" in (tmp_path / "a.html").read_text()
 
 
@@ -148,7 +148,7 @@ def test_pairing_by_order_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFix
         write_video(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8))
     run((tmp_path / "real", tmp_path / "made"), "-n", 2, "--metrics", "psnr")
     printed = capsys.readouterr()
-    assert "2 pairs by order, frame 1, 16 x 16" in printed.out
+    assert "2 pairs by order, frame 1, 16x16" in printed.out
     assert "warning: videos are paired by order" in printed.err
 
 
@@ -338,7 +338,7 @@ def test_the_inception_score_is_printed_and_recorded(
         ("-n 6 --report {file}/a.html", "{file}"),
         ("--nframes 0 --metrics psnr", "--nframes 0: give"),
         ("-n 6 --metrics psnr -r=0", "error: -r 0: give"),
-        ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels (-r) or more"),
+        ("-n 6 --metrics ssim -r 8", "SSIM needs frames of 11 x 11 pixels (--resolution) or more"),
         ("-n 6 --metrics psnr -ns 99", "99 pairs were asked for (-ns); there are 8"),
         ("-n 6 -ns 1", "error: -ns 1: a distance needs 2 videos of each folder or more"),
         ("-n 1", "the random detector needs 2 frames (-n)"),
@@ -452,10 +452,10 @@ def test_by_default_clips_have_the_frames_of_the_shorter_side(
     assert "2.npy" not in printed.out
     assert "4.npy: has 2 frames, 4 are needed" in printed.err
     run(videos, "--frame-stride", 2)
-    assert "3 frames at stride 2, 32 x 32" in (printed := capsys.readouterr().out)
+    assert "3 frames at stride 2, 32x32" in (printed := capsys.readouterr().out)
     assert "random Frechet3 by 2 " in printed
     run(videos, "-n", 3, "--real-stride", 2, "--metrics", "fvd,psnr")
-    assert capsys.readouterr().out.count(" at stride 2 (real) and 1, 32 x 32") == 2
+    assert capsys.readouterr().out.count(" at stride 2 (real) and 1, 32x32") == 2
 
 
 def test_a_row_for_latex_has_what_the_number_depends_on(

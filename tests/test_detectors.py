@@ -136,7 +136,7 @@ def test_two_frames_of_16_pixels_are_enough_for_the_random_detector(frames: int,
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"), [((1, 1, 32, 32, 3), r"1 frame\(s\) of 32 x 32"), ((1, 4, 8, 32, 3), "32 x 8 pixels")]
+    ("shape", "message"), [((1, 1, 32, 32, 3), r"1 frame\(s\) of 32x32"), ((1, 4, 8, 32, 3), "8x32 pixels")]
 )
 def test_too_few_frames_or_pixels_are_named_in_the_error(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

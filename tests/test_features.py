@@ -134,7 +134,7 @@ def test_sizes_are_also_compared_with_those_in_the_cache(folders: tuple[Path, Pa
     write_folder(tmp_path / "large", 1, seed=2, size=32)
     shutil.copy(tmp_path / "large" / "000.npy", folders[0] / "large.npy")
     with pytest.raises(
-        ValueError, match=r"large\.npy is 32 x 32 and .*000\.npy is 16 x 16 \(width x height\); give a resolution"
+        ValueError, match=r"large\.npy is 32x32 and .*000\.npy is 16x16 \(height x width\); give a resolution"
     ):
         compute_fvd(*folders, Means(), num_frames=8, cache=tmp_path / "cache")
 
@@ -220,7 +220,7 @@ def test_an_error_in_one_process_ends_all_processes_and_is_printed(
     command = evaluate("-dir1", folders[0], "-dir2", folders[1], "-n", 6, "-b", 1, processes=processes)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "005.npy is 32 x 32" in done.stderr or "is 16 x 16 and" in done.stderr
+    assert "005.npy is 32x32" in done.stderr or "is 16x16 and" in done.stderr
     assert "Error: " not in done.stderr.replace("ChildFailedError: ", "")
 
 

@@ -71,7 +71,7 @@ def test_videos_of_different_sizes_are_named_in_the_error(tmp_path: Path) -> Non
     one, two = write_folder(tmp_path / "real", pictures(2)), write_folder(tmp_path / "made", pictures(2, size=32))
     with pytest.raises(
         ValueError,
-        match=r"made/000\.npy is 32 x 32 and .*real/000\.npy is 24 x 24 \(width x height\); give a resolution",
+        match=r"made/000\.npy is 32x32 and .*real/000\.npy is 24x24 \(height x width\); give a resolution",
     ):
         compute_frame_metrics(one, two, NUM_FRAMES)
 

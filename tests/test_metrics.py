@@ -155,7 +155,7 @@ def test_videos_of_different_sizes_need_a_resolution(folders: tuple[Path, Path],
     compute_fvd(folders[0], mixed, stub, num_frames=6, resolution=8)
     assert {shape[1:] for shape in stub.batches} == {(3, 6, 8, 8)}
     with pytest.raises(
-        ValueError, match=r"large\.npy is 32 x 32 and .*000\.npy is 16 x 16 \(width x height\); give a resolution"
+        ValueError, match=r"large\.npy is 32x32 and .*000\.npy is 16x16 \(height x width\); give a resolution"
     ):
         compute_fvd(folders[0], mixed, StubDetector(), num_frames=6)
 
@@ -386,7 +386,7 @@ def test_folders_of_different_sizes_cannot_be_compared_without_a_resolution(
 ) -> None:
     large = write_folder(tmp_path / "large", moving_clips(3, seed=3, size=32))
     with pytest.raises(
-        ValueError, match=r"16 x 16 in .*real and 32 x 32 in .*large \(width x height\); give a resolution"
+        ValueError, match=r"16x16 in .*real and 32x32 in .*large \(height x width\); give a resolution"
     ):
         compute_fvd(folders[0], large, StubDetector(), num_frames=6)
 

@@ -385,9 +385,7 @@ def test_folders_of_different_sizes_cannot_be_compared_without_a_resolution(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     large = write_folder(tmp_path / "large", moving_clips(3, seed=3, size=32))
-    with pytest.raises(
-        ValueError, match=r"16x16 in .*real and 32x32 in .*large \(height x width\); give a resolution"
-    ):
+    with pytest.raises(ValueError, match=r"16x16 in .*real and 32x32 in .*large \(height x width\); give a resolution"):
         compute_fvd(folders[0], large, StubDetector(), num_frames=6)
 
 

@@ -208,7 +208,9 @@ def test_an_error_of_the_program_keeps_its_traceback():
 
 
 def test_a_pipe_whose_reader_has_seen_enough_ends_a_command_without_a_word():
-    code = "from vidm.runtime import exit_on_user_error\nwith exit_on_user_error():\n print('line\\n' * 99999)"
+    code = (
+        "from vidm.runtime import exit_on_user_error\nwith exit_on_user_error():\n print(*['line'] * 99999, sep='\\n')"
+    )
     command = subprocess.run(
         ["bash", "-c", f'"{sys.executable}" -c "$0" | head -1; exit ${{PIPESTATUS[0]}}', code],
         capture_output=True,

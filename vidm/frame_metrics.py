@@ -31,6 +31,7 @@ from vidm.frechet import frechet_of
 from vidm.layouts import ClipIndex
 from vidm.pairing import Pairs, pair_videos
 from vidm.runtime import autocast
+from vidm.settings import arguments_named
 from vidm.video_io import VideoError
 
 # Identical frames have an infinite PSNR, which would make every mean infinite.
@@ -146,6 +147,7 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     )
 
 
+@arguments_named()
 def compute_frame_metrics(
     dir1: str | Path,
     dir2: str | Path,

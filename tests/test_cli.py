@@ -309,7 +309,7 @@ def test_resuming_refuses_another_spynet_file(world, tmp_path, capsys):
 def test_a_finished_run_has_nothing_left_to_do(world, tmp_path, capsys):
     train_main(tiny_run(world, tmp_path / "run"))
     train_main(tiny_run(world, tmp_path / "run", "--resume", "auto"))
-    assert "nothing left to do: step 1 of 1" in capsys.readouterr().out
+    assert "nothing left to do: the run is at step 1, and --total-iters is 1" in capsys.readouterr().out
 
 
 def test_ctrl_c_prints_one_line_and_exits_with_130(capsys):

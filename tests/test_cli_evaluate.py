@@ -174,7 +174,7 @@ def test_the_floor_and_unspecified_choices_are_always_printed(
     assert "--real and --first-frames" in printed.out
     assert "warning: the Frechet distance says nothing (8 videos for 128 features): use 512 videos" in printed.err
     assert "says nothing: 512 videos needed; 8 real and 8 generated videos" in printed.out
-    assert "4 real videos against 4 generated or other real ones" in printed.out
+    assert "4 real videos against 4 generated ones, which continue none of them, or other real ones" in printed.out
     assert "FVD" not in printed.out.replace("not an FVD", "")
 
 

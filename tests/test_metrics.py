@@ -439,3 +439,9 @@ def test_the_random_detector_works_with_every_protocol(folders: tuple[Path, Path
     result = compute_fvd(*folders, load_detector("random"), num_frames=6, protocol=PROTOCOLS[name])
     assert result.value > 0
     assert result.protocol == name
+
+
+def test_without_a_number_clips_have_the_frames_of_most_videos(folders: tuple[Path, Path]) -> None:
+    usual = compute_fvd(*folders, StubDetector())
+    assert usual == compute_fvd(*folders, StubDetector(), num_frames=usual.num_frames)
+    assert usual.num_frames == moving_clips(1, seed=0).shape[1]

@@ -472,4 +472,4 @@ def test_the_global_random_generators_have_no_effect_once_a_run_has_begun(tiny, 
 
 def test_a_dry_run_of_a_finished_run_has_nothing_to_do(tiny, capsys):
     dry_run(Trainer(tiny.replaced({"total_iters": 1}), CPU, start_step=1))
-    assert "nothing left to do: step 1 of 1" in capsys.readouterr().out
+    assert "nothing left to do: the run is at step 1, and --total-iters is 1" in capsys.readouterr().out

@@ -11,12 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
 import torch
 
-from vidm.clip_choice import ClipSelection, FolderContents, choose_clips, contents_of, index_of
+from vidm.clip_choice import (
+    NUM_FRAMES,
+    ClipSelection,
+    FolderContents,
+    choose_clips,
+    contents_of,
+    index_of,
+    usual_num_frames,
+)
 from vidm.console import typed_flags
 from vidm.detectors import (
     PROTOCOLS,
@@ -28,7 +35,6 @@ from vidm.detectors import (
 )
 from vidm.distributed import is_main, on_main, print0, world_size
 from vidm.evaluate_flags import (
-    NUM_FRAMES,
     USE_OF_SPLIT,
     check_fvd_flags,
     check_vis_flags,
@@ -63,10 +69,8 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _num_frames(*sides: ClipSelection) -> int:
-    """Return how many frames a clip has by default: as many as most videos of each folder allow, at most NUM_FRAMES."""
-    most = [median_low((length - 1) // side.stride + 1 for length in index_of(side).num_frames) for side in sides]
-    shorter = sides[most.index(min(most))].folder
-    number = min(NUM_FRAMES, *most)
+    """Return how many frames a clip has by default, and print why."""
+    number, shorter = usual_num_frames(*sides)
     print0(f"-n {number}: " + (f"what most videos of {shorter} have" if number < NUM_FRAMES else "the default"))
     return number
 

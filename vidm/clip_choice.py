@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median_low
 from typing import NamedTuple
 
 from vidm.datasets import Clips, window_length
@@ -22,6 +23,9 @@ from vidm.layouts import ClipIndex, index_clips
 from vidm.packs import is_pack, read_frames
 from vidm.segments import whole_path
 from vidm.video_io import VIDEO_SUFFIXES, VideoError, frame_files
+
+# The frames of a clip of longer videos, if no number is given.
+NUM_FRAMES = 128
 
 
 def check_counts(most: int = LARGEST, **counts: int | None) -> None:
@@ -95,6 +99,15 @@ def _draw(seed: int, name: str) -> tuple[float, float]:
 def index_of(selection: ClipSelection) -> ClipIndex:
     """Return all clips of the selection's folder that are long enough. Raises what index_clips raises."""
     return index_clips(selection.folder, selection.length, selection.layout, selection.split)
+
+
+def usual_num_frames(*sides: ClipSelection) -> tuple[int, str | Path]:
+    """Return how many frames a clip has by default, and the folder that decides it.
+
+    They are as many as most videos of each folder have at the selections' strides, at most NUM_FRAMES. Ours.
+    """
+    most = [median_low((length - 1) // side.stride + 1 for length in index_of(side).num_frames) for side in sides]
+    return min(NUM_FRAMES, *most), sides[most.index(min(most))].folder
 
 
 def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] = ()) -> Clips:

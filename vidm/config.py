@@ -87,7 +87,9 @@ class DiffusionConfig:
 class DataConfig:
     """The training data."""
 
-    data: str = setting("data/CLEVRER", "folder of videos or of frame folders, at any depth, or a csv list", "--data")
+    data: str = setting(
+        "data/CLEVRER", "folder of videos or of frame folders, at any depth, a pack or a csv list", "--data"
+    )
     content_frames: str = setting(
         "first", "frames of a video that --generator content learns", "--content-frames", ("first", "all")
     )

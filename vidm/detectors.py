@@ -266,8 +266,8 @@ def load_classifier(path: Path | str | None = None, device: torch.device | str =
 
 
 def name_of(detector: Detector) -> str:
-    """Return the name to print with a detector's numbers: its `name`, else that of its class."""
-    return getattr(detector, "name", type(detector).__name__)
+    """Return the name to print with a detector's numbers: its `name`, else that of the function or class."""
+    return getattr(detector, "name", getattr(detector, "__name__", type(detector).__name__))
 
 
 def label_of(detector: Detector) -> str:

@@ -7,6 +7,7 @@ check_fvd_flags(options, typed_flags(evaluate_parser(), argv))
 import argparse
 from collections.abc import Mapping
 
+from vidm.clip_choice import NUM_FRAMES
 from vidm.console import CommandParser
 from vidm.detectors import PROTOCOLS, STYLEGAN_V
 from vidm.files import LARGEST
@@ -15,7 +16,6 @@ from vidm.images import LARGEST_SIDE
 from vidm.layouts import LAYOUTS
 from vidm.metrics import SPLITS
 
-NUM_FRAMES = 128
 METRICS = ("fvd", "kvd", "psnr", "ssim")
 # The smallest and largest values of flags, if not 1 and LARGEST. numpy takes no larger seed.
 RANGES = {"seed": (0, 2**32 - 1), "workers": (1, 1024), "resolution": (1, LARGEST_SIDE)}
@@ -88,8 +88,10 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "Frechet video distance between the real videos (or frame folders, or packs) of one folder and the "
         "generated ones of another."
     )
-    parser.add_argument("-dir1", "--dir1", required=True, metavar="DIR", help="real videos (or a csv list)")
-    parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos")
+    parser.add_argument(
+        "-dir1", "--dir1", required=True, metavar="DIR", help="real videos: a folder, a pack or a csv list"
+    )
+    parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos: a folder or a pack")
     parser.add_argument(
         "-n",
         "--nframes",

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from vidm.clip_choice import ClipSelection, check_counts, draw_order, warn_of_kinds
+from vidm.clip_choice import ClipSelection, check_counts, draw_order, usual_num_frames, warn_of_kinds
 from vidm.detectors import C3D, STYLEGAN_V, Detector, Protocol, load_detector, name_of, protocol_named
 from vidm.distributed import is_main, on_main
 from vidm.feature_table import FeatureTable
@@ -149,7 +149,7 @@ def compute_fvd(
     dir1: str | Path,
     dir2: str | Path,
     detector: Detector | None = None,
-    num_frames: int = 128,
+    num_frames: int | None = None,
     num_samples: int | None = None,
     resolution: FrameSize | None = None,
     batch_size: int = 32,
@@ -173,10 +173,11 @@ def compute_fvd(
 
     Without a detector, it is that of load_detector: a downloaded I3D if there is one, else the random network.
     A folder contains videos, folders of frames or a pack. ClipSelection describes which clips are measured (num_frames,
-    num_samples, resolution, frame_stride, real_stride, split, layout, fit, seed); the protocol decides where real clips
-    begin, and may be given by name. MeasureSettings describes batch_size, workers, progress, cache and device, which do
-    not change the result. With several processes each one computes a share, and all return the same result. Videos that
-    are too short or unreadable are skipped, printed to stderr and listed in the result.
+    by default what most videos have, num_samples, resolution, frame_stride, real_stride, split, layout, fit, seed); the
+    protocol decides where real clips begin, and may be given by name. MeasureSettings describes batch_size, workers,
+    progress, cache and device, which do not change the result. With several processes each one computes a share, and
+    all return the same result. Videos that are too short or unreadable are skipped, printed to stderr and listed in the
+    result.
 
     The measurement is repeated `repeats` times, with seeds seed, seed + 1, ... `kernel` also computes the kernel
     distance, which needs all features in memory, and `neighbours` each generated video's nearest real one. The distance
@@ -184,9 +185,11 @@ def compute_fvd(
     missing folder and ValueError, naming the folder, video or setting, for anything that cannot be measured.
     """
     detector, protocol = detector or load_detector(device=device), protocol_named(protocol)
-    choice = (num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
+    choice = (1 if num_frames is None else num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)
     rules = (protocol.random_start, protocol.max_videos)
     real = ClipSelection(dir1, *choice, *rules, layout=layout, fit=fit)
+    if num_frames is None:
+        real = replace(real, num_frames=usual_num_frames(real, real.generated(dir2))[0])
     settings = MeasureSettings(detector, protocol, batch_size, workers, device, progress, cache)
     return fvd_of(real, real.generated(dir2), settings, repeats, kernel, neighbours)
 

@@ -14,7 +14,18 @@ from vidm.frame_size import size_text
 from vidm.metric_results import FVDResult, VISResult
 
 LATEX_COLUMNS = (
-    *("metric", "protocol", "N real", "N generated", "frames", "stride", "resolution", "repeats", "detector", "value"),
+    *(
+        "metric",
+        "protocol",
+        "N real",
+        "N generated",
+        "frames",
+        "stride",
+        "height x width",
+        "repeats",
+        "detector",
+        "value",
+    ),
 )
 FRAME_METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM"}
 
@@ -79,7 +90,9 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
         floor = found.floor if found.is_whole else None
         rows.append((name, (found.value, found.deviation, floor), "; ".join(filter(None, [mark_of(found), clips]))))
         if result.matched_samples and not found.is_whole:
-            clips = "{} real videos against {} generated or other real ones".format(*result.matched_samples)
+            real, made = result.matched_samples
+            clips = f"{real} real videos against {made} generated ones, which continue none of them, or other real ones"
+            clips += f", mean of {len(result.values)}" if len(result.values) > 1 else ""
             rows.append((f"{name} matched", (found.matched, None, found.floor), clips))
     for name, label in FRAME_METRICS.items():
         if frames and name in metrics:
@@ -96,7 +109,7 @@ def _latex_row(
     name: str, cells: Sequence[object], strides: tuple[int, int], sizes: Sequence[tuple[int, int]], *rest: object
 ) -> str:
     stride = " / ".join(map(str, dict.fromkeys(strides)))
-    size = " / ".join(f"${width} \\times {height}$" for height, width in sizes)
+    size = " / ".join(f"${height} \\times {width}$" for height, width in sizes)
     return " & ".join(map(str, (name, *cells, stride, size, *rest))).replace("_", r"\_")
 
 

@@ -23,7 +23,7 @@ SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
 class SampleConfig:
     """How videos are sampled from a checkpoint. Raises ValueError, naming the setting, for invalid ones."""
 
-    content: str = setting("", "first frames: an image, a video, a folder of them, or a csv list", "--content")
+    content: str = setting("", "first frames: an image, a video, a folder of them, a pack or a csv list", "--content")
     layout: str = setting("auto", "layout of --content, as in training", "--layout", LAYOUTS)
     split: str = setting("", "part of --content whose first frames to use, as in training (default: all)", "--split")
     content_resume: str = setting("", "content generator's checkpoint, for generated first frames", "--content-resume")
@@ -46,7 +46,9 @@ class SampleConfig:
     fps: float = setting(25.0, "frame rate of the written files", "--fps", least=0.1, most=1000)
     psi: float = setting(1.0, "truncation, from 1 (none) to 0 (one constant start)", "--psi", least=0, most=1)
     class_name: str = setting(
-        "", "class of the videos (default: the folder of the first frame; all in turn if it is generated)", "--class"
+        "",
+        "class of the videos (default: that of the first frame, by its folder or csv list; all in turn if generated)",
+        "--class",
     )
     guidance: float = setting(
         1.0, "classifier-free guidance: strength of the class, 1 for none", "--guidance", least=0, most=100

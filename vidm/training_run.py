@@ -60,12 +60,18 @@ def describe(trainer: Trainer) -> None:
         print0("the checkpoint has no optimizer state: the moments start at zero")
 
 
+def _is_finished(trainer: Trainer) -> bool:
+    last = trainer.config.train.total_iters
+    if trainer.step >= last:
+        print0(f"nothing left to do: the run is at step {trainer.step}, and --total-iters is {last}")
+    return trainer.step >= last
+
+
 @arguments_named(*Config().sections())
 def dry_run(trainer: Trainer) -> None:
     """Take one step and print the memory it needs; nothing is written."""
     describe(trainer)
-    if trainer.step >= trainer.config.train.total_iters:
-        print0(f"nothing left to do: step {trainer.step} of {trainer.config.train.total_iters}")
+    if _is_finished(trainer):
         return
     for name, part in trainer.model.named_children():
         print0(f"  {name}: {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M parameters")
@@ -94,8 +100,7 @@ def fit(trainer: Trainer) -> None:
     """
     train = trainer.config.train
     describe(trainer)
-    if trainer.step >= train.total_iters:
-        print0(f"nothing left to do: step {trainer.step} of {train.total_iters}")
+    if _is_finished(trainer):
         return
     batches = trainer.batches()
     # The first batch is read before anything is written, so that data errors and Ctrl-C leave no files behind.

@@ -7,14 +7,16 @@ from statistics import mean, stdev
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+# A column of a table: its value in a row, if the row has one.
+Column = Callable[[Mapping[str, Any]], float | None]
 
 
-def _mean_after_first(column: str) -> Callable[[Mapping[str, Any]], float | None]:
+def _mean_after_first(column: str) -> Column:
     """The mean over all frames except frame 0, which is given."""
     return lambda row: mean(row[column][1:]) if column in row else None
 
 
-def _value(column: str) -> Callable[[Mapping[str, Any]], float | None]:
+def _value(column: str) -> Column:
     return lambda row: row.get(column)
 
 
@@ -77,3 +79,27 @@ def table(rows: Sequence[dict[str, Any]], names: Sequence[str] | None = None) ->
     cells = {label: column for label, column in cells.items() if any(column)}
     lines = [f"| | {' | '.join(cells)} |", f"|---|{'--:|' * len(cells)}"]
     return "\n".join(lines + [f"| {' | '.join(line)} |" for line in zip(names, *cells.values(), strict=True)])
+
+
+def differences_table(rows: Sequence[dict[str, Any]], control: str, names: Sequence[str]) -> str:
+    """A Markdown table of the differences to the row `control`: means over seeds and deviations.
+
+    Differences are between runs of the same seed, which have the same first frames. `*` marks a mean of more than
+    three deviations.
+    """
+    groups = by_name(rows)
+    cells = {
+        label: [_difference(column, groups[name], groups[control]) for name in names]
+        for label, column in COLUMNS.items()
+        if None not in map(column, groups[control])
+    }
+    lines = [f"| compared with {control} | {' | '.join(cells)} |", f"|---|{'--:|' * len(cells)}"]
+    return "\n".join(lines + [f"| {' | '.join(line)} |" for line in zip(names, *cells.values(), strict=True)])
+
+
+def _difference(column: Column, rows: Sequence[Mapping[str, Any]], control: Sequence[Mapping[str, Any]]) -> str:
+    """The mean of the differences between rows of the same seed, and their deviation."""
+    value, base = ({row["seed"]: column(row) or 0.0 for row in side} for side in (rows, control))
+    differences = [value[seed] - base[seed] for seed in base]
+    sign = "+" if mean(differences) >= 0 else ""
+    return f"{sign}{_cell(differences)}{' *' if abs(mean(differences)) > 3 * stdev(differences) else ''}"

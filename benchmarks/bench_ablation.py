@@ -52,7 +52,7 @@ NUM_BEST, BEST_OF = 8, 8
 # Seeds of the worlds. Seed 1 is used for the training videos, 4 and 5 for the flow.
 REFERENCE_SEED, TEST_SEED, BEST_SEED = 3, 10, 20
 SHORT_STEPS = 1500
-HEADLINE_SEEDS = 3
+HEADLINE_SEEDS = STRATEGY_SEEDS = 3
 WITHOUT_NETWORK = ("real", "still")
 STANDARD = {"sampler": "dpm-solver++", "steps": "20", "precision": "bf16"}
 
@@ -85,6 +85,11 @@ ROWS = {
     "DPM-Solver++, 10 steps": Row(sampling={"steps": "10"}),
     "DDIM, 4 steps": Row(sampling={"sampler": "ddim", "steps": "4"}),
     "DDIM, 20 steps": Row(sampling={"sampler": "ddim", "steps": "20"}),
+    "control": Row((), seeds=STRATEGY_SEEDS),
+    "no flow": Row(("--flow-range", "none"), seeds=STRATEGY_SEEDS),
+    "timestep norm": Row(("--norm", "timestep"), seeds=STRATEGY_SEEDS),
+    "no encoder": Row(("--no-encoder",), seeds=STRATEGY_SEEDS),
+    "previous frame": Row(("--previous-frame",), seeds=STRATEGY_SEEDS),
     "robust loss, 1e-8": Row(("--loss", "charbonnier", "--penalty-eps", "1e-8")),
     "robust loss, 1e-3": Row(("--loss", "charbonnier", "--penalty-eps", "1e-3")),
 }

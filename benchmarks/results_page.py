@@ -19,7 +19,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from ablation_table import by_name, newest_rows, table
+from ablation_table import by_name, differences_table, newest_rows, table
 
 from vidm.files import atomic_write
 from vidm.layouts import index_clips
@@ -32,6 +32,7 @@ PAGE, CARD = ROOT / "docs" / "results", ROOT / "pretrained_models" / "world" / "
 STATS, FLOW = PAGE / "motion.jsonl", PAGE / "flow.json"
 SHOWN, LONG_SHOWN = 12, 8
 HEADLINE = ("real", "still", "world", "drawn")
+CONTROL, STRATEGIES = "control", ("no flow", "timestep norm", "no encoder", "previous frame")
 DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
 
 
@@ -89,6 +90,7 @@ def parts_of(
     page = {
         "headline": headline,
         "strategies": table([row for row in others if row["training"] is not None]),
+        "differences": differences_table(rows, CONTROL, STRATEGIES),
         "sampling": table(first + [row for row in others if row["training"] is None]),
         "content": table(content),
         "frames": frames_table(rows, ("still", "world")),

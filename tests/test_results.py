@@ -56,6 +56,17 @@ def test_a_line_of_the_table_contains_the_mean_and_deviation_over_the_seeds(resu
     ]
 
 
+def test_differences_are_between_rows_of_a_seed_and_marked_beyond_three_deviations(results_page):
+    values = {"control": (10.0, 30.0, 20.0), "better": (9.0, 29.1, 18.9), "other": (14.0, 24.0, 20.0)}
+    rows = [{"row": name, "seed": i, "distance": d} for name, seeds in values.items() for i, d in enumerate(seeds)]
+    assert results_page.differences_table(rows, "control", ("better", "other")).splitlines() == [
+        "| compared with control | Frechet distance |",
+        "|---|--:|",
+        "| better | -1 (0.1) * |",
+        "| other | -0.667 (5.03) |",
+    ]
+
+
 def test_a_page_with_a_missing_marker_is_an_error(results_page, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- headline -->\nold\n<!-- /headline -->\nnumbers\n")

@@ -8,10 +8,9 @@ and --set only.
 
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
-from vidm.console import short
+from vidm.console import did_you_mean, short
 from vidm.diffusion import LOSSES, PREDICTIONS
 from vidm.frame_size import FITS, frame_size, plain_size, sides_of, size_text
 from vidm.model import FLOW_RANGES
@@ -270,6 +269,8 @@ def setting_of(name: str) -> Field[Any]:
     if name in SETTINGS:
         return SETTINGS[name]
     flag = f"--{short(name).lstrip('-').replace('_', '-')}"
-    meant = [_BY_FLAG[flag]] if flag in _BY_FLAG else get_close_matches(short(name), SETTINGS, 1)
-    hint = f"; give it as a flag, {flag}" if flag in _ONLY_FLAGS else ""
-    raise ValueError(f"there is no setting {short(name)}" + (hint or "".join(f"; did you mean {m}?" for m in meant)))
+    if flag in _ONLY_FLAGS:
+        hint = f"; give it as a flag, {flag}"
+    else:
+        hint = f"; did you mean {_BY_FLAG[flag]}?" if flag in _BY_FLAG else did_you_mean(short(name), SETTINGS)
+    raise ValueError(f"there is no setting {short(name)}{hint}")

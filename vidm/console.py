@@ -10,7 +10,7 @@ import re
 import reprlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -95,6 +95,11 @@ def console() -> Iterator[None]:
             sys.stdout, sys.stderr = before
 
 
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown name: the most similar known one, "" if there is none."""
+    return "".join(f"; did you mean {similar}?" for similar in get_close_matches(name, known, 1, cutoff))
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line, without the usage, and accepts no abbreviations.
 
@@ -110,10 +115,8 @@ class CommandParser(argparse.ArgumentParser):
         if unknown:
             flags = [flag for flag in self._option_string_actions if len(flag) > 2]
             written = unknown[0].split("=", 1)[0].replace("_", "-")
-            similar = get_close_matches(written, flags, 1, cutoff=0.75) if written.startswith("-") else []
-            self.error(
-                f"unrecognized arguments: {' '.join(unknown)}" + "".join(f"; did you mean {f}?" for f in similar)
-            )
+            meant = did_you_mean(written, flags, cutoff=0.75) if written.startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return options
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:

@@ -149,10 +149,9 @@ def latex_of(
 
 def text_of_vis(result: VISResult) -> list[str]:
     """Return two lines for a terminal: the score and its clips."""
-    height, width = result.size
     return [
         f"{result.value:.4f} +- {result.deviation:.4f} (over splits)  {result.name}",
-        f"{count_of(result.num_samples, 'video')}, the first {count_of(result.num_frames, 'frame')} at {width} x "
-        f"{height}, {result.num_classes} classes, {count_of(result.splits, 'split')}, "
+        f"{count_of(result.num_samples, 'video')}, the first {count_of(result.num_frames, 'frame')} at "
+        f"{size_text(result.size)}, {result.num_classes} classes, {count_of(result.splits, 'split')}, "
         f"seed {result.seed}, {len(result.skipped)} skipped",
     ]

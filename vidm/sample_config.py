@@ -6,10 +6,10 @@ settings = SampleConfig(content="frames", out="results/samples", sampler="ddim",
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from vidm.config import AUTO_PRECISION, LARGEST_SEED, LAYOUTS, PRECISIONS, Config
+from vidm.console import did_you_mean
 from vidm.samplers import SAMPLERS
 from vidm.schedules import space_timesteps, step_counts
 from vidm.settings import arguments_named, check_values, setting
@@ -73,8 +73,7 @@ class SampleConfig:
         names = [each.name for each in fields(cls)]
         for name in values:
             if name not in names:
-                hint = "".join(f"; did you mean {meant}?" for meant in get_close_matches(name, names, 1))
-                raise TypeError(f"there is no setting {name} of sampling{hint}")
+                raise TypeError(f"there is no setting {name} of sampling{did_you_mean(name, names)}")
         return cls(**values)
 
     def __post_init__(self) -> None:

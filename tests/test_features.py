@@ -116,7 +116,7 @@ def test_features_of_a_detector_without_a_sha256_cannot_be_cached(folders: tuple
     def nameless(video: torch.Tensor, **switches: bool) -> torch.Tensor:
         return video.double().mean(dim=(2, 3, 4))
 
-    with pytest.raises(ValueError, match=r"features of function cannot be kept \(cache\)"):
+    with pytest.raises(ValueError, match=r"features of nameless cannot be kept \(cache\)"):
         compute_fvd(*folders, nameless, num_frames=6, cache=tmp_path / "cache")
 
 

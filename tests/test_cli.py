@@ -247,7 +247,10 @@ def test_resuming_keeps_the_checkpoints_settings_and_refuses_another_network(wor
     assert train_config(options)[0] == checkpoint.config.replaced({"total_iters": 9})
     for flags, message in (
         (["--resolution", "32"], "--resolution is 16 there and 32 here"),
-        (["--preset", "paper128"], "has another configuration"),
+        (
+            ["--preset", "paper128"],
+            "leave --preset paper128 out to use the checkpoint's",
+        ),
         (["--loss", "mse"], "--loss is charbonnier there and mse here"),
     ):
         assert message in error_of(train_main, ["--resume", str(path), *flags], capsys)

@@ -50,6 +50,14 @@ def test_videos_are_paired_by_name_in_any_format_and_else_by_order(tmp_path: Pat
         assert (result.pairing, result.num_pairs, result.psnr) == (pairing, count, 100.0)
 
 
+def test_pairs_by_name_whose_first_frames_differ_are_warned_of(tmp_path: Path) -> None:
+    real = pictures(3)
+    one, two = write_folder(tmp_path / "real", real), write_folder(tmp_path / "made", np.roll(real, 1, axis=0))
+    assert compute_frame_metrics(one, one, NUM_FRAMES).warnings == ()
+    (warning,) = compute_frame_metrics(one, two, NUM_FRAMES).warnings
+    assert warning.startswith("videos are paired by name, but their first frames differ (PSNR ")
+
+
 def test_generated_videos_without_a_real_one_are_an_error(tmp_path: Path) -> None:
     one, two = write_folder(tmp_path / "a", pictures(2)), write_folder(tmp_path / "b", pictures(3), "x{}.npy")
     with pytest.raises(ValueError, match=r"3 videos of .*b cannot be paired with the 2 of .*a"):

@@ -185,7 +185,7 @@ def test_a_signal_to_the_launcher_stops_all_of_its_processes_after_saving(config
         assert run.wait(timeout=60) == 0
     printed = (tmp_path / "printed.txt").read_text()
     assert "2 processes over gloo" in printed
-    assert re.search(r"stopped and saved after step \d+: continue with --resume auto", printed)
+    assert re.search(r"stopped and saved after step \d+: repeat the command with --resume auto", printed)
 
 
 def do_nothing(device: torch.device) -> None:

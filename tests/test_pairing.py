@@ -132,10 +132,12 @@ def test_samples_whose_real_video_is_elsewhere_are_left_out_and_named(
     result = compute_frame_metrics(real / "train", made, 1)
     assert (result.num_pairs, result.psnr) == (2, 100.0)
     assert len(result.skipped) == 3
-    assert "no video of" in result.skipped[0][1]
+    assert f"no video of {real / 'train'} begins" in result.skipped[0][1]
+    split = compute_frame_metrics(real, made, 1, split="train")
+    assert f"no video of split train of {real} begins" in split.skipped[0][1]
     assert str(real / "test" / "clip_2.npy") in result.skipped[0][1]
     write_video(tmp_path / "other" / "video_00000.npy", frames_of(9))
-    with pytest.raises(ValueError, match=r"none of the 5 videos of .*made can be paired with a video of .*other"):
+    with pytest.raises(ValueError, match=r"none of the 5 videos of .*made can be paired .* no video of .*other begins"):
         compute_frame_metrics(tmp_path / "other", made, 1)
 
 

@@ -58,7 +58,7 @@ def test_each_video_is_shown_with_its_first_frame_and_the_real_video(
         assert words in page.text
     assert "No curve of the drift: 10 videos, and it needs 512" in page.text
     assert "windows" not in page.text
-    assert "protocol stylegan-v, real clips from their first frame; evaluate_FVD.py uses all real videos" in page.text
+    assert "protocol stylegan-v, real clips from their first frame; evaluate_FVD.py draws equally many" in page.text
     assert "given first frame counts in distances, not in PSNR and SSIM" in page.text
     assert "date 20" in page.text
     assert page.text.index("Distances") < page.text.index("Videos") < page.text.index("sampler ddim")

@@ -159,6 +159,10 @@ def test_progress_shows_a_bar_of_frames(both, frame, capsys):
 def test_mistakes_of_python_code_are_named(generator, frame):
     with pytest.raises(TypeError, match=r"^there is no setting num_frame of sampling; did you mean num_frames\?$"):
         generator.animate(frame, num_frame=5)
+    with pytest.raises(TypeError, match=r"^out is a setting of sample_folder and has no effect on a video in memory$"):
+        generator.animate(frame, out="videos")
+    with pytest.raises(ValueError, match=r"got list; call animate for each of several$"):
+        generator.animate([frame, frame])
     with pytest.raises(ValueError, match=r"^num_samples 0: "):
         generator.generate(0)
     with pytest.raises(ValueError, match=r"in \[-1, 1\]; got values from 5 to 5$"):

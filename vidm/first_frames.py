@@ -66,7 +66,10 @@ def as_first_frame(frame: FirstFrame) -> np.ndarray:
             raise ValueError(f"a first frame as a tensor must be float (3, H, W) in [-1, 1]; got {found}")
         return to_uint8(frame)
     if not isinstance(frame, np.ndarray):
-        raise ValueError(f"a first frame must be an image, an array, a tensor or a path; got {type(frame).__name__}")
+        several = "; call animate for each of several" if isinstance(frame, list | tuple) else ""
+        raise ValueError(
+            f"a first frame must be an image, an array, a tensor or a path; got {type(frame).__name__}{several}"
+        )
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
         raise ValueError(f"a first frame as an array must be uint8 (H, W, 3); got {frame.dtype} {[*frame.shape]}")
     return frame

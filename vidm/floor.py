@@ -118,14 +118,15 @@ def enough_for(feature_dim: int) -> int:
 class Measure(NamedTuple):
     """A distance, and what decides whether it says something: the one of `matched` numbers of videos, and its floor.
 
-    `num_samples` is the smaller number of videos, `deviation` that over repeats. `num_fitted` is the number of features
-    whose covariance is estimated: 0 for the kernel distance, which has no bias.
+    `num_samples` is the smaller number of videos, the deviations are those over repeats. `num_fitted` is the number of
+    features whose covariance is estimated: 0 for the kernel distance, which has no bias.
     """
 
     value: float
     deviation: float | None
     matched: float | None
     floor: float | None
+    floor_deviation: float | None
     num_samples: int
     num_fitted: int
 
@@ -143,8 +144,12 @@ class Measure(NamedTuple):
 
     @property
     def needed(self) -> int:
-        """How many videos of each folder would say something, twice as many if it is not above its floor; or 0."""
-        return max(enough_for(self.num_fitted) * self._has_few, 2 * self.num_samples * self._is_low)
+        """How many videos of each folder the features need; 0 if there are as many.
+
+        A distance that is not above its floor needs more videos, but how many depends on the generator: for a perfect
+        one, no number is enough.
+        """
+        return enough_for(self.num_fitted) * self._has_few
 
     @property
     def _has_few(self) -> bool:

@@ -36,6 +36,8 @@ from vidm.video_io import VideoError
 
 # Identical frames have an infinite PSNR, which would make every mean infinite.
 MAX_PSNR = 100.0
+# A lower PSNR of the first frames, in dB, is not a matter of compression: they are other frames.
+SAME_FRAME = 30.0
 SSIM_WINDOW = 11
 
 
@@ -130,8 +132,14 @@ def frame_metrics_of(real: ClipSelection, made: ClipSelection, device: torch.dev
     compared = [pair for pair in zip(paired.made.paths, paired.real.paths, strict=True) if pair[0] not in bad][:count]
     if is_main() and skipped:
         print(*replace(made_index, skipped=skipped).skipped_message().splitlines(), sep="\n", file=sys.stderr)
-    by_order = "videos are paired by order: no first frames are recorded, and names differ"
-    warnings = [by_order] if paired.how == "by order" else []
+    warnings = []
+    if paired.how == "by order":
+        warnings.append("videos are paired by order: no first frames are recorded, and names differ")
+    if paired.how != "by first frame" and psnr[0] < SAME_FRAME:
+        warnings.append(
+            f"videos are paired {paired.how}, but their first frames differ (PSNR {psnr[0]:.1f} dB): PSNR and SSIM are "
+            "for videos that continue the first frames of real ones"
+        )
     return FrameMetrics(
         psnr=mean(psnr[1:] or psnr),
         ssim=mean(ssim[1:] or ssim),

@@ -2,8 +2,7 @@
 
 generator = load_generator("checkpoints/checkpoint_00000600.pt")
 video = generator.animate("first.png", num_frames=16)  # uint8 (16, H, W, 3)
-for frame in generator.stream("first.png", anchor_every=8):  # uint8 (H, W, 3), without end
-    ...
+frames = generator.stream("first.png", anchor_every=8)  # an iterator over uint8 (H, W, 3), without end
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,11 +116,12 @@ class Generator:
         The content generator makes the first frames, which are then continued. The arguments are those of `animate`.
         Raises ValueError without a content generator or for invalid settings and TypeError for unknown settings.
         """
-        sample, function = self._settings(sampler, settings | {"num_samples": num_videos})
+        sample, function = self._settings(sampler, settings)
+        sample = replace(sample, num_samples=num_videos)
         indices = range(first_index, first_index + num_videos)
-        first_frames = self.draw_first_frames(indices, sample, function)
+        first_frames = list(self.draw_first_frames(indices, sample, function))
         classes = [self.class_of(i, sample) for i in indices]
-        return self.animate_batch(list(first_frames), indices, sample, progress, function, classes)
+        return self.animate_batch(first_frames, indices, sample, progress, function, classes)
 
     @arguments_named(SampleConfig)
     def diffusion(self, steps: str | int = "", content: bool = False) -> GaussianDiffusion:
@@ -139,7 +139,7 @@ class Generator:
         function = checked(sampler) if callable(sampler) else None
         if function and values.get("eta"):
             raise ValueError("eta is for sampler='ddim': bind it to a function, as in partial(sample_ddim, eta=0.5)")
-        sample = SampleConfig.of(values if function else values | {"sampler": sampler})
+        sample = SampleConfig.in_memory(values if function else values | {"sampler": sampler})
         self.check(sample)
         return sample, function
 

@@ -25,6 +25,7 @@ class FVDResult:
     `matched` that of as many generated videos to the same real ones: compare these two. `matched_samples` counts both
     sides of them. `matched` is `value` if the data allow, else it is of fewer videos. `kernel_matched` and
     `kernel_floor` are the same for the kernel distance (see vidm.floor). All are None for fewer than 4 real videos.
+    The deviations of the floors are those over repeats, None for a single one.
     `num_samples` counts each folder's videos, `frame_strides` are those of the real and the generated ones, `size` is
     the (height, width) of their clips, `skipped` has (path, reason), `warnings` say why the number may be misleading.
     `neighbours` are those of the first repeat, the nearest first; empty unless requested.
@@ -36,9 +37,11 @@ class FVDResult:
     kernel_values: tuple[float, ...]
     matched: float | None
     floor: float | None
+    floor_deviation: float | None
     matched_samples: tuple[int, int] | None
     kernel_matched: float | None
     kernel_floor: float | None
+    kernel_floor_deviation: float | None
     name: str
     protocol: str
     num_samples: tuple[int, int]
@@ -66,11 +69,11 @@ class FVDResult:
     @property
     def measures(self) -> dict[str, Measure]:
         """The distances by kind: "Frechet", and "kernel" if requested."""
-        number, frechet = min(self.num_samples), (self.matched, self.floor)
+        number, frechet = min(self.num_samples), (self.matched, self.floor, self.floor_deviation)
         found = {"Frechet": Measure(self.value, self.deviation, *frechet, number, self.feature_dim)}
         if self.kernel is not None:
-            kernel = (self.kernel, self.kernel_deviation, self.kernel_matched, self.kernel_floor)
-            found["kernel"] = Measure(*kernel, number, num_fitted=0)
+            floor = (self.kernel_matched, self.kernel_floor, self.kernel_floor_deviation)
+            found["kernel"] = Measure(self.kernel, self.kernel_deviation, *floor, number, num_fitted=0)
         return found
 
     @property
@@ -80,7 +83,7 @@ class FVDResult:
 
     @property
     def needed(self) -> int:
-        """How many videos of each folder would say something; 0 if these do."""
+        """How many videos of each folder the features need; 0 if there are as many."""
         return self.measures["Frechet"].needed
 
 

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -75,8 +75,9 @@ def _numbers(
 
 def _warnings(real: ClipSelection, made: ClipSelection, result: FVDResult) -> list[str]:
     warnings = [
-        f"the {kind} distance says nothing ({found.says_nothing}): use {found.needed} videos of each folder or more; "
-        "with fewer, compare it only with others of the same numbers of videos"
+        f"the {kind} distance says nothing ({found.says_nothing}): "
+        + (f"use {found.needed} videos of each folder or more; with fewer, " if found.needed else "")
+        + "compare it only with others of the same numbers of videos"
         for kind, found in result.measures.items()
         if found.says_nothing
     ]
@@ -88,6 +89,11 @@ def _warnings(real: ClipSelection, made: ClipSelection, result: FVDResult) -> li
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return mean(known) if known else None
+
+
+def _deviation(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return stdev(known) if len(known) > 1 else None
 
 
 def fvd_of(
@@ -124,9 +130,11 @@ def fvd_of(
         kernel_values=kernels,
         matched=_mean(each.value for each in matched),
         floor=_mean(each.floor for each in matched),
+        floor_deviation=_deviation(each.floor for each in matched),
         matched_samples=matched[0].num_samples if matched else None,
         kernel_matched=_mean(each.kernel for each in matched),
         kernel_floor=_mean(each.kernel_floor for each in matched),
+        kernel_floor_deviation=_deviation(each.kernel_floor for each in matched),
         name=name_of(settings.detector),
         protocol=settings.protocol.name,
         num_samples=(len(sides[0].keys), len(sides[1].keys)),

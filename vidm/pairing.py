@@ -88,7 +88,7 @@ def _first_frame(path: Path) -> str:
         return ""
 
 
-def _by_first_frame(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
+def _by_first_frame(real: ClipIndex, made: ClipIndex, split: str = "") -> list[_Match] | None:
     """Match by the recorded path, else by the digest of the first frame. Return None if nothing was recorded."""
     records = [_record(path) for path in made.paths]
     if not any(records):
@@ -102,6 +102,7 @@ def _by_first_frame(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
         with ThreadPoolExecutor() as pool:
             for place, found in enumerate(pool.map(_first_frame, real.paths)):
                 by_digest[found].append(place)
+    named = f"split {split} of {real.root}" if split else real.root
     matches: list[_Match] = []
     for video, record, source, digest in zip(made.paths, records, sources, digests, strict=True):
         same = by_digest[digest] if digest else []
@@ -117,7 +118,7 @@ def _by_first_frame(real: ClipIndex, made: ClipIndex) -> list[_Match] | None:
         elif len(same) == 1:
             matches.append(same[0])
         else:
-            where = f"{len(same)} videos of {real.root} begin" if same else f"no video of {real.root} begins"
+            where = f"{len(same)} videos of {named} begin" if same else f"no video of {named} begins"
             matches.append(f"{video}: {where} with its first frame, which is from {record['first_frame']}")
     return matches
 
@@ -189,7 +190,7 @@ def pair_videos(real: ClipIndex, made: ClipIndex, split: str = "") -> Pairs:
     the real videos' folder, `split` is the subfolder that was indexed. Raises ValueError, naming the folders, if no
     video can be paired. Ours.
     """
-    how, matches = "by first frame", _by_first_frame(real, made)
+    how, matches = "by first frame", _by_first_frame(real, made, split)
     if matches is None:
         how, matches = "by name", _by_name(real, made, split)
     if matches is None:
@@ -198,7 +199,7 @@ def pair_videos(real: ClipIndex, made: ClipIndex, split: str = "") -> Pairs:
     places = [place for place, match in enumerate(matches) if isinstance(match, int)]
     if not places:
         raise ValueError(
-            f"none of the {len(made.paths)} videos of {made.root} can be paired with a video of {real.root}; "
+            f"none of the {len(made.paths)} videos of {made.root} can be paired with a real one; "
             f"the first: {unpaired[0][1]}"
         )
     chosen = [match for match in matches if isinstance(match, int)]

@@ -14,18 +14,16 @@ from vidm.frame_size import size_text
 from vidm.metric_results import FVDResult, VISResult
 
 LATEX_COLUMNS = (
-    *(
-        "metric",
-        "protocol",
-        "N real",
-        "N generated",
-        "frames",
-        "stride",
-        "height x width",
-        "repeats",
-        "detector",
-        "value",
-    ),
+    "metric",
+    "protocol",
+    "N real",
+    "N generated",
+    "frames",
+    "stride",
+    "height x width",
+    "repeats",
+    "detector",
+    "value",
 )
 FRAME_METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM"}
 
@@ -40,8 +38,9 @@ def number_text(value: float | None) -> str:
 
 
 def mark_of(found: FVDResult | Measure) -> str:
-    """Return "says nothing" with the number of videos that would say something; "" for a number that does. Ours."""
-    return f"says nothing: {found.needed} videos needed" if found.says_nothing else ""
+    """Return "says nothing" with the reason, or with the number of videos needed; "" for a number that does. Ours."""
+    why = f"{found.needed} videos needed" if found.needed else found.says_nothing
+    return why and f"says nothing: {why}"
 
 
 def labelled(name: str, kind: str) -> str:
@@ -87,18 +86,20 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
         real, made = result.num_samples
         stride = _at_stride(result.frame_strides)
         clips = f"{real} real and {made} generated videos, {result.num_frames} frames{stride}, {size_text(result.size)}"
-        floor = found.floor if found.is_whole else None
-        rows.append((name, (found.value, found.deviation, floor), "; ".join(filter(None, [mark_of(found), clips]))))
+        floor = found.floor, found.floor_deviation
+        own = floor if found.is_whole else (None, None)
+        rows.append((name, (found.value, found.deviation, *own), "; ".join(filter(None, [mark_of(found), clips]))))
         if result.matched_samples and not found.is_whole:
             real, made = result.matched_samples
-            clips = f"{real} real videos against {made} generated ones, which continue none of them, or other real ones"
+            clips = f"{real} real videos against {made} generated ones, or against other real ones"
             clips += f", mean of {len(result.values)}" if len(result.values) > 1 else ""
-            rows.append((f"{name} matched", (found.matched, None, found.floor), clips))
+            rows.append((f"{name} matched", (found.matched, None, *floor), clips))
     for name, label in FRAME_METRICS.items():
         if frames and name in metrics:
-            rows.append((label, (getattr(frames, name), None, None), pairs_text(frames)))
+            rows.append((label, (getattr(frames, name), None, None, None), pairs_text(frames)))
     width = max((len(name) for name, _, _ in rows), default=0)
-    lines = [f"{'':<{width}}{'value':>12}{'deviation':>12}{'floor':>12}   clips"]
+    columns = "value", "deviation", "floor", "deviation"
+    lines = [f"{'':<{width}}{''.join(f'{column:>12}' for column in columns)}   clips"]
     for name, values, clips in rows:
         lines.append(f"{name:<{width}}{''.join(f'{number_text(value):>12}' for value in values)}   {clips}")
     kinds = dict.fromkeys(kind for result in measured.values() for kind in result.measures)
@@ -119,9 +120,10 @@ def _comment(result: FVDResult, found: Measure) -> str:
     if found.matched is not None and found.floor is not None and result.matched_samples:
         real, made = result.matched_samples
         of = "" if found.is_whole else f" for {found.matched:.4g} of {real} real and {made} generated"
-        notes.append(f"floor {found.floor:.4g}{of}")
+        spread = "" if found.floor_deviation is None else f" +- {found.floor_deviation:.4g}"
+        notes.append(f"floor {found.floor:.4g}{spread}{of}")
     if found.says_nothing:
-        notes.append(f"{mark_of(found)} ({found.says_nothing})")
+        notes.append(mark_of(found))
     return f"  % {'; '.join(notes)}" if notes else ""
 
 

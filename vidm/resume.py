@@ -13,6 +13,7 @@ from typing import Any
 from vidm.checkpoint import Checkpoint, check_generator, list_checkpoints, load_checkpoint
 from vidm.config import Config
 from vidm.distributed import print0
+from vidm.frame_size import size_text
 from vidm.presets import PRESETS
 from vidm.settings import flags_by_name
 
@@ -142,9 +143,11 @@ def resumed_config(checkpoint: Checkpoint, values: Mapping[str, Any], preset: st
     flags = flags_by_name(trained.sections())
     for name, (before, now) in _differences(asked.replaced(values), trained).items():
         if any(name in {setting.name for setting in fields(section)} for section in trained.sections()[:2]):
+            given = flags[name] if name in values else f"--preset {preset}"
+            there, here = (size_text(size) for size in (before, now)) if name == "image_size" else (before, now)
             raise ValueError(
-                f"{path} has another configuration: {flags[name]} is {before} there and {now} here; "
-                "leave the flags out to use the checkpoint's"
+                f"{path} has another configuration: {flags[name]} is {there} there and {here} here; "
+                f"leave {given} out to use the checkpoint's"
             )
     config = trained.replaced(values)
     changed = _differences(config, trained)

@@ -17,6 +17,8 @@ from vidm.settings import arguments_named, check_values, setting
 SAMPLING_PRECISIONS = (*PRECISIONS, "bf16-weights")
 # The file suffix of a video by format; "frames" is a folder of images.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "frames": "", "npy": ".npy"}
+# What sample_folder reads and writes: videos in memory have none of these settings.
+OF_FILES = "content layout split content_resume out num_samples batch_size fps format grid report".split()
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,15 @@ class SampleConfig:
     seed: int = setting(0, "seed; with the same seed, video i is always the same", "--seed", least=0, most=LARGEST_SEED)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "SampleConfig":
-        """The settings with these values. Raises TypeError for an unknown name, with the most similar one."""
-        names = [each.name for each in fields(cls)]
+    def in_memory(cls, values: Mapping[str, Any]) -> "SampleConfig":
+        """The settings, with these values, of videos that are not written.
+
+        Raises TypeError for an unknown name, with the most similar one, and for a setting of files.
+        """
+        names = [each.name for each in fields(cls) if each.name not in OF_FILES]
         for name in values:
+            if name in OF_FILES:
+                raise TypeError(f"{name} is a setting of sample_folder and has no effect on a video in memory")
             if name not in names:
                 raise TypeError(f"there is no setting {name} of sampling{did_you_mean(name, names)}")
         return cls(**values)

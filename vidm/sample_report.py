@@ -144,8 +144,8 @@ def _protocol_of(result: FVDResult) -> dict[str, str]:
     return {
         "distance": f"{real} real videos, drawn by the seed if there are more, and {made} generated ones, "
         f"the first {count_of(result.num_frames, 'frame')}; "
-        f"protocol {result.protocol}; evaluate_FVD.py uses all real videos unless -ns says otherwise, and its default "
-        f"protocol begins real clips {CLIP_STARTS[STYLEGAN_V.random_start]}",
+        f"protocol {result.protocol}; evaluate_FVD.py draws equally many with -ns {made}, and begins real clips "
+        f"{CLIP_STARTS[STYLEGAN_V.random_start]}",
         "given first frame": GIVEN_FRAME,
     }
 

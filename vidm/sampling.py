@@ -92,7 +92,7 @@ def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int,
     num_videos = settings.num_samples or len(paths)
     if num_videos > len(paths):
         given = count_of(len(paths), "first frame")
-        print0(f"{num_videos} videos from {given}: video i begins with frame i modulo {len(paths)}")
+        print0(f"{num_videos} videos from {given}" + (", which begin again after the last" if len(paths) > 1 else ""))
     return num_videos, _reader(paths), paths
 
 
@@ -251,7 +251,7 @@ def _make(
                 frames_per_s = num_frames * world_size() / (time.monotonic() - began)
                 bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")
                 if bar.disable:  # stderr is a file
-                    print0(f"batch {number} of {len(batches)}: {frames_per_s:.1f} frames/s")
+                    print0(f"batch {number} of {len(batches)}: {frames_per_s:.1f} frames/s of all its videos")
             bar.update(len(batch))
     return num_made
 

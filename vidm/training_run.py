@@ -165,7 +165,7 @@ class _Run:
             if given_up:
                 raise ValueError(self._bad_steps_message())
             if trainer.stopping:
-                print0(f"stopped and saved after step {trainer.step}: continue with --resume auto")
+                print0(f"stopped and saved after step {trainer.step}: repeat the command with --resume auto")
                 return
             self._validate()
 

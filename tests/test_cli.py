@@ -246,7 +246,7 @@ def test_resuming_keeps_the_checkpoints_settings_and_refuses_another_network(wor
     options = parse_flags(["--resume", str(path), "--total-iters", "9"])
     assert train_config(options)[0] == checkpoint.config.replaced({"total_iters": 9})
     for flags, message in (
-        (["--resolution", "32"], "--resolution is 16 there and 32 here"),
+        (["--resolution", "32"], "--resolution is 16x16 there and 32x32 here"),
         (
             ["--preset", "paper128"],
             "leave --preset paper128 out to use the checkpoint's",

@@ -9,6 +9,7 @@ from vidm.cli_flags import parse_flags
 from vidm.config import SETTINGS, Config
 from vidm.config_file import read_config
 from vidm.presets import DESCRIPTIONS, PRESETS
+from vidm.resume import trains_flow
 from vidm.settings import from_text
 
 
@@ -112,6 +113,18 @@ def test_a_file_outside_the_folder_of_its_run_decides_no_path(tmp_path, name):
     with pytest.raises(ValueError, match=rf"config\.json is not in the folder of its run, so its --{name} .* not used"):
         read_config(copy, {"out": "elsewhere"} if name != "out" else {})
     assert read_config(copy, {"out": "elsewhere", name: "given"}) == values
+
+
+def test_another_run_finds_out_itself_what_the_run_of_the_file_found_out(tmp_path):
+    found = {"out": str(tmp_path), "classes": True, "class_names": ("left", "right"), "train_flow": True}
+    (tmp_path / "config.json").write_text(json.dumps(Config().replaced(found).to_dict()))
+    config = config_of("--config", str(tmp_path), "--set", "classes=false", "--spynet", "flow.pt")
+    assert (config.model.class_names, trains_flow(config)) == ((), False)
+    assert trains_flow(config_of("--config", str(tmp_path)))
+    (tmp_path / "config.json").write_text(json.dumps(Config().replaced({**found, "spynet": str(tmp_path)}).to_dict()))
+    assert trains_flow(config_of("--config", str(tmp_path))), "as was asked by --train-flow"
+    (tmp_path / "some.toml").write_text("train_flow = true\n")
+    assert trains_flow(config_of("--config", str(tmp_path / "some.toml"), "--spynet", "flow.pt"))
 
 
 def test_every_setting_can_be_set_from_text():

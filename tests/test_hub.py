@@ -250,7 +250,9 @@ def test_a_card_has_the_numbers_of_an_evaluation(push, tmp_path):
         **{"value": 0.25, "values": (0.24, 0.26), "kernel": 0.001, "kernel_values": (0.001,), "matched": 0.25},
         **{
             "floor": 0.02,
+            "matched_deviation": 0.01,
             "floor_deviation": 0.001,
+            "kernel_matched_deviation": None,
             "kernel_floor_deviation": None,
             "kernel_matched": 0.002,
             "kernel_floor": 0.003,

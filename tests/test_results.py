@@ -142,6 +142,8 @@ def test_the_shipped_generators_beat_the_repeated_first_frame_by_three_deviation
 def test_the_shipped_weights_are_small_and_generate_videos_without_other_files():
     assert sum(path.stat().st_size for path in WORLD.iterdir()) <= 16 * 2**20
     generator = load_generator(WORLD / "motion.safetensors", WORLD / "content.safetensors")
+    of_folder = load_generator(WORLD, WORLD)
+    assert (of_folder.path, of_folder.content_path) == (generator.path, generator.content_path)
     videos = generator.generate(2, num_frames=3, sampler="ddim", steps="4", seed=1)
     assert videos.shape == (2, 3, 32, 32, 3)
     assert not (videos[0] == videos[1]).all()

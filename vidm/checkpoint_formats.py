@@ -21,7 +21,7 @@ from vidm.config import Config
 from vidm.distributed import print0
 from vidm.files import atomic_write, read_json, regular_file
 from vidm.frame_size import plain_size, size_text
-from vidm.hub import downloaded, is_hub_name
+from vidm.hub import downloaded, files_of, is_hub_name
 from vidm.resume import newest_undamaged
 from vidm.tensor_file import read_tensors, wrong_download
 
@@ -122,10 +122,12 @@ def load_any(
 
     `config` describes files that have no configuration; such a file of a motion generator needs `video_timesteps`, too,
     unless it has cached coordinates. hf:owner/name[@revision] is the `generator`, "motion" or "content", of a
-    repository on the Hugging Face Hub. Only VIDM's own checkpoints have an optimizer. Raises FileNotFoundError or
-    ValueError, naming the file.
+    repository on the Hugging Face Hub, and a folder with the same files is read like it. Only VIDM's own checkpoints
+    have an optimizer. Raises FileNotFoundError or ValueError, naming the file.
     """
     path = downloaded(str(path), generator) if is_hub_name(path) else Path(path)
+    if path.is_dir() and (weights := path / files_of(generator)[1]).exists():
+        path = weights
     if path.is_dir():
         found = newest_undamaged(path)
         if not found:

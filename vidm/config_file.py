@@ -100,7 +100,18 @@ def read_config(path: str | Path, given: Mapping[str, Any] | None = None) -> dic
     paths = (*PLACES, *BEGINNING)
     described = Config().replaced({name: value for name, value in values.items() if name in paths})
     check_places(path, described, given or {}, paths)
-    return values
+    return _without_findings(values)
+
+
+def _without_findings(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings without those that it found out itself; another run finds out its own.
+
+    These are the classes of its data, and that SPyNet is trained because no weights were given.
+    """
+    found = {"class_names"} if "classes" in values else set()
+    if (values.get("spynet"), values.get("init")) == ("", ""):
+        found.add("train_flow")
+    return {name: value for name, value in values.items() if name not in found}
 
 
 def config_text(config: Config) -> str:

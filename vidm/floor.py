@@ -125,6 +125,7 @@ class Measure(NamedTuple):
     value: float
     deviation: float | None
     matched: float | None
+    matched_deviation: float | None
     floor: float | None
     floor_deviation: float | None
     num_samples: int

@@ -25,7 +25,7 @@ class FVDResult:
     `matched` that of as many generated videos to the same real ones: compare these two. `matched_samples` counts both
     sides of them. `matched` is `value` if the data allow, else it is of fewer videos. `kernel_matched` and
     `kernel_floor` are the same for the kernel distance (see vidm.floor). All are None for fewer than 4 real videos.
-    The deviations of the floors are those over repeats, None for a single one.
+    Deviations are those over repeats, None for a single one.
     `num_samples` counts each folder's videos, `frame_strides` are those of the real and the generated ones, `size` is
     the (height, width) of their clips, `skipped` has (path, reason), `warnings` say why the number may be misleading.
     `neighbours` are those of the first repeat, the nearest first; empty unless requested.
@@ -37,10 +37,12 @@ class FVDResult:
     kernel_values: tuple[float, ...]
     matched: float | None
     floor: float | None
+    matched_deviation: float | None
     floor_deviation: float | None
     matched_samples: tuple[int, int] | None
     kernel_matched: float | None
     kernel_floor: float | None
+    kernel_matched_deviation: float | None
     kernel_floor_deviation: float | None
     name: str
     protocol: str
@@ -58,22 +60,31 @@ class FVDResult:
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of `values` over the repeats (n - 1); None for a single one."""
-        return stdev(self.values) if len(self.values) > 1 else None
+        """The standard deviation of `values` over the repeats (n - 1); None if all are equal, as a single one is."""
+        return stdev(self.values) if len(set(self.values)) > 1 else None
 
     @property
     def kernel_deviation(self) -> float | None:
         """The standard deviation of `kernel_values`."""
-        return stdev(self.kernel_values) if len(self.kernel_values) > 1 else None
+        return stdev(self.kernel_values) if len(set(self.kernel_values)) > 1 else None
 
     @property
     def measures(self) -> dict[str, Measure]:
         """The distances by kind: "Frechet", and "kernel" if requested."""
-        number, frechet = min(self.num_samples), (self.matched, self.floor, self.floor_deviation)
-        found = {"Frechet": Measure(self.value, self.deviation, *frechet, number, self.feature_dim)}
+        number, matched = min(self.num_samples), (self.matched, self.matched_deviation)
+        floor = self.floor, self.floor_deviation
+        found = {"Frechet": Measure(self.value, self.deviation, *matched, *floor, number, self.feature_dim)}
         if self.kernel is not None:
-            floor = (self.kernel_matched, self.kernel_floor, self.kernel_floor_deviation)
-            found["kernel"] = Measure(self.kernel, self.kernel_deviation, *floor, number, num_fitted=0)
+            found["kernel"] = Measure(
+                value=self.kernel,
+                deviation=self.kernel_deviation,
+                matched=self.kernel_matched,
+                matched_deviation=self.kernel_matched_deviation,
+                floor=self.kernel_floor,
+                floor_deviation=self.kernel_floor_deviation,
+                num_samples=number,
+                num_fitted=0,
+            )
         return found
 
     @property

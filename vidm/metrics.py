@@ -93,7 +93,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _deviation(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return stdev(known) if len(known) > 1 else None
+    return stdev(known) if len(set(known)) > 1 else None
 
 
 def fvd_of(
@@ -129,10 +129,12 @@ def fvd_of(
         kernel=_mean(kernels),
         kernel_values=kernels,
         matched=_mean(each.value for each in matched),
+        matched_deviation=_deviation(each.value for each in matched),
         floor=_mean(each.floor for each in matched),
         floor_deviation=_deviation(each.floor for each in matched),
         matched_samples=matched[0].num_samples if matched else None,
         kernel_matched=_mean(each.kernel for each in matched),
+        kernel_matched_deviation=_deviation(each.kernel for each in matched),
         kernel_floor=_mean(each.kernel_floor for each in matched),
         kernel_floor_deviation=_deviation(each.kernel_floor for each in matched),
         name=name_of(settings.detector),

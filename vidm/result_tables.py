@@ -93,7 +93,7 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
             real, made = result.matched_samples
             clips = f"{real} real videos against {made} generated ones, or against other real ones"
             clips += f", mean of {len(result.values)}" if len(result.values) > 1 else ""
-            rows.append((f"{name} matched", (found.matched, None, *floor), clips))
+            rows.append((f"{name} matched", (found.matched, found.matched_deviation, *floor), clips))
     for name, label in FRAME_METRICS.items():
         if frames and name in metrics:
             rows.append((label, (getattr(frames, name), None, None, None), pairs_text(frames)))

@@ -247,11 +247,11 @@ def _make(
                 writers = {p: _video_writer(settings, records[i], frames[i]) for p, i in unfinished.items()}
                 _write_videos(stream, writers)
                 num_made += len(frames)
-                num_frames = num_made * generator.num_frames(settings)
+                num_frames = num_made * (generator.num_frames(settings) - (generator.content_model is None))
                 frames_per_s = num_frames * world_size() / (time.monotonic() - began)
                 bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")
                 if bar.disable:  # stderr is a file
-                    print0(f"batch {number} of {len(batches)}: {frames_per_s:.1f} frames/s of all its videos")
+                    print0(f"batch {number} of {len(batches)}: {frames_per_s:.1f} frames/s")
             bar.update(len(batch))
     return num_made
 

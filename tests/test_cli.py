@@ -176,6 +176,21 @@ def test_a_runs_folder_says_how_to_repeat_it(world, tmp_path):
     assert all(torch.equal(second.state_dict[name], tensor) for name, tensor in first.state_dict.items())
 
 
+def test_the_settings_that_changed_on_resuming_are_named_beside_the_command(world, tmp_path):
+    run = tmp_path / "run"
+    train_main(tiny_run(world, run, "--lr", "0.1"))
+    command = (run / "command.txt").read_text()
+    for steps, lr in (("2", "0.1"), ("3", "0.2"), ("4", "0.2")):
+        train_main(["--resume", str(run), "--total-iters", steps, "--lr", lr])
+    *comments, last = (run / "command.txt").read_text().splitlines(keepends=True)
+    assert last == command
+    assert comments == [
+        "# not repeated: resumed after step 1 with total_iters 1 -> 2\n",
+        "# not repeated: resumed after step 2 with lr 0.1 -> 0.2, total_iters 2 -> 3\n",
+        "# not repeated: resumed after step 3 with total_iters 3 -> 4\n",
+    ]
+
+
 def test_sampling_takes_the_newest_undamaged_checkpoint_of_a_folder_and_either_kind_of_weights(
     world, tmp_path, monkeypatch, capsys
 ):

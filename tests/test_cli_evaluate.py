@@ -300,7 +300,8 @@ def test_a_page_of_three_videos_shows_nearest_and_farthest_ones(videos: tuple[Pa
     assert "at stride 1 (real) and 1 (generated), 128 features" in page
     run(videos, "-n", 2, "--metrics", "kvd", "--repeats", 2, "--report", tmp_path / "a.html")
     for name in ("random Frechet2", "random Frechet2 kernel"):
-        assert f"<dt>{name}: repeats</dt>" in (tmp_path / "a.html").read_text()
+        assert f"<dt>{name}: repeats</dt>" in (page := (tmp_path / "a.html").read_text())
+        assert re.search(rf"{name}: 8 generated against 8 real videos; mean of 2, deviation \S+</th>", page)
     run(videos, "-n", 2, "--metrics", "psnr", "--report", tmp_path / "a.html")
     assert "nearest" not in (tmp_path / "a.html").read_text(), "no videos are shown"
 

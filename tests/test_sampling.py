@@ -161,7 +161,7 @@ def test_mistakes_of_python_code_are_named(generator, frame):
         generator.animate(frame, num_frame=5)
     with pytest.raises(TypeError, match=r"^out is a setting of sample_folder and has no effect on a video in memory$"):
         generator.animate(frame, out="videos")
-    with pytest.raises(ValueError, match=r"got list; call animate for each of several$"):
+    with pytest.raises(ValueError, match=r"got list; call animate for each of several, with index 0, 1, \.\.\.$"):
         generator.animate([frame, frame])
     with pytest.raises(ValueError, match=r"^num_samples 0: "):
         generator.generate(0)

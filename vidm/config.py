@@ -163,7 +163,9 @@ class TrainConfig:
         10, "end a run after so many steps in a row whose loss or gradient is not finite", "--max-bad-steps", least=1
     )
     start_seed: int = setting(0, "seed of the constant latent of truncation (--psi)", least=0, most=LARGEST_SEED)
-    print_freq: int = setting(100, "steps between log lines", "--print-freq -p", least=1)
+    print_freq: int = setting(
+        100, "steps between log lines, whose numbers are means over them", "--print-freq -p", least=1
+    )
     test_freq: int = setting(1000, "steps between previews and held-out losses (0: none)", "--test-freq", least=0)
     eval_freq: int = setting(0, "steps between distances to held-out videos (0: none)", "--eval-freq", least=0)
     save_freq: int = setting(1000, "steps between checkpoints", "--save-freq", least=1)

@@ -45,6 +45,11 @@ def _times_floor(value: float, floor: float | None) -> str:
     return f"{decimal(value / floor, 2)} \N{MULTIPLICATION SIGN}" if floor else ""
 
 
+def _repeated(label: str, deviation: float | None, result: FVDResult) -> str:
+    """A label with the deviation over repeats, if there is one."""
+    return label if deviation is None else f"{label}; mean of {len(result.values)}, deviation {deviation:.4g}"
+
+
 def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> list[Distance]:
     """Return the lines of a page's table: the distance, that of fewer videos which its floor is of, and the floor.
 
@@ -55,7 +60,7 @@ def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> li
     found = result.measures[kind]
     prefix, mark = f"{labelled(name, kind)}: " if name else "", mark_of(found)
     real, made = result.num_samples
-    label = f"{prefix}{made} generated against {real} real videos"
+    label = _repeated(f"{prefix}{made} generated against {real} real videos", found.deviation, result)
     lines = [
         Distance(label, found.value, note=mark or (_times_floor(found.value, found.floor) if found.is_whole else ""))
     ]
@@ -63,11 +68,13 @@ def distances_of(result: FVDResult, name: str = "", kind: str = "Frechet") -> li
         return lines
     reference, count = result.matched_samples
     if not found.is_whole:
-        label = f"{prefix}matched: {count} generated against {reference} real videos, none of which they continue"
+        label = f"{prefix}matched: {count} generated against {reference} real videos"
+        label = _repeated(label, found.matched_deviation, result)
         lines.append(Distance(label, found.matched, note=mark or _times_floor(found.matched, found.floor)))
     floors = {"Frechet": f"{count} other real against the same {reference} real videos"}
     floors["kernel"] = f"real videos divided at random into {count} and {reference}"
-    return [*lines, Distance(f"{prefix}floor: {floors[kind]}", found.floor, floor=True)]
+    label = _repeated(f"{prefix}floor: {floors[kind]}", found.floor_deviation, result)
+    return [*lines, Distance(label, found.floor, floor=True)]
 
 
 def warnings_of(measured: Measured, frames: FrameMetrics | None) -> list[str]:

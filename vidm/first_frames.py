@@ -66,7 +66,7 @@ def as_first_frame(frame: FirstFrame) -> np.ndarray:
             raise ValueError(f"a first frame as a tensor must be float (3, H, W) in [-1, 1]; got {found}")
         return to_uint8(frame)
     if not isinstance(frame, np.ndarray):
-        several = "; call animate for each of several" if isinstance(frame, list | tuple) else ""
+        several = "; call animate for each of several, with index 0, 1, ..." if isinstance(frame, list | tuple) else ""
         raise ValueError(
             f"a first frame must be an image, an array, a tensor or a path; got {type(frame).__name__}{several}"
         )

@@ -189,10 +189,12 @@ def compute_fvd(
     all return the same result. Videos that are too short or unreadable are skipped, printed to stderr and listed in the
     result.
 
-    The measurement is repeated `repeats` times, with seeds seed, seed + 1, ... `kernel` also computes the kernel
-    distance, which needs all features in memory, and `neighbours` each generated video's nearest real one. The distance
-    decreases with the number of samples: compare only numbers with the same num_samples. Raises FileNotFoundError for a
-    missing folder and ValueError, naming the folder, video or setting, for anything that cannot be measured.
+    The result's `floor` is what other real videos measure in place of the generated ones: compare `matched` with it,
+    which is `value` if there are enough real videos. The measurement is repeated `repeats` times, with seeds seed,
+    seed + 1, ... `kernel` also computes the kernel distance, which needs all features in memory, and `neighbours` each
+    generated video's nearest real one. The distance decreases with the number of samples: compare only numbers with the
+    same num_samples. Raises FileNotFoundError for a missing folder and ValueError, naming the folder, video or setting,
+    for anything that cannot be measured.
     """
     detector, protocol = detector or load_detector(device=device), protocol_named(protocol)
     choice = (1 if num_frames is None else num_frames, num_samples, resolution, frame_stride, real_stride, split, seed)

@@ -27,7 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 from vidm.curves import write_curves
-from vidm.files import LARGEST, append, atomic_write, regular_file
+from vidm.files import LARGEST, append, atomic_write, read_json, regular_file
 from vidm.video_io import write_video
 
 LONGEST_ROW = 1 << 20  # bytes
@@ -55,6 +55,21 @@ def rows_up_to(path: Path, step: int) -> Iterator[bytes]:
                 yield line.strip() + b"\n"
 
 
+def _changes(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The settings that differ from those in a run's config.json: "lr 0.1 -> 0.2", ...; none without such a file."""
+    now = {name: value for section in json.loads(json.dumps(sections)).values() for name, value in section.items()}
+    try:
+        before = {name: value for section in read_json(path).values() for name, value in section.items()}
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+
+
+def _comments_in(path: Path) -> list[str]:
+    lines = path.read_text("utf-8", "surrogateescape").splitlines(keepends=True) if path.is_file() else []
+    return [line for line in lines if line.startswith("#")]
+
+
 def _record(event: Event) -> bytes:
     """An event as a record of TensorBoard's file format."""
     buffer = BytesIO()
@@ -80,7 +95,7 @@ class RunLog:
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(total=total, initial=start, desc="train", unit="step", dynamic_ncols=True, disable=None)
-        self._total = total
+        self._total, self._start = total, start
         self._step_s = 0.0  # seconds of a step, smoothed; 0 before the first ones
         self.stats = self.out / "stats.jsonl"
         self.events = self.out / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
@@ -159,15 +174,21 @@ class RunLog:
             write_curves(self.out / "curves.html", str(self.out), rows_up_to(self.stats, LARGEST))
 
     def settings(self, sections: Mapping[str, Mapping[str, Any]], num_processes: int = 1) -> None:
-        """Write the run's configuration to out/config.json, and a command that repeats the run to out/command.txt."""
-        config = self.out / "config.json"
+        """Write the run's configuration to out/config.json, and a command that repeats the run to out/command.txt.
+
+        A run that was resumed with other settings is not repeated by one command: comments there name the changes.
+        """
+        config, command_file = self.out / "config.json", self.out / "command.txt"
         program = "python" if num_processes == 1 else f"torchrun --nproc-per-node {num_processes}"
         with self._written_if_possible():
+            comments = _comments_in(command_file) if self._start else []
+            if self._start and (changes := _changes(config, sections)):
+                comments.append(f"# not repeated: resumed after step {self._start} with {', '.join(changes)}\n")
             with atomic_write(config) as temporary:
                 temporary.write_text(json.dumps(sections, indent=2) + "\n")
-            with atomic_write(self.out / "command.txt") as temporary:
+            with atomic_write(command_file) as temporary:
                 command = f"{program} {SCRIPT} --config {quote(str(config))} --out NEW_FOLDER\n"
-                temporary.write_text(command, "utf-8", "surrogateescape")
+                temporary.write_text("".join([*comments, command]), "utf-8", "surrogateescape")
 
     def close(self) -> None:
         """Finish the bar."""

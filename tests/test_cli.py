@@ -185,9 +185,9 @@ def test_the_settings_that_changed_on_resuming_are_named_beside_the_command(worl
     *comments, last = (run / "command.txt").read_text().splitlines(keepends=True)
     assert last == command
     assert comments == [
-        "# not repeated: resumed after step 1 with total_iters 1 -> 2\n",
-        "# not repeated: resumed after step 2 with lr 0.1 -> 0.2, total_iters 2 -> 3\n",
-        "# not repeated: resumed after step 3 with total_iters 3 -> 4\n",
+        "# resumed after step 1 with total_iters 1 -> 2\n",
+        "# resumed after step 2 with total_iters 2 -> 3, lr 0.1 -> 0.2\n",
+        "# resumed after step 3 with total_iters 3 -> 4\n",
     ]
 
 

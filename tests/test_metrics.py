@@ -172,7 +172,9 @@ def test_a_subset_of_samples_is_the_same_each_time_and_not_the_first_by_name(fol
 
 
 def test_more_samples_than_videos_are_an_error_that_names_the_folder(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match=r"fake has 7 videos of 6 frames or more and 9 are needed; .*-ns"):
+    with pytest.raises(
+        ValueError, match=r"fake has 7 videos of 6 frames or more and 9 are needed: add videos or .*-ns"
+    ):
         compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=9)
 
 

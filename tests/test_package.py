@@ -15,7 +15,7 @@ SOURCE = ast.parse((ROOT / "vidm" / "__init__.py").read_text())
 USED_BY_USERS = """
 load_generator Generator Config SampleConfig sample_folder compute_fvd compute_vis sample_ddpm sample_ddim
 sample_dpm_solver MotionGenerator ContentGenerator PositionalGroupNorm SPyNet GaussianDiffusion Trainer FrameTriplets
-CollisionWorld frechet_distance index_clips show
+CollisionWorld frechet_distance index_clips show write_video
 """.split()
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vidm.sampling import sample_folder as sample_folder
     from vidm.spynet import SPyNet as SPyNet
     from vidm.trainer import Trainer as Trainer
+    from vidm.video_io import write_video as write_video
     from vidm.world import CollisionWorld as CollisionWorld
 
 # The package's version; pyproject.toml reads it here.
@@ -57,6 +58,7 @@ _MODULES = {
     "sample_dpm_solver": "samplers",
     "sample_folder": "sampling",
     "show": "notebook",
+    "write_video": "video_io",
 }
 __all__ = list(_MODULES)
 

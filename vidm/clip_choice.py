@@ -122,9 +122,11 @@ def choose_clips(selection: ClipSelection, damaged: Sequence[tuple[Path, str]] =
     good = [i for i, path in enumerate(index.paths) if path not in known]
     wanted = min(len(good), selection.max_samples) if selection.num_samples is None else selection.num_samples
     if len(good) < max(wanted, 2):
+        ways = ["add videos"] + ["ask for fewer samples (-ns)"] * (wanted > 2 and len(good) >= 2)
+        ways += ["ask for fewer frames (-n)"] * bool(index.skipped)
         raise ValueError(
             f"{index.root / selection.split} has {count_of(len(good), 'video')} of {selection.length} frames or more "
-            f"and {max(wanted, 2)} are needed; add videos, ask for fewer samples (-ns) or for fewer frames (-n)"
+            f"and {max(wanted, 2)} are needed: {' or '.join(ways)}"
         )
     if wanted < 2:
         raise ValueError(f"num_samples is {wanted}: a distance needs 2 videos of each folder or more")

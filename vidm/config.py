@@ -164,7 +164,7 @@ class TrainConfig:
     )
     start_seed: int = setting(0, "seed of the constant latent of truncation (--psi)", least=0, most=LARGEST_SEED)
     print_freq: int = setting(
-        100, "steps between log lines, whose numbers are means over them", "--print-freq -p", least=1
+        100, "steps between log lines, whose losses are means over them", "--print-freq -p", least=1
     )
     test_freq: int = setting(1000, "steps between previews and held-out losses (0: none)", "--test-freq", least=0)
     eval_freq: int = setting(0, "steps between distances to held-out videos (0: none)", "--eval-freq", least=0)

@@ -92,7 +92,7 @@ def table_of(measured: Measured, frames: FrameMetrics | None, metrics: Sequence[
         if result.matched_samples and not found.is_whole:
             real, made = result.matched_samples
             clips = f"{real} real videos against {made} generated ones, or against other real ones"
-            clips += f", mean of {len(result.values)}" if len(result.values) > 1 else ""
+            clips += f", mean of {len(result.values)}" if found.matched_deviation is not None else ""
             rows.append((f"{name} matched", (found.matched, found.matched_deviation, *floor), clips))
     for name, label in FRAME_METRICS.items():
         if frames and name in metrics:
@@ -138,14 +138,16 @@ def latex_of(
     for name, result, found in _measures(measured):
         digest = f"\\texttt{{{(detector['sha256'] or 'unknown')[:12]}}}"
         cells = result.protocol, *result.num_samples, result.num_frames
-        row = _latex_row(name, cells, result.frame_strides, [result.size], len(result.values), digest)
-        spread = "" if found.deviation is None else f" \\pm {found.deviation:.4g}"
-        lines.append(f"{row} & ${found.value:.4g}{spread}$ \\\\{_comment(result, found)}")
+        repeats, spread = 1, ""  # equal draws are one
+        if found.deviation is not None:
+            repeats, spread = len(result.values), f" \\pm {found.deviation:#.4g}"
+        row = _latex_row(name, cells, result.frame_strides, [result.size], repeats, digest)
+        lines.append(f"{row} & ${found.value:#.4g}{spread}$ \\\\{_comment(result, found)}")
     for name, label in FRAME_METRICS.items():
         if frames and name in metrics:
             pairs = f"pairs {frames.pairing}", frames.num_pairs, frames.num_pairs, _numbers(frames)
             row = _latex_row(label, pairs, frames.frame_strides, frames.sizes, 1, "-")
-            lines.append(f"{row} & ${getattr(frames, name):.4g}$ \\\\")
+            lines.append(f"{row} & ${getattr(frames, name):#.4g}$ \\\\")
     return lines
 
 

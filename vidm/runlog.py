@@ -176,14 +176,15 @@ class RunLog:
     def settings(self, sections: Mapping[str, Mapping[str, Any]], num_processes: int = 1) -> None:
         """Write the run's configuration to out/config.json, and a command that repeats the run to out/command.txt.
 
-        A run that was resumed with other settings is not repeated by one command: comments there name the changes.
+        Of a run that was resumed with other settings, the command has the last ones from the start: comments above it
+        name the changes.
         """
         config, command_file = self.out / "config.json", self.out / "command.txt"
         program = "python" if num_processes == 1 else f"torchrun --nproc-per-node {num_processes}"
         with self._written_if_possible():
             comments = _comments_in(command_file) if self._start else []
             if self._start and (changes := _changes(config, sections)):
-                comments.append(f"# not repeated: resumed after step {self._start} with {', '.join(changes)}\n")
+                comments.append(f"# resumed after step {self._start} with {', '.join(changes)}\n")
             with atomic_write(config) as temporary:
                 temporary.write_text(json.dumps(sections, indent=2) + "\n")
             with atomic_write(command_file) as temporary:

@@ -56,6 +56,11 @@ def describe(trainer: Trainer) -> None:
     if data.is_motion and config.model.flow_range != "none":
         start = "" if trainer.begins_from or train.spynet else ", starting from zero flow (no --spynet given)"
         print0(f"SPyNet is {'trained' if train.train_flow else 'frozen'}{start}")
+    if train.eval_freq:
+        print0(
+            f"--eval-freq: the distance is that of {len(data.held_out.paths)} held-out videos, not the one of "
+            "evaluate_FVD.py; it compares steps of this run"
+        )
     if trainer.begins_from and trainer.step and not trainer.optimizer.state:
         print0("the checkpoint has no optimizer state: the moments start at zero")
 

@@ -477,6 +477,8 @@ def test_a_row_for_latex_has_what_the_number_depends_on(
     assert "for 128 features" not in kernel, "which has no bias"
     for name, line in (("PSNR, dB", psnr), ("SSIM", ssim)):
         assert line.startswith(rf"{name} & pairs by name & 6 & 6 & 1 to 3 & 1 & $24 \times 24$ & 1 & - & $")
+    run(videos, *"-n 4 --protocol videogpt --metrics fvd --repeats 2 --latex".split())
+    assert rf"$32 \times 32$ & 1 & \texttt{{{digest}}}" in capsys.readouterr().out, "both draws are of all videos"
     run(videos, *"-n 4 --metrics ssim --latex".split())
     assert [line.split(" &")[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["% metric", "SSIM"]
 

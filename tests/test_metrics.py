@@ -180,7 +180,7 @@ def test_more_samples_than_videos_are_an_error_that_names_the_folder(folders: tu
 
 def test_one_video_or_one_sample_is_too_few(folders: tuple[Path, Path], tmp_path: Path) -> None:
     single = write_folder(tmp_path / "single", moving_clips(1, seed=4))
-    with pytest.raises(ValueError, match=r"single has 1 video .* 2 are needed"):
+    with pytest.raises(ValueError, match=r"single has 1 video .* 2 are needed: add videos$"):
         compute_fvd(folders[0], single, StubDetector(), num_frames=6)
     with pytest.raises(ValueError, match="num_samples is 1: a distance needs 2 videos"):
         compute_fvd(*folders, StubDetector(), num_frames=6, num_samples=1)

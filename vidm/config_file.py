@@ -82,6 +82,7 @@ def read_config(path: str | Path, given: Mapping[str, Any] | None = None) -> dic
 
     `given` are settings from flags, which replace the file's. Unless the file is in the folder of the run it describes,
     it must not decide what is read and written: the data, the folder of the run, and the weights that it begins with.
+    Left out is what a run found out itself: the classes of its data, and that SPyNet is trained for lack of weights.
     Raises ValueError, naming the file and the setting, for an unknown name, a wrong type or value, and for such a path
     that is not in `given`; FileNotFoundError for a missing file.
     """
@@ -104,10 +105,7 @@ def read_config(path: str | Path, given: Mapping[str, Any] | None = None) -> dic
 
 
 def _without_findings(values: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings without those that it found out itself; another run finds out its own.
-
-    These are the classes of its data, and that SPyNet is trained because no weights were given.
-    """
+    """A run's settings without those that it found out itself: another run finds out its own."""
     found = {"class_names"} if "classes" in values else set()
     if (values.get("spynet"), values.get("init")) == ("", ""):
         found.add("train_flow")

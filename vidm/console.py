@@ -96,7 +96,7 @@ def console() -> Iterator[None]:
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The end of a message about an unknown name: the most similar known one, "" if there is none."""
+    """Return "; did you mean NAME?" with the most similar known name; "" if no name is similar."""
     return "".join(f"; did you mean {similar}?" for similar in get_close_matches(name, known, 1, cutoff))
 
 

@@ -5,6 +5,7 @@ for kind, found in result.measures.items():
     print(kind, found.value, "floor", found.floor, found.says_nothing)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
@@ -16,6 +17,11 @@ from vidm.neighbours import Neighbour
 Skipped = tuple[tuple[Path, str], ...]
 
 
+def deviation_of(values: Sequence[float]) -> float | None:
+    """The standard deviation over repeats (n - 1); None if all are equal, as a single one is, or there are none."""
+    return stdev(values) if len(set(values)) > 1 else None
+
+
 @dataclass(frozen=True)
 class FVDResult:
     """A distance and everything that it depends on.
@@ -25,7 +31,7 @@ class FVDResult:
     `matched` that of as many generated videos to the same real ones: compare these two. `matched_samples` counts both
     sides of them. `matched` is `value` if the data allow, else it is of fewer videos. `kernel_matched` and
     `kernel_floor` are the same for the kernel distance (see vidm.floor). All are None for fewer than 4 real videos.
-    Deviations are those over repeats, None for a single one.
+    Deviations are those over repeats; see deviation_of.
     `num_samples` counts each folder's videos, `frame_strides` are those of the real and the generated ones, `size` is
     the (height, width) of their clips, `skipped` has (path, reason), `warnings` say why the number may be misleading.
     `neighbours` are those of the first repeat, the nearest first; empty unless requested.
@@ -60,13 +66,13 @@ class FVDResult:
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of `values` over the repeats (n - 1); None if all are equal, as a single one is."""
-        return stdev(self.values) if len(set(self.values)) > 1 else None
+        """That of `values`."""
+        return deviation_of(self.values)
 
     @property
     def kernel_deviation(self) -> float | None:
-        """The standard deviation of `kernel_values`."""
-        return stdev(self.kernel_values) if len(set(self.kernel_values)) > 1 else None
+        """That of `kernel_values`."""
+        return deviation_of(self.kernel_values)
 
     @property
     def measures(self) -> dict[str, Measure]:

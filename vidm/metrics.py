@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ from vidm.features import Features, MeasureSettings, measure
 from vidm.floor import Matched, matched_distances
 from vidm.frame_size import FrameSize, size_text
 from vidm.frechet import frechet_of, inception_score, kernel_distance
-from vidm.metric_results import FVDResult, Skipped, VISResult
+from vidm.metric_results import FVDResult, Skipped, VISResult, deviation_of
 from vidm.neighbours import Neighbour, nearest_real
 from vidm.settings import arguments_named
 
@@ -86,14 +86,17 @@ def _warnings(real: ClipSelection, made: ClipSelection, result: FVDResult) -> li
     return warnings
 
 
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+    known = _known(values)
     return mean(known) if known else None
 
 
 def _deviation(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return stdev(known) if len(set(known)) > 1 else None
+    return deviation_of(_known(values))
 
 
 def fvd_of(

@@ -91,7 +91,9 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-dir1", "--dir1", required=True, metavar="DIR", help="real videos: a folder, a pack or a csv list"
     )
-    parser.add_argument("-dir2", "--dir2", required=True, metavar="DIR", help="generated videos: a folder or a pack")
+    parser.add_argument(
+        "-dir2", "--dir2", required=True, metavar="DIR", help="generated videos: a folder, a pack or a csv list"
+    )
     parser.add_argument(
         "-n",
         "--nframes",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def test_safetensors_round_trip_with_their_settings(ours, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["weights.json", "weights.safetensors"]
     frame = np.zeros((16, 16, 3), dtype=np.uint8)
     assert vidm.load_generator(path).animate(frame, num_frames=2, sampler="ddim", steps=1).shape == (2, 16, 16, 3)
+
+
+def test_settings_of_safetensors_have_no_folders_of_the_machine_that_trained(ours, tmp_path):
+    places = {"data": "/home/someone/clips", "out": "/scratch/run", "spynet": "flow/spynet.pt", "init": ""}
+    trained = replace(ours, config=ours.config.replaced(places))
+    save_safetensors(tmp_path / "weights.safetensors", trained)
+    names = {"data": "clips", "out": "run", "spynet": "flow/spynet.pt", "init": ""}
+    assert load_any(tmp_path / "weights.safetensors").config == ours.config.replaced(names)
 
 
 def test_half_precision_halves_the_file_and_rounds_once(ours, tmp_path):

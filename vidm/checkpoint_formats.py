@@ -152,9 +152,14 @@ def load_any(
 def save_safetensors(path: str | Path, checkpoint: Checkpoint, half: bool = False) -> None:
     """Write a checkpoint's averaged weights as .safetensors, and its step and configuration as .json.
 
-    With `half`, weights are stored as float16, which halves the file; reading converts them back to float32.
+    With `half`, weights are stored as float16, which halves the file; reading converts them back to float32. Of
+    absolute paths in the configuration only the last part is written: released files do not describe a machine.
     """
-    path = Path(path)
+    path, config = Path(path), checkpoint.config
+    train = config.train
+    paths = {"data": config.data.data, "out": train.out, "spynet": train.spynet, "init": train.init}
+    absolute = {name: Path(given) for name, given in paths.items() if Path(given).is_absolute()}
+    config = config.replaced({name: given.name for name, given in absolute.items()})
     dtype = torch.float16 if half else torch.float32
     # Channels-last weights are dense but not contiguous; the format requires contiguous ones.
     weights = {
@@ -162,7 +167,7 @@ def save_safetensors(path: str | Path, checkpoint: Checkpoint, half: bool = Fals
         for name, tensor in checkpoint.ema_state_dict.items()
     }
     with atomic_write(_settings_path(path)) as temporary:
-        described = {"format": FORMAT, "iters": checkpoint.step, "config": checkpoint.config.to_dict()}
+        described = {"format": FORMAT, "iters": checkpoint.step, "config": config.to_dict()}
         temporary.write_text(json.dumps(described, indent=2) + "\n")
     # The library's own writer makes files that only their owner can read.
     with atomic_write(path) as temporary:

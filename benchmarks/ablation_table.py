@@ -38,6 +38,18 @@ COLUMNS = {
 }
 
 
+# The columns of bench_peers.py: what a method costs, and its unconditional videos.
+PEERS_COLUMNS = {
+    "core-minutes": _value("core_minutes"),
+    "parameters, M": lambda row: row["parameters"] / 1e6 if "parameters" in row else None,
+    "steps": _value("steps"),
+    "s per video": _value("seconds"),
+    "peak memory, GiB": lambda row: row["peak_mib"] / 1024 if "peak_mib" in row else None,
+    "Frechet distance": _value("drawn_distance"),
+    "kernel distance": _value("drawn_kernel"),
+}
+
+
 def newest_rows(benchmark: str = "ablation") -> list[dict[str, Any]]:
     """The newest row of each name and seed in results/BENCHMARK.jsonl, in the order in which they first appear."""
     path = RESULTS / f"{benchmark}.jsonl"
@@ -57,7 +69,9 @@ def by_name(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _number(value: float) -> str:
-    """A number with three significant digits."""
+    """A count as it is, other numbers with three significant digits."""
+    if isinstance(value, int):
+        return str(value)
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
@@ -69,12 +83,14 @@ def _cell(values: Sequence[float | None]) -> str:
     return _number(mean(known)) + deviation
 
 
-def table(rows: Sequence[dict[str, Any]], names: Sequence[str] | None = None) -> str:
+def table(
+    rows: Sequence[dict[str, Any]], names: Sequence[str] | None = None, columns: Mapping[str, Column] = COLUMNS
+) -> str:
     """A Markdown table with one line per name: the mean over its seeds and, if there are several, the deviation."""
     groups = by_name(rows)
     names = list(groups) if names is None else names
     cells = {
-        label: [_cell([column(row) for row in groups[name]]) for name in names] for label, column in COLUMNS.items()
+        label: [_cell([column(row) for row in groups[name]]) for name in names] for label, column in columns.items()
     }
     cells = {label: column for label, column in cells.items() if any(column)}
     lines = [f"| | {' | '.join(cells)} |", f"|---|{'--:|' * len(cells)}"]

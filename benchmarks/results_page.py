@@ -1,14 +1,16 @@
 """Which numbers does the page of results show?
 
     python benchmarks/results_page.py [--stats FILE] [--flow FILE] [--videos GENERATED REAL] [--long FOLDER]
+                                      [--peers FOLDER ...]
 
-It shows only the numbers of committed rows. This script writes the tables of docs/results/README.md and of the model
-card pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the rows from
-benchmarks/results/ablation.jsonl, content.jsonl and drift.jsonl, the training curve from docs/results/motion.jsonl
-(--stats FILE replaces it with the stats.jsonl of another run) and the flow errors from docs/results/flow.json (--flow
-FILE replaces it with another output of scripts/train_flow.py). With --videos GENERATED REAL, two folders of videos, it
-also writes docs/results/world.gif, which shows twelve generated videos, each above the real one; with --long FOLDER,
-long.gif, which shows eight videos of that folder.
+It shows only the numbers of committed rows. This script writes the tables of docs/results/README.md, of peers.md beside
+it and of the model card pretrained_models/world/README.md between their markers, and the curves as SVG. It reads the
+rows from benchmarks/results/ablation.jsonl, content.jsonl, drift.jsonl and peers.jsonl, the training curve from
+docs/results/motion.jsonl (--stats FILE replaces it with the stats.jsonl of another run) and the flow errors from
+docs/results/flow.json (--flow FILE replaces it with another output of scripts/train_flow.py). With --videos GENERATED
+REAL, two folders of videos, it also writes docs/results/world.gif, which shows twelve generated videos, each above the
+real one; with --long FOLDER, long.gif, which shows eight videos of that folder; with --peers FOLDER ..., the film strip
+peers.png, which shows every third frame of three videos of each folder.
 """
 
 import argparse
@@ -19,7 +21,8 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from ablation_table import by_name, differences_table, newest_rows, table
+from ablation_table import PEERS_COLUMNS, by_name, differences_table, newest_rows, table
+from PIL import Image
 
 from vidm.files import atomic_write
 from vidm.layouts import index_clips
@@ -30,7 +33,7 @@ from vidm.video_io import read_video, write_video
 ROOT = Path(__file__).parent.parent
 PAGE, CARD = ROOT / "docs" / "results", ROOT / "pretrained_models" / "world" / "README.md"
 STATS, FLOW = PAGE / "motion.jsonl", PAGE / "flow.json"
-SHOWN, LONG_SHOWN = 12, 8
+SHOWN, LONG_SHOWN, PEERS_SHOWN = 12, 8, 3
 HEADLINE = ("real", "still", "world", "drawn")
 CONTROL, STRATEGIES = "control", ("no flow", "timestep norm", "no encoder", "previous frame")
 DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
@@ -97,7 +100,10 @@ def parts_of(
         "flow": flow_table(errors),
         "drift": drift_table(newest_rows("drift")),
     }
-    return {PAGE / "README.md": page, CARD: {"headline": headline, "again": again(rows)}}
+    peers = newest_rows("peers")
+    continued = [row for row in peers if "distance" in row]
+    beside = {"peers": table(peers, columns=PEERS_COLUMNS), "continued": table(continued)}
+    return {PAGE / "README.md": page, PAGE / "peers.md": beside, CARD: {"headline": headline, "again": again(rows)}}
 
 
 def filled(path: Path, parts: dict[str, str]) -> str:
@@ -161,12 +167,24 @@ def write_mosaic(path: Path, videos: Sequence[np.ndarray]) -> None:
     write_video(path, mosaic.repeat(2, axis=1).repeat(2, axis=2), fps=8)
 
 
+def write_strips(path: Path, folders: Sequence[Path]) -> None:
+    """Write every third frame of the first videos of each folder as lines of pictures, with a gap between folders."""
+    blocks = []
+    for folder in folders:
+        lines = [np.concatenate(list(video[::3]), axis=1) for video in shown_videos(folder, PEERS_SHOWN)]
+        blocks.append(np.concatenate(lines).repeat(2, axis=0).repeat(2, axis=1))
+    strips = np.concatenate([np.pad(block, ((0, 12), (0, 0), (0, 0)), constant_values=255) for block in blocks])
+    with atomic_write(path) as temporary:
+        Image.fromarray(strips[:-12]).save(temporary, format="png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stats", type=Path, default=STATS, metavar="FILE", help="stats.jsonl of the motion generator")
     parser.add_argument("--flow", type=Path, default=FLOW, metavar="FILE", help="the .json that train_flow.py wrote")
     parser.add_argument("--videos", nargs=2, type=Path, metavar=("GENERATED", "REAL"), help="two folders of videos")
     parser.add_argument("--long", type=Path, metavar="FOLDER", help="a folder of long videos of bench_drift.py")
+    parser.add_argument("--peers", nargs="+", type=Path, metavar="FOLDER", help="folders of videos of bench_peers.py")
     options = parser.parse_args()
     with exit_on_user_error():
         texts = everything(options.stats, options.flow)
@@ -175,6 +193,8 @@ def main() -> None:
             write_mosaic(PAGE / "world.gif", [np.concatenate(pair, axis=1) for pair in pairs])
         if options.long:
             write_mosaic(PAGE / "long.gif", shown_videos(options.long, LONG_SHOWN))
+        if options.peers:
+            write_strips(PAGE / "peers.png", options.peers)
         for path, text in texts.items():
             with atomic_write(path) as temporary:
                 temporary.write_text(text)

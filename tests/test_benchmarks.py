@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = ("reference.py", "measuring.py", "ablation_table.py")
+SHARED = ("reference.py", "measuring.py", "ablation_table.py", "peer_networks.py")
 GROUPS = "tests parity step waits compiled train group_norm bits memory video processes reference".split()
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in SHARED)
 

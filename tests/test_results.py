@@ -29,6 +29,8 @@ def results_page(monkeypatch):
         "bench_ablation",
         "bench_content",
         "bench_drift",
+        "bench_peers",
+        "peer_networks",
         "measuring",
         "reference",
     ):

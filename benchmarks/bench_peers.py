@@ -16,7 +16,7 @@ thread, and the peak of memory is that of the process that generates the uncondi
 
 Rows are appended to benchmarks/results/peers.jsonl; existing rows are computed again only if their number of steps has
 changed or their lines were deleted. Trainings resume. The training data must exist; docs/results/README.md has the
-commands that create it. unet3d needs `pip install -e '.[peers]'`. benchmarks/results_page.py writes the table of
+commands that create it. unet3d needs `pip install -e '.[peers]'`. benchmarks/results_page.py writes the tables of
 docs/results/peers.md.
 """
 

@@ -65,7 +65,7 @@ class Published:
 class VideoNetwork:
     """Unet3D and GaussianDiffusion of video-diffusion-pytorch, at half the width of the example in its README.
 
-    At that width, 60 core-minutes are a third fewer videos."""
+    At the width of the example, 60 core-minutes are a third fewer videos."""
 
     batch_size, lr, steps, decay = 4, 4e-4, 560, 0.99
 

@@ -101,8 +101,8 @@ def parts_of(
         "drift": drift_table(newest_rows("drift")),
     }
     peers = newest_rows("peers")
-    continued = [row for row in peers if "distance" in row]
-    beside = {"peers": table(peers, columns=PEERS_COLUMNS), "continued": table(continued)}
+    drawn, continued = ([row for row in peers if column in row] for column in ("drawn_distance", "distance"))
+    beside = {"peers": table(drawn, columns=PEERS_COLUMNS), "continued": table(continued)}
     return {PAGE / "README.md": page, PAGE / "peers.md": beside, CARD: {"headline": headline, "again": again(rows)}}
 
 

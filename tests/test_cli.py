@@ -46,7 +46,7 @@ SHARED_FLAGS = """
 TRAINING_FLAGS = """
 --accum-steps --checkpoint-activations --class-dropout --classes --config --content-frames --data --deterministic
 --dry-run --ema-decay --eval-freq --fit --flow-range --frame-stride --generator --held-out --init --keep
---loss --lr --lr-schedule --max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --p2-gamma
+--loss --lr --lr-schedule --max-bad-fraction --max-bad-steps --no-constant --no-encoder --norm --offset-noise --p2-gamma
 --penalty-eps --prediction --preset --previous-frame --print-config --print-freq --save-freq --schedule --set
 --spynet --start-iters --test-freq --test-split --total-iters --train-flow --warmup-iters --weight-decay
 """.split()

@@ -219,8 +219,9 @@ def test_empty_folders_and_a_decay_outside_its_range_are_named(values, message):
 
 def test_defaults_that_the_fidelity_page_states():
     train, diffusion, sample = Config().train, Config().diffusion, SampleConfig()
-    assert (train.condition_noise, train.weight_decay, diffusion.penalty_eps) == (0.0, 0.0, 1e-8)
-    assert (diffusion.loss, diffusion.schedule, diffusion.p2_gamma, diffusion.p2_k) == ("charbonnier", "linear", 1, 1)
+    assert (train.condition_noise, train.offset_noise, train.weight_decay) == (0.0, 0.0, 0.0)
+    assert (diffusion.loss, diffusion.penalty_eps, diffusion.schedule) == ("charbonnier", 1e-8, "linear")
+    assert (diffusion.p2_gamma, diffusion.p2_k) == (1, 1)
     assert (sample.start_noise, sample.sampler, sample.steps, sample.psi) == ("video", "dpm-solver++", "20", 1.0)
 
 

@@ -101,6 +101,29 @@ def test_noise_depends_on_the_place_of_a_sample_and_not_on_its_batch():
     assert not torch.equal(noise, draw_noise(1, 5, range(8), frame, 1000)[1])
 
 
+def test_offset_noise_adds_one_normal_number_to_every_pixel_of_a_channel():
+    frame = torch.zeros(1000, 3, 4, 6)
+    t, noise = draw_noise(0, 5, range(1000), frame, 1000)
+    t_with, noise_with = draw_noise(0, 5, range(1000), frame, 1000, offset=0.1)
+    shift = noise_with - noise
+    drawn = shift.mean(dim=(2, 3))
+    assert torch.equal(t_with, t)
+    torch.testing.assert_close(shift, drawn[..., None, None].expand_as(shift), atol=1e-6, rtol=0)
+    assert drawn.mean().abs() < 0.01  # five standard deviations of the mean
+    assert drawn.std() == pytest.approx(0.1, rel=0.07)  # five of the deviation
+    assert torch.corrcoef(drawn.T).triu(1).abs().max() < 0.16
+
+
+def test_offset_noise_changes_the_loss_and_zero_is_the_released_training(tiny):
+    def loss(**values: object) -> float:
+        trainer = Trainer(tiny.replaced(values), CPU)
+        fill_by_rule(trainer.model)
+        return trainer.accumulate(trainer.batches(), 0)["loss"].mean().item()
+
+    assert loss(offset_noise=0.0) == loss() != loss(offset_noise=0.1)
+    assert loss(offset_noise=0.1, accum_steps=4) == pytest.approx(loss(offset_noise=0.1), rel=1e-5)
+
+
 def run(config: Config, resume: Path | None = None, device: torch.device = CPU) -> dict[str, torch.Tensor]:
     """Train and return the state; a new run begins in an empty folder."""
     if not resume:

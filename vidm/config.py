@@ -156,6 +156,9 @@ class TrainConfig:
     condition_noise: float = setting(
         0.0, "largest level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
     )
+    offset_noise: float = setting(
+        0.0, "standard deviation of a shift of each whole channel of the noise", "--offset-noise", least=0
+    )
     class_dropout: float = setting(
         0.1, "share of samples without their class, for --guidance in sampling", "--class-dropout", least=0, most=1
     )

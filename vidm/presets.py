@@ -82,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_freq": 0,
         "save_freq": 150,
     },
-    "world": {**_WORLD, "total_iters": 10_000, "condition_noise": 0.1},
+    "world": {**_WORLD, "total_iters": 10_000, "condition_noise": 0.1, "offset_noise": 0.1},
     "world-content": {**_WORLD, "generator": "content", "content_frames": "all", "total_iters": 14_000},
 }
 # What each preset is for, and on which hardware.

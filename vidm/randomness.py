@@ -27,13 +27,21 @@ def keyed_normal(key: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.randn(list(shape), generator=keyed_generator(key))
 
 
-def draw_noise(seed: int, step: int, places: Sequence[int], frame: Tensor, num_timesteps: int) -> tuple[Tensor, Tensor]:
-    """Diffusion steps t (B,) and noise like `frame` (B, 3, H, W) for the given places in a step's global batch."""
+def draw_noise(
+    seed: int, step: int, places: Sequence[int], frame: Tensor, num_timesteps: int, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Diffusion steps t (B,) and noise like `frame` (B, 3, H, W) for the given places in a step's global batch.
+
+    The noise is N(0, 1) for each element plus, for each whole channel, N(0, offset^2). Source of the offset: Guttenberg
+    2023, "Diffusion with offset noise".
+    """
     t, noise = [], []
     for place in places:
         generator = keyed_generator((seed, step, place))
         t.append(torch.randint(num_timesteps, (), generator=generator))
         noise.append(torch.randn(frame.shape[1:], generator=generator))
+        if offset:
+            noise[-1] += offset * torch.randn((frame.shape[1], 1, 1), generator=generator)
     return to_device(torch.stack(t), frame.device), to_device(torch.stack(noise), frame.device)
 
 

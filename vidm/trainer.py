@@ -229,7 +229,7 @@ class Trainer:
         start = (micro * world_size() + rank()) * self.micro_batch
         places = range(start, start + self.micro_batch)
         x_start = batch.pop("frame")
-        t, noise = draw_noise(train.seed, step, places, x_start, self.diffusion.num_timesteps)
+        t, noise = draw_noise(train.seed, step, places, x_start, self.diffusion.num_timesteps, train.offset_noise)
         if "class_index" in batch:
             batch["class_index"] = drop_classes(train.seed, step, places, batch["class_index"], train.class_dropout)
         if self.data.is_motion and train.condition_noise:

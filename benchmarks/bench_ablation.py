@@ -45,7 +45,7 @@ ROOT = Path(__file__).parent.parent
 DATA, OUT = ROOT / "data" / "world", ROOT / "results" / "ablation"
 WORLD, CONTENT = (ROOT / "pretrained_models" / "world" / f"{name}.safetensors" for name in ("motion", "content"))
 PACK, SPYNET = ROOT / "packs" / "world", ROOT / "checkpoints" / "world-flow" / "spynet.pt"
-NOT_ROUNDED = ROOT / "checkpoints" / "world" / "checkpoint_00010000.pt"
+NOT_ROUNDED = ROOT / "checkpoints" / "world-long" / "checkpoint_00010500.pt"
 NUM_FRAMES, RESOLUTION = 16, 32
 NUM_VIDEOS, NUM_REFERENCE = 64, 256
 NUM_BEST, BEST_OF = 8, 8
@@ -76,12 +76,13 @@ ROWS = {
     "real": Row(seeds=HEADLINE_SEEDS),
     "still": Row(seeds=HEADLINE_SEEDS, best=True),
     "world": Row(seeds=HEADLINE_SEEDS, best=True),
+    "world, 4 steps": Row(sampling={"steps": "4"}, seeds=HEADLINE_SEEDS),
     "drawn": Row(sampling={"content_steps": "50"}, drawn=True),
     "not rounded": Row(checkpoint=NOT_ROUNDED),
     "noise per frame": Row(sampling={"start_noise": "frame"}, best=True),
     "psi 0": Row(sampling={"psi": 0.0}, best=True),
     "psi 0.5": Row(sampling={"psi": 0.5}),
-    "DPM-Solver++, 4 steps": Row(sampling={"steps": "4"}),
+    "DPM-Solver++, 8 steps": Row(sampling={"steps": "8"}),
     "DPM-Solver++, 10 steps": Row(sampling={"steps": "10"}),
     "DDIM, 4 steps": Row(sampling={"sampler": "ddim", "steps": "4"}),
     "DDIM, 20 steps": Row(sampling={"sampler": "ddim", "steps": "20"}),

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 PAGE, CARD = ROOT / "docs" / "results", ROOT / "pretrained_models" / "world" / "README.md"
 STATS, FLOW = PAGE / "motion.jsonl", PAGE / "flow.json"
 SHOWN, LONG_SHOWN, PEERS_SHOWN = 12, 8, 3
-HEADLINE = ("real", "still", "world", "drawn")
+HEADLINE = ("real", "still", "world", "world, 4 steps", "drawn")
 CONTROL, STRATEGIES = "control", ("no flow", "timestep norm", "no encoder", "previous frame")
 DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
 

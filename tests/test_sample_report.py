@@ -1,5 +1,6 @@
 """Tests of the report of a folder of samples: first frames, generated and real videos, distances, drift."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,9 @@ def test_the_distance_is_to_the_split_whose_first_frames_were_continued(
     generator: Generator, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "list.csv"
-    videos = sorted(world.rglob("*.mp4"))[:6]
-    rows = [f"{video},{'test' if i % 2 else 'train'}\n" for i, video in enumerate(videos)]
+    # Relative paths, by which the draws of videos do not depend on the temporary folder.
+    videos = [shutil.copy(video, tmp_path) for video in sorted(world.rglob("*.mp4"))[:6]]
+    rows = [f"{Path(video).name},{'test' if i % 2 else 'train'}\n" for i, video in enumerate(videos)]
     file.write_text("path,split\n" + "".join(rows))
     found = []
 

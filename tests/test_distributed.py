@@ -190,6 +190,7 @@ def test_a_pickle_that_a_process_sends_is_not_run(tmp_path):
 def fail_in_one(error):
     # As with nccl: it waits for the other process, which waits for this one.
     torch.distributed.destroy_process_group = partial(time.sleep, 3600)
+    torch.distributed.barrier()  # both have joined: one that dies before is an address that cannot be used
     if rank() == 1:
         with exit_on_user_error():
             raise error

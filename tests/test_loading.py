@@ -21,7 +21,7 @@ from vidm import loading
 from vidm.checkpoint import list_checkpoints, load_checkpoint
 from vidm.config import Config
 from vidm.datasets import to_float
-from vidm.loading import LoadingError, load_batches
+from vidm.loading import LoadingError, load_batches, on_device
 from vidm.trainer import Trainer
 from vidm.training_run import fit
 
@@ -48,7 +48,7 @@ def pairs_from(done: int) -> list[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_are_the_same_from_any_number_of_processes_for_every_level(workers):
-    batches = list(load_batches(Levels(), pairs_from, workers, pin_memory=False))
+    batches = [on_device(batch, CPU) for batch in load_batches(Levels(), pairs_from, workers, pin_memory=False)]
     levels = torch.cat([batch["frame"] for batch in batches])
     assert torch.equal(levels, torch.stack([Levels()[0, i]["frame"] for i in range(256)]))
     assert torch.cat([batch["frame_index"] for batch in batches]).tolist() == list(range(256))

@@ -27,6 +27,7 @@ from vidm.frame_size import size_text
 from vidm.generator import Generator, load_generator
 from vidm.hub import is_hub_name
 from vidm.launch import launch
+from vidm.layers import CHANNELS_LAST_SINCE
 from vidm.resume import init_config, newest_that_verifies, resumed_config
 from vidm.runtime import exit_on_user_error, keep_freed_memory
 from vidm.sample_config import SampleConfig
@@ -35,9 +36,6 @@ from vidm.sampling import sample_folder
 from vidm.settings import flags_named
 from vidm.trainer import Trainer
 from vidm.training_run import dry_run, fit
-
-# The version of PyTorch whose group norms take channels-last memory on GPUs.
-CHANNELS_LAST_SINCE = "2.15"
 
 
 @flags_named()

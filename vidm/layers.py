@@ -18,6 +18,8 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 NUM_GROUPS = 32
 LONGEST_PERIOD = 10_000
+# Of PyTorch, whose group norm then takes channels last on GPUs.
+CHANNELS_LAST_SINCE = "2.15"
 # torch's forward kernel for channels last is the slower one for maps of fewer pixels with fewer channels per group.
 FEW_PIXELS = 1024
 FEW_CHANNELS = 16
@@ -174,13 +176,17 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
     to eight times as long as a few sums over pixels. There this function uses its own kernel, elsewhere and under
     torch.compile torch's. Ours.
     """
-    ours = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-    if not ours or torch.compiler.is_compiling():
-        b, c, height, width = x.shape
-        # The kernels for GPUs take a single dtype.
-        weight, bias = (each.to(x.dtype) if x.is_cuda else each for each in (weight, bias))
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    if channels_last and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _GroupNormChannelsLast.apply(x, weight, bias, num_groups, eps)
+    b, c, height, width = x.shape
+    if not x.is_cuda:
         return torch.native_group_norm(x, weight, bias, b, c, height * width, num_groups, eps)[0]
-    return _GroupNormChannelsLast.apply(x, weight, bias, num_groups, eps)
+    # The kernels for GPUs take a single dtype and, in older versions, no channels last.
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    copied = torch.__version__ < CHANNELS_LAST_SINCE
+    y = torch.native_group_norm(x.contiguous() if copied else x, weight, bias, b, c, height * width, num_groups, eps)[0]
+    return y.contiguous(memory_format=torch.channels_last) if copied and channels_last else y
 
 
 class GroupNorm(nn.GroupNorm):

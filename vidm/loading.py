@@ -1,9 +1,10 @@
 """Batches from data loading processes, which need no shared memory and are replaced if they die. Ours.
 
-    for batch in load_batches(triplets, lambda done: list(sampler)[done:], workers=2, pin_memory=False): ...
+    for batch in load_batches(triplets, lambda done: list(sampler)[done:], workers=2, pin_memory=False):
+        batch = on_device(batch, device)
 
-A batch is handed over as a file in memory with 8-bit frames. PyTorch uses float32 in /dev/shm, of which a container has
-64 MB by default.
+A batch is handed over as a file in memory with 8-bit frames, which become float32 on the device. PyTorch uses float32
+in /dev/shm, of which a container has 64 MB by default.
 """
 
 import os
@@ -54,9 +55,7 @@ class _Packed:
             return _packed, (self.arrays,)
 
     def tensors(self, pin_memory: bool) -> Batch:
-        """Frames as float32 (B, 3, R, R) in [-1, 1], exactly those of the samples."""
         batch = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
-        batch |= {name: x.float() / 127.5 - 1 for name, x in batch.items() if x.dtype == torch.uint8}
         return {name: x.pin_memory() if pin_memory else x for name, x in batch.items()}
 
 
@@ -101,11 +100,18 @@ def _cause_of_death(processes: Iterator[_Packed]) -> str:
     return ""
 
 
-def load_batches(samples: Dataset, keys_from: Callable[[int], Keys], workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """Yield the batches of `samples` with the keys keys_from(0), loaded by `workers` processes or, with 0, by this one.
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch with frames as float32 (B, 3, R, R) in [-1, 1], on a CPU exactly those of the samples. Ours."""
+    moved = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
+    return moved | {name: x.float() / 127.5 - 1 for name, x in moved.items() if x.dtype == torch.uint8}
 
-    If a process dies, all are replaced and continue with the keys of keys_from(number of batches so far), which is
-    printed. Raises LoadingError if this happens three times without a batch, or if they cannot be started.
+
+def load_batches(samples: Dataset, keys_from: Callable[[int], Keys], workers: int, pin_memory: bool) -> Iterator[Batch]:
+    """Yield the batches of `samples` with the keys keys_from(0), frames in 8 bits; on_device gives their floats.
+
+    They are loaded by `workers` processes or, with 0, by this one. If a process dies, all are replaced and continue
+    with the keys of keys_from(number of batches so far), which is printed. Raises LoadingError if this happens three
+    times without a batch, or if they cannot be started.
     """
     done = failures = 0
     while True:

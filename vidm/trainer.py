@@ -35,7 +35,7 @@ from vidm.checkpoint import (
 from vidm.config import Config, TrainConfig
 from vidm.distributed import any_process, data_parallel, gather_rows, gradients_kept_local, is_main, rank, world_size
 from vidm.ema import EMA
-from vidm.loading import Batch
+from vidm.loading import Batch, on_device
 from vidm.model import ContentGenerator, MotionGenerator, relabelled, resized_constant
 from vidm.randomness import draw_condition_noise, draw_noise, drop_classes
 from vidm.resume import in_own_folder, trains_flow
@@ -225,7 +225,7 @@ class Trainer:
     def losses(self, batch: Batch, step: int, micro: int) -> dict[str, Tensor]:
         """Losses (micro_batch,) of this process's micro-batch number `micro` of a step."""
         train = self.config.train
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        batch = on_device(batch, self.device)
         start = (micro * world_size() + rank()) * self.micro_batch
         places = range(start, start + self.micro_batch)
         x_start = batch.pop("frame")

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from vidm.checkpoint import load_spynet
 from vidm.console import CommandParser, given_path
 from vidm.datasets import to_float
 from vidm.files import atomic_file, atomic_write
@@ -106,10 +107,11 @@ def train(spynet: SPyNet, pairs: Pairs, steps: int, batch_size: int, lr: float, 
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - WARMUP, 1))
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, decay], [WARMUP])
+    device = next(spynet.parameters()).device
     with tqdm(range(steps), "train", unit="step", disable=None) as bar:
         for step in bar:
-            first, later, flow = draw_batch(pairs, seed, step, batch_size)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            first, later, flow = (x.to(device) for x in draw_batch(pairs, seed, step, batch_size))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 flows = spynet.pyramid_flows(first, later)
             loss = flow_loss(flows, flow)
             loss.backward()
@@ -123,11 +125,11 @@ def train(spynet: SPyNet, pairs: Pairs, steps: int, batch_size: int, lr: float, 
 
 def end_point_errors(spynet: SPyNet, pairs: Pairs) -> list[dict[str, Any]]:
     """The share of pixels and the errors of zero flow and SPyNet in px, by displacement and visibility of the point."""
-    found = []
+    device, found = next(spynet.parameters()).device, []
     with torch.no_grad():
         for first, later in zip(pairs.first, pairs.later, strict=True):
-            frames = [(to_float(frame) + 1) / 2 for frame in (np.broadcast_to(first, later.shape), later)]
-            found.append(spynet(*frames).numpy())
+            frames = [(to_float(frame).to(device) + 1) / 2 for frame in (np.broadcast_to(first, later.shape), later)]
+            found.append(spynet(*frames).cpu().numpy())
     wanted = pairs.flow.astype(np.float32)
     length = np.linalg.norm(wanted, axis=2)
     error = np.linalg.norm(np.stack(found) - wanted, axis=2)
@@ -171,6 +173,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="precision of training")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    parser.add_argument("--init", type=given_path, metavar="FILE", help="weights to start from")
     options = parser.parse_args()
     with exit_on_user_error():
         for name, least in (("num_frames", 2), ("num_worlds", 1), ("num_test", 1), ("steps", 1), ("batch_size", 1)):
@@ -192,12 +195,15 @@ def main() -> None:
         pairs = make_pairs(options.num_worlds, train_seed, options.num_frames, options.resolution)
         torch.manual_seed(options.seed)
         spynet = SPyNet()
+        if options.init:
+            load_spynet(spynet, options.init)
+        spynet.to("cuda" if torch.cuda.is_available() else "cpu")
         bf16 = options.precision == "bf16"
         train(spynet, pairs, options.steps, options.batch_size, options.lr, options.seed, bf16)
         test_pairs = make_pairs(options.num_test, test_seed, options.num_frames, options.resolution)
         rows = end_point_errors(spynet, test_pairs)
         with atomic_file(options.out) as file:
-            torch.save({"state_dict": spynet.state_dict()}, file)
+            torch.save({"state_dict": spynet.cpu().state_dict()}, file)
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
         with atomic_write(options.out.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps({"settings": settings, "errors": rows}, indent=2) + "\n")

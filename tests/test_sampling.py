@@ -749,6 +749,21 @@ def test_condition_noise_keeps_the_first_frame_and_is_reproducible(generator, fr
     assert np.array_equal(noisy[0], without[0])
 
 
+def test_condition_noise_is_by_default_the_largest_of_the_training_and_is_recorded(generator, content, frame, tmp_path):
+    config = generator.config.replaced({"condition_noise": 0.3})
+    path = tmp_path / "checkpoint_00000001.pt"
+    save_checkpoint(path, Checkpoint(1, config, {}, generator.model.state_dict(), {}))
+    trained = load_generator(path, device="cpu")
+    levels = [trained.condition_noise(SampleConfig(condition_noise=given)) for given in (None, 0.0, 0.5)]
+    assert levels == [0.3, 0.0, 0.5]
+    sample_folder(trained, settings(content, tmp_path / "out", num_samples=1))
+    record = json.loads((tmp_path / "out" / "video_00000.json").read_text())
+    assert record["settings"]["condition_noise"] == 0.3
+    default, same, without = (trained.animate(frame, **QUICK, condition_noise=level) for level in (None, 0.3, 0.0))
+    assert np.array_equal(default, same)
+    assert not np.array_equal(default, without)
+
+
 @pytest.mark.slow
 def test_files_do_not_depend_on_the_number_of_processes_or_on_a_kill(generator, content, tmp_path):
     script = Path(__file__).parent.parent / "diffusion_ddp_accum_constant_cu.py"

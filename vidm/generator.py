@@ -165,6 +165,11 @@ class Generator:
         """Frames per video: the number in the settings, or the one the model was trained on."""
         return settings.num_frames or self.model.video_timesteps
 
+    def condition_noise(self, settings: SampleConfig) -> float:
+        """The level of noise on the previous frame: that of the settings, or the largest one of the training."""
+        given = settings.condition_noise
+        return self.config.train.condition_noise if given is None else given
+
     def precision(self, settings: SampleConfig) -> str:
         """The precision of the settings, or the one that "auto" is on this generator's device."""
         return chosen_precision(settings.precision, self.device)
@@ -226,17 +231,11 @@ class Generator:
             noise = shared_start(noise)
         if settings.psi < 1:
             noise = truncated_start(noise, self.config.train.start_seed, settings.psi)
+        network, first = self._network("motion", self.model, settings), to_device(to_float(fitted), self.device)
         bound = _bound_sampler(settings, sampler, self.diffusion(settings.steps))
-        frames = roll_out(
-            self._network("motion", self.model, settings),
-            of_classes(bound, self.config, classes, settings.guidance, self.device),
-            to_device(to_float(fitted), self.device),
-            num_frames,
-            noise,
-            settings.anchor_every,
-            settings.condition_noise,
-            progress,
-        )
+        bound = of_classes(bound, self.config, classes, settings.guidance, self.device)
+        level = self.condition_noise(settings)
+        frames = roll_out(network, bound, first, num_frames, noise, settings.anchor_every, level, progress)
         while True:
             with autocast(self.device, settings.precision):  # not around the caller's work between two frames
                 frame = next(frames, None)

@@ -61,8 +61,11 @@ class SampleConfig:
     anchor_every: int = setting(
         0, "condition on the last frame as first frame every K frames, for longer videos", "--anchor-every", least=0
     )
-    condition_noise: float = setting(
-        0.0, "level of noise on the previous frame that SPyNet sees", "--condition-noise", least=0
+    condition_noise: float | None = setting(
+        None,
+        "level of noise on the previous frame that SPyNet sees (default: the largest one of the training)",
+        "--condition-noise",
+        least=0,
     )
     format: str = setting("mp4", "file format of the videos", "--format", tuple(SUFFIXES))
     grid: str = setting("", "RxC: also write the first R x C videos as one, OUT_grid.mp4", "--grid")

@@ -109,6 +109,7 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
     """Return the content of each video's settings file: everything that determines the video."""
     values = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
     values["num_frames"] = generator.num_frames(settings)
+    values["condition_noise"] = generator.condition_noise(settings)
     values["precision"] = generator.precision(settings)
     values["frame_stride"] = generator.config.data.frame_stride
     values["checkpoint_sha256"] = sha256_of([generator.path])

@@ -187,16 +187,16 @@ def main() -> None:
             raise ValueError(f"--lr {options.lr}: give a number above 0")
         if options.out.suffix != ".pt" or options.out.is_dir():
             raise ValueError(f"--out {options.out}: give the name of a .pt file")
+        torch.manual_seed(options.seed)
+        spynet = SPyNet()
+        if options.init:
+            load_spynet(spynet, options.init)
         keep_freed_memory()
         options.out.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         # The generators are trained and evaluated on worlds with different seeds.
         train_seed, test_seed = (first + 1000 * options.seed for first in FIRST_SEEDS)
         pairs = make_pairs(options.num_worlds, train_seed, options.num_frames, options.resolution)
-        torch.manual_seed(options.seed)
-        spynet = SPyNet()
-        if options.init:
-            load_spynet(spynet, options.init)
         spynet.to("cuda" if torch.cuda.is_available() else "cpu")
         bf16 = options.precision == "bf16"
         train(spynet, pairs, options.steps, options.batch_size, options.lr, options.seed, bf16)

@@ -56,6 +56,20 @@ def test_a_short_training_writes_spynet_weights_and_prints_the_table_of_errors(t
     assert all(f"| {row['displacement']} | {row['point']} |" in done.stdout for row in errors)
 
 
+def test_init_continues_from_given_weights_also_at_another_resolution(tmp_path):
+    given, out = SPyNet(), tmp_path / "flow" / "spynet.pt"
+    torch.save({"state_dict": given.state_dict()}, tmp_path / "given.pt")
+    flags = "--num-worlds 1 --num-test 1 --num-frames 3 --steps 1 --batch-size 2 --lr 1e-12 --resolution 64".split()
+    command = [sys.executable, SCRIPT, "--out", out, *flags, "--init"]
+    missing = subprocess.run([*command, tmp_path / "nowhere.pt"], capture_output=True, text=True)
+    assert (missing.returncode, len(missing.stderr.splitlines()), out.parent.exists()) == (2, 1, False)
+    subprocess.run([*command, tmp_path / "given.pt"], check=True)
+    found = SPyNet()
+    load_spynet(found, out)
+    for name, weight in found.state_dict().items():
+        assert torch.allclose(weight, given.state_dict()[name], atol=1e-9), name
+
+
 @pytest.mark.parametrize(
     "flags", ["--resolution 40", "--steps 0", "--num-frames 1", "--seed -1", "--lr 0", "--out flow/spynet.json"]
 )

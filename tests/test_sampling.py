@@ -749,6 +749,22 @@ def test_condition_noise_keeps_the_first_frame_and_is_reproducible(generator, fr
     assert np.array_equal(noisy[0], without[0])
 
 
+def test_given_first_frames_are_continued_also_if_there_is_a_content_generator(both, tmp_path, frame):
+    folder, generator = both
+    Image.fromarray(frame).save(tmp_path / "first.png")
+    sample_folder(generator, settings(tmp_path / "first.png", tmp_path / "given"))
+    sample_folder(generator, SampleConfig(out=str(tmp_path / "drawn"), **QUICK, num_samples=1))
+    given, drawn = (json.loads((tmp_path / name / "video_00000.json").read_text()) for name in ("given", "drawn"))
+    assert (given["first_frame"], drawn["first_frame"]) == (str(tmp_path / "first.png"), "drawn")
+    assert given["settings"]["content_checkpoint_sha256"] is None
+    assert drawn["settings"]["content_checkpoint_sha256"] == sha256_of([folder / "content.pt"])
+    sample_folder(
+        load_generator(folder / "motion.pt", device="cpu"), settings(tmp_path / "first.png", tmp_path / "one")
+    )
+    one, two = ((tmp_path / name / "video_00000.mp4").read_bytes() for name in ("given", "one"))
+    assert one == two
+
+
 def test_condition_noise_is_by_default_the_largest_of_the_training_and_is_recorded(generator, content, frame, tmp_path):
     config = generator.config.replaced({"condition_noise": 0.3})
     path = tmp_path / "checkpoint_00000001.pt"

@@ -78,7 +78,9 @@ def _completed(batch: Sequence[T], settings: SampleConfig, num_videos: int) -> l
 
 def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int, FirstFrameSource, list[Path]]:
     """Return the number of videos, the source of their first frames, and the files of these, if any."""
-    if generator.content_model is not None:
+    if not settings.content:
+        if generator.content_model is None:
+            raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
         num_videos = settings.num_samples or NUM_GENERATED
 
         def draw(batch: range) -> dict[int, np.ndarray]:
@@ -86,8 +88,6 @@ def _first_frames_of(generator: Generator, settings: SampleConfig) -> tuple[int,
             return dict(zip(batch, frames, strict=False))
 
         return num_videos, draw, []
-    if not settings.content:
-        raise ValueError("give first frames (--content) or a content generator for them (--content-resume)")
     paths = list_content(settings.content, settings.layout, settings.split)
     num_videos = settings.num_samples or len(paths)
     if num_videos > len(paths):
@@ -113,7 +113,8 @@ def _records(generator: Generator, settings: SampleConfig, num_videos: int, path
     values["precision"] = generator.precision(settings)
     values["frame_stride"] = generator.config.data.frame_stride
     values["checkpoint_sha256"] = sha256_of([generator.path])
-    values["content_checkpoint_sha256"] = sha256_of([generator.content_path]) if generator.content_path else None
+    drawn_by = None if settings.content else generator.content_path
+    values["content_checkpoint_sha256"] = sha256_of([drawn_by]) if drawn_by else None
     values["weights"] = generator.weights
     values["fit"] = generator.config.data.fit
     first_frames = [paths[i % len(paths)] if paths else None for i in range(num_videos)]
@@ -248,7 +249,7 @@ def _make(
                 writers = {p: _video_writer(settings, records[i], frames[i]) for p, i in unfinished.items()}
                 _write_videos(stream, writers)
                 num_made += len(frames)
-                num_frames = num_made * (generator.num_frames(settings) - (generator.content_model is None))
+                num_frames = num_made * (generator.num_frames(settings) - bool(settings.content))
                 frames_per_s = num_frames * world_size() / (time.monotonic() - began)
                 bar.set_postfix_str(f"{frames_per_s:.1f} frames/s")
                 if bar.disable:  # stderr is a file
@@ -261,11 +262,11 @@ def _make(
 def sample_folder(generator: Generator, settings: SampleConfig) -> None:
     """Write out/video_%05d.mp4 (or .gif, .npy, a folder of frames), each with its settings next to it as .json.
 
-    First frames come from settings.content, in natural order, or from the content generator. They are reused if more
-    videos are requested; a damaged one is reported and its video is skipped. Processes share the batches, and a video
-    does not depend on the process that generates it. Existing videos with the same settings are kept, and so are all
-    other files. Raises ValueError or FileNotFoundError, before anything is written, if the content is missing, the
-    settings are invalid for the generator, or a video with other settings exists.
+    First frames come from settings.content, in natural order, or, if it is empty, from the content generator. They are
+    reused if more videos are requested; a damaged one is reported and its video is skipped. Processes share the
+    batches, and a video does not depend on the process that generates it. Existing videos with the same settings are
+    kept, and so are all other files. Raises ValueError or FileNotFoundError, before anything is written, if the content
+    is missing, the settings are invalid for the generator, or a video with other settings exists.
     """
     generator.check(settings)
     num_videos, first_frames, paths = _first_frames_of(generator, settings)

@@ -7,8 +7,8 @@ frames with each of the four generators. The distances compare them with the fir
 features of the random network for clips that repeat one frame. The row `real` compares 512 other real first frames.
 
 Rows are appended to benchmarks/results/content.jsonl, and --table prints them. Existing rows are not computed again;
-to compute one again, delete its line. Interrupted trainings resume. The training data packs/world must exist:
-docs/results/README.md has the commands.
+to compute one again, delete its line. Interrupted trainings resume. The training data packs/world and a motion
+generator must exist: docs/results/README.md has the commands.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from vidm.world import write_dataset
 
 ROOT = Path(__file__).parent.parent
 DATA, OUT, PACK = ROOT / "data" / "world", ROOT / "checkpoints", ROOT / "packs" / "world"
-# Content generators are loaded together with a motion generator, which has no effect on first frames.
-MOTION = ROOT / "pretrained_models" / "world" / "motion.safetensors"
+# Content generators are loaded together with a motion generator of the same size, which has no effect on first frames.
+MOTION = OUT / "world-longer" / "half.safetensors"
 PRESET, STEPS = "world-content", 3000
 RESOLUTION, NUM_REFERENCE, NUM_GENERATED = 32, 1024, 512
 # Seeds of worlds that no other part of the results uses.
@@ -92,8 +92,10 @@ def main() -> None:
         rows = [("real", 0), *((name, seed) for name in ROWS for seed in SEEDS)]
         known = {(row["row"], row["seed"]) for row in newest_rows("content")}
         missing = [] if options.table else [row for row in rows if row not in known]
-        if missing and not PACK.exists():
-            raise ValueError("packs/world is missing; docs/results/README.md has the command that creates it")
+        for path in (PACK, MOTION) if missing else ():
+            if not path.exists():
+                where = path.relative_to(ROOT)
+                raise ValueError(f"{where} is missing; docs/results/README.md has the command that creates it")
         reference = real_first_frames("first-reference", NUM_REFERENCE, REFERENCE_SEED) if missing else np.empty(0)
         for name, seed in missing:
             if name == "real":

@@ -34,17 +34,15 @@ from typing import Any
 import torch
 from ablation_table import newest_rows
 from bench_ablation import (
-    DATA,
-    NUM_REFERENCE,
     PACK,
-    REFERENCE_SEED,
     ROOT,
+    SHORT_RESOLUTION,
+    SPYNET,
     TEST_SEED,
-    WORLD,
     distances,
     ground_truth_scores,
     make_data,
-    scores_of,
+    reference_at,
     videos_in,
 )
 from measuring import append_row
@@ -116,10 +114,8 @@ def fit_content() -> tuple[Path, float]:
 
 
 def fit_motion() -> tuple[Path, float]:
-    OUT.mkdir(parents=True, exist_ok=True)
-    torch.save(load_generator(WORLD).model.spynet.state_dict(), OUT / "spynet.pt")
     # The committed rows are older than the offset noise of the preset.
-    flags = ("--preset", "world", "--offset-noise", "0", "--spynet", str(OUT / "spynet.pt"))
+    flags = ("--preset", "world", "--offset-noise", "0", "--spynet", str(SPYNET))
     return fit_generator("motion", MOTION_STEPS, *flags)
 
 
@@ -159,7 +155,12 @@ def generate(name: str, weights: Path, first_frames: Path | None, out: Path) -> 
     row, began, noise = ROWS[name], time.process_time(), video_noise(0, range(NUM_VIDEOS))
     content = None if first_frames or row.peer == "unet3d" else fit_content()[0]
     settings = SampleConfig(
-        num_samples=NUM_VIDEOS, batch_size=NUM_VIDEOS, steps=str(row.steps), content_steps="50", precision="bf16"
+        num_samples=NUM_VIDEOS,
+        batch_size=NUM_VIDEOS,
+        steps=str(row.steps),
+        content_steps="50",
+        precision="bf16",
+        condition_noise=0.0,
     )
     if row.peer == "vidm":
         settings = replace(settings, out=str(out), content=str(first_frames or ""))
@@ -170,7 +171,7 @@ def generate(name: str, weights: Path, first_frames: Path | None, out: Path) -> 
         if first_frames:
             first = videos_in(first_frames)[:, 0]
         else:
-            first = load_generator(WORLD, content).draw_first_frames(range(NUM_VIDEOS), settings)
+            first = load_generator(fit_motion()[0], content).draw_first_frames(range(NUM_VIDEOS), settings)
         write_videos(out, continue_published(averaged(row.peer, weights), row.steps, to_float(first), noise))
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
@@ -186,7 +187,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 # Rows
 
 
-def measure(name: str, reference: Path, first_frames: Path) -> dict[str, Any]:
+def measure(name: str, first_frames: Path) -> dict[str, Any]:
     """Generate a row's videos and measure them."""
     folder = OUT / name.replace(",", "").replace(" ", "-")
     row: dict[str, Any] = {"row": name, "seed": 0, "weights": ""}
@@ -208,12 +209,11 @@ def measure(name: str, reference: Path, first_frames: Path) -> dict[str, Any]:
             continued = folder / digest[:12] / "continued"
             in_own_process(generate, name, weights, first_frames, continued)
     if drawn:
-        found = distances(drawn, reference, "")
+        found = distances(drawn, SHORT_RESOLUTION)
         row |= {"drawn_distance": found["distance"], "drawn_kernel": found["kernel"]}
     if continued:
-        real_displacements = scores_of(reference, reference).displacements
-        row |= distances(continued, reference, "")
-        row |= ground_truth_scores(continued, first_frames, real_displacements)
+        row |= distances(continued, SHORT_RESOLUTION)
+        row |= ground_truth_scores(continued, first_frames, reference_at(SHORT_RESOLUTION)[1])
     return row
 
 
@@ -231,15 +231,15 @@ def main() -> None:
     with exit_on_user_error():
         missing = [name for name in options.only or names if not is_current(name)]
         peers = {ROWS[name].peer for name in missing if name in ROWS}
-        if peers and not PACK.exists():
-            where = PACK.relative_to(ROOT)
-            raise ValueError(f"{where} is missing; docs/results/README.md has the command that creates it")
+        for path in (PACK, SPYNET) if peers else ():
+            if not path.exists():
+                where = path.relative_to(ROOT)
+                raise ValueError(f"{where} is missing; docs/results/README.md has the command that creates it")
         if "unet3d" in peers:
             VideoNetwork()  # an error before the other rows if its package is missing
-        reference = make_data(DATA / "reference", NUM_REFERENCE, REFERENCE_SEED)
-        first_frames = make_data(DATA / "peers", NUM_VIDEOS, TEST_SEED)
+        first_frames = make_data("peers", NUM_VIDEOS, TEST_SEED, SHORT_RESOLUTION)
         for name in missing:
-            append_row("peers", measure(name, reference, first_frames))
+            append_row("peers", measure(name, first_frames))
             tqdm.write(f"{name}: appended")
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_ablation import NUM_FRAMES, PACK, RESOLUTION, WORLD
+from bench_ablation import NUM_FRAMES, PACK, SHORT_RESOLUTION, SPYNET
 from reference import ReferenceMotionGenerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vidm.checkpoint import load_spynet
 from vidm.datasets import to_float
 from vidm.diffusion import GaussianDiffusion
 from vidm.ema import EMA
 from vidm.files import atomic_write
-from vidm.generator import load_generator
 from vidm.layers import constant_index
 from vidm.layouts import index_clips
 from vidm.packs import read_frames
@@ -42,14 +42,14 @@ WARM_UP, SAVE_EVERY = 50, 100
 class Published:
     """The published motion generator, with the channels of the narrowest preset that 32 groups allow.
 
-    SPyNet has the weights of the shipped generator and is not trained."""
+    SPyNet has the weights of the other trainings and is not trained."""
 
     batch_size, lr, steps, decay = 16, 8e-4, 2500, 0.995
     shape = UNetShape(32, 1, (4,), (2, 2, 3), num_head_channels=32, video_timesteps=NUM_FRAMES)
 
     def __init__(self) -> None:
         self.network: Any = ReferenceMotionGenerator(self.shape)
-        self.network.spynet.load_state_dict(load_generator(WORLD).model.spynet.state_dict())
+        load_spynet(self.network.spynet, SPYNET)
         self.network.spynet.requires_grad_(False)
         self.process = GaussianDiffusion(loss="mse")
 
@@ -76,7 +76,7 @@ class VideoNetwork:
         except ImportError as error:
             raise ValueError("unet3d needs video-diffusion-pytorch: pip install -e '.[peers]'") from error
         self.network: Any = Unet3D(dim=32, dim_mults=(1, 2, 4, 8))
-        self.process = VideoDiffusion(self.network, image_size=RESOLUTION, num_frames=NUM_FRAMES)
+        self.process = VideoDiffusion(self.network, image_size=SHORT_RESOLUTION, num_frames=NUM_FRAMES)
 
     def loss(self, videos: np.ndarray, rng: np.random.Generator) -> Tensor:
         """The loss of whole videos (B, T, H, W, 3)."""
@@ -166,6 +166,6 @@ def generate_unet3d(network: Any, steps: int, noise: VideoNoise) -> Tensor:
             eps = network(x_t, t)
         return torch.cat([eps.float(), -torch.ones_like(x_t)], dim=1)
 
-    x_T = noise(0, 0, (3, NUM_FRAMES, RESOLUTION, RESOLUTION))
+    x_T = noise(0, 0, (3, NUM_FRAMES, SHORT_RESOLUTION, SHORT_RESOLUTION))
     process = GaussianDiffusion(schedule="cosine", respacing=steps)
     return sample_ddim(process, denoise, x_T, progress=True).transpose(1, 2)

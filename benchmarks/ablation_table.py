@@ -24,6 +24,8 @@ def _value(column: str) -> Column:
 COLUMNS = {
     "Frechet distance": _value("distance"),
     "kernel distance": _value("kernel"),
+    "Frechet, 32 x 32": _value("distance_at_32"),
+    "kernel, 32 x 32": _value("kernel_at_32"),
     "FVD": _value("fvd"),
     "PSNR": _mean_after_first("psnr_by_frame"),
     "SSIM": _mean_after_first("ssim_by_frame"),

@@ -6,7 +6,8 @@ Each row of the table is one source of videos: real videos, the repeated first f
 several sampling settings, and generators that are trained for the same short time with one setting changed. The first
 frames of 64 held-out videos are continued and compared with 256 other videos; rows with several seeds repeat this, and
 their training, with other seeds and other first frames, which are the same for all rows. For the mean and best of
-eight, eight other first frames are continued eight times each.
+eight, eight other first frames are continued eight times each. The shipped generators and their baselines are measured
+at 64 x 64, the short trainings at 32 x 32.
 
 Rows are appended to benchmarks/results/ablation.jsonl, and --table prints the newest row of each name. Existing rows
 are computed again only if the shipped weights have changed or their lines were deleted. Interrupted trainings resume.
@@ -19,12 +20,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ablation_table import newest_rows, table
-from measuring import append_row
+from measuring import SAMPLING_DEVICE, append_row
 from tqdm import tqdm
 
 from vidm.checkpoint import checkpoint_path
@@ -42,11 +44,13 @@ from vidm.world import repeat_first_frames, write_dataset
 from vidm.world_metrics import WorldScores, displacement_distance, world_of, world_scores
 
 ROOT = Path(__file__).parent.parent
-DATA, OUT = ROOT / "data" / "world", ROOT / "results" / "ablation"
+OUT = ROOT / "results" / "ablation"
 WORLD, CONTENT = (ROOT / "pretrained_models" / "world" / f"{name}.safetensors" for name in ("motion", "content"))
 PACK, SPYNET = ROOT / "packs" / "world", ROOT / "checkpoints" / "world-flow" / "spynet.pt"
-NOT_ROUNDED = ROOT / "checkpoints" / "world-longer" / "checkpoint_00014000.pt"
-NUM_FRAMES, RESOLUTION = 16, 32
+# Videos by resolution: of the short trainings and of the shipped generators.
+SHORT_RESOLUTION, RESOLUTION = 32, 64
+DATA = {SHORT_RESOLUTION: ROOT / "data" / "world", RESOLUTION: ROOT / "data" / "world64"}
+NUM_FRAMES = 16
 NUM_VIDEOS, NUM_REFERENCE = 64, 256
 NUM_BEST, BEST_OF = 8, 8
 # Seeds of the worlds. Seed 1 is used for the training videos, 4 and 5 for the flow.
@@ -54,38 +58,41 @@ REFERENCE_SEED, TEST_SEED, BEST_SEED = 3, 10, 20
 SHORT_STEPS = 1500
 HEADLINE_SEEDS = STRATEGY_SEEDS = 3
 WITHOUT_NETWORK = ("real", "still")
-STANDARD = {"sampler": "dpm-solver++", "steps": "20", "precision": "bf16"}
+STANDARD: dict[str, Any] = {"sampler": "dpm-solver++", "steps": "20", "precision": "bf16", "condition_noise": 0.0}
+# The shipped generator is sampled with the noise of its training, the default; the short trainings were sampled before.
+NOISE = {"condition_noise": 0.1}
 
 
 @dataclass(frozen=True)
 class Row:
     """One source of videos.
 
-    training: the flags of a short training; with None, `checkpoint` is sampled. best: also measure the best of eight.
-    drawn: the shipped content generator samples the first frames, so there is no ground truth."""
+    training: the flags of a short training; with None, the shipped generator is sampled. best: also measure the best of
+    eight. drawn: the shipped content generator samples the first frames, so there is no ground truth."""
 
     training: tuple[str, ...] | None = None
-    checkpoint: Path = WORLD
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 1
     best: bool = False
     drawn: bool = False
 
+    @property
+    def resolution(self) -> int:
+        return RESOLUTION if self.training is None else SHORT_RESOLUTION
+
 
 ROWS = {
     "real": Row(seeds=HEADLINE_SEEDS),
     "still": Row(seeds=HEADLINE_SEEDS, best=True),
-    "world": Row(seeds=HEADLINE_SEEDS, best=True),
-    "world, 4 steps": Row(sampling={"steps": "4"}, seeds=HEADLINE_SEEDS),
-    "drawn": Row(sampling={"content_steps": "50"}, drawn=True),
-    "not rounded": Row(checkpoint=NOT_ROUNDED),
-    "noise per frame": Row(sampling={"start_noise": "frame"}, best=True),
-    "psi 0": Row(sampling={"psi": 0.0}, best=True),
-    "psi 0.5": Row(sampling={"psi": 0.5}),
-    "DPM-Solver++, 8 steps": Row(sampling={"steps": "8"}),
-    "DPM-Solver++, 10 steps": Row(sampling={"steps": "10"}),
-    "DDIM, 4 steps": Row(sampling={"sampler": "ddim", "steps": "4"}),
-    "DDIM, 20 steps": Row(sampling={"sampler": "ddim", "steps": "20"}),
+    "world": Row(sampling=NOISE, seeds=HEADLINE_SEEDS, best=True),
+    "world, 4 steps": Row(sampling={**NOISE, "steps": "4"}, seeds=HEADLINE_SEEDS),
+    "noise per frame": Row(sampling={**NOISE, "start_noise": "frame"}, seeds=HEADLINE_SEEDS),
+    "drawn": Row(sampling={**NOISE, "content_steps": "50"}, drawn=True),
+    "no condition noise, 4 steps": Row(sampling={"steps": "4"}),
+    "psi 0, 4 steps": Row(sampling={**NOISE, "psi": 0.0, "steps": "4"}),
+    "noise per frame, 8 steps": Row(sampling={**NOISE, "start_noise": "frame", "steps": "8"}),
+    "DPM-Solver++, 8 steps": Row(sampling={**NOISE, "steps": "8"}),
+    "DDIM, 4 steps": Row(sampling={**NOISE, "sampler": "ddim", "steps": "4"}),
     "control": Row((), seeds=STRATEGY_SEEDS),
     "no flow": Row(("--flow-range", "none"), seeds=STRATEGY_SEEDS),
     "timestep norm": Row(("--norm", "timestep"), seeds=STRATEGY_SEEDS),
@@ -96,10 +103,18 @@ ROWS = {
 }
 
 
-def make_data(folder: Path, num_videos: int, seed: int, num_frames: int = NUM_FRAMES) -> Path:
-    """Write videos of the embedded world; existing ones are kept."""
-    write_dataset(folder, num_videos, num_frames, RESOLUTION, seed, progress=False)
+def make_data(name: str, num_videos: int, seed: int, resolution: int, num_frames: int = NUM_FRAMES) -> Path:
+    """The folder `name` of videos of the embedded world, which are written if necessary."""
+    folder = DATA[resolution] / name
+    write_dataset(folder, num_videos, num_frames, resolution, seed, progress=False)
     return folder
+
+
+@cache
+def reference_at(resolution: int) -> tuple[Path, np.ndarray]:
+    """The folder of the reference videos, and the displacements per frame of their solids."""
+    folder = make_data("reference", NUM_REFERENCE, REFERENCE_SEED, resolution)
+    return folder, scores_of(folder, folder).displacements
 
 
 def folder_of(name: str) -> Path:
@@ -142,12 +157,18 @@ def scores_of(videos: Path, content: Path) -> WorldScores:
     return world_scores([clips[i :: len(worlds)] for i in range(len(worlds))], worlds)
 
 
-def distances(videos: Path, reference: Path, i3d: str) -> dict[str, Any]:
-    """Distances to other real videos in random features and, if an I3D file is given, the FVD."""
-    result = compute_fvd(reference, videos, load_detector("random"), NUM_FRAMES, resolution=RESOLUTION, kernel=True)
+def distances(videos: Path, resolution: int, i3d: str = "") -> dict[str, Any]:
+    """Distances to other real videos in random features and, if an I3D file is given, the FVD.
+
+    Those of 64 x 64 are also measured at 32 x 32, for the comparison with short trainings and earlier generators."""
+    measured = partial(compute_fvd, reference_at(resolution)[0], videos)
+    result = measured(load_detector("random"), NUM_FRAMES, resolution=resolution, kernel=True)
     found = {"distance": result.value, "kernel": result.kernel, "detector": result.name}
+    if resolution == RESOLUTION:
+        smaller = measured(load_detector("random"), NUM_FRAMES, resolution=SHORT_RESOLUTION, kernel=True)
+        found |= {"distance_at_32": smaller.value, "kernel_at_32": smaller.kernel}
     if i3d:
-        found["fvd"] = compute_fvd(reference, videos, load_detector(i3d), NUM_FRAMES, resolution=RESOLUTION).value
+        found["fvd"] = measured(load_detector(i3d), NUM_FRAMES, resolution=resolution).value
     return found
 
 
@@ -173,40 +194,42 @@ def ground_truth_scores(videos: Path, content: Path, real_displacements: np.ndar
 def settings_of(name: str) -> dict[str, Any]:
     """The settings that a row records."""
     row = ROWS[name]
-    return {"training": None if row.training is None else list(row.training), "sampling": dict(row.sampling)}
+    training = None if row.training is None else list(row.training)
+    return {"resolution": row.resolution, "training": training, "sampling": dict(row.sampling)}
 
 
 def is_current(name: str, seed: int, i3d: str) -> bool:
     """Whether a committed row has the same settings and weights, and an FVD if one is requested."""
     row, settings = ROWS[name], settings_of(name)
     found = [row for row in newest_rows() if (row["row"], row["seed"]) == (name, seed)]
-    if not found or {key: found[0][key] for key in settings} != settings or (i3d and "fvd" not in found[0]):
+    older = {"resolution": SHORT_RESOLUTION}  # rows from before there were two
+    if not found or {key: (older | found[0])[key] for key in settings} != settings or (i3d and "fvd" not in found[0]):
         return False
     if row.drawn and found[0].get("content_weights") != sha256_of([CONTENT]):
         return False
-    return name in WITHOUT_NETWORK or row.training is not None or found[0]["weights"] == sha256_of([row.checkpoint])
+    return name in WITHOUT_NETWORK or row.training is not None or found[0]["weights"] == sha256_of([WORLD])
 
 
-def add_row(name: str, seed: int, reference: Path, real_displacements: np.ndarray, i3d: str) -> None:
+def add_row(name: str, seed: int, i3d: str) -> None:
     """Generate a row's videos for one seed, measure them, and append the row."""
     row, checkpoint = ROWS[name], None
     if name not in WITHOUT_NETWORK:
-        checkpoint = row.checkpoint if row.training is None else train(name, row.training, seed)
+        checkpoint = WORLD if row.training is None else train(name, row.training, seed)
     weights = sha256_of([checkpoint]) if checkpoint else ""
-    content = make_data(DATA / f"test-{seed}", NUM_VIDEOS, TEST_SEED + seed)
-    folder = folder_of(name) / weights[:12]
+    content = make_data(f"test-{seed}", NUM_VIDEOS, TEST_SEED + seed, row.resolution)
+    folder = folder_of(name) / (weights[:12] or str(row.resolution))
     videos = content if name == "real" else folder / f"seed_{seed}"
     if checkpoint:
         sample(checkpoint, videos, NUM_VIDEOS, None if row.drawn else content, seed=seed, **row.sampling)
     elif name == "still":
         repeat_first_frames(content, videos)
-    found = distances(videos, reference, i3d)
+    found = distances(videos, row.resolution, i3d)
     if row.drawn:
         found["content_weights"] = sha256_of([CONTENT])
     else:
-        found |= ground_truth_scores(videos, content, real_displacements)
+        found |= ground_truth_scores(videos, content, reference_at(row.resolution)[1])
     if row.best and seed == 0:
-        best, out = make_data(DATA / "best", NUM_BEST, BEST_SEED), folder / "best_0"
+        best, out = make_data("best", NUM_BEST, BEST_SEED, row.resolution), folder / "best_0"
         if checkpoint:
             sample(checkpoint, out, NUM_BEST * BEST_OF, best, seed=0, **row.sampling)
         else:
@@ -214,16 +237,15 @@ def add_row(name: str, seed: int, reference: Path, real_displacements: np.ndarra
         scores = scores_of(out, best)
         found["best_of_8_error"] = scores.centroid_error.tolist()
         found["one_of_8_error"] = scores.mean_centroid_error.tolist()
-    append_row("ablation", {"row": name, "seed": seed, "weights": weights, **settings_of(name), **found})
+    row_of = {"row": name, "seed": seed, "weights": weights, **settings_of(name), **found}
+    append_row("ablation", row_of, SAMPLING_DEVICE)
     tqdm.write(f"{name}, seed {seed}: distance {found['distance']:.3f}, kernel {found['kernel']:.5f}")
 
 
 def check_inputs(names: Sequence[str]) -> None:
     """Raise ValueError with the name of the first missing file that the rows need."""
-    needed = {ROWS[name].checkpoint for name in names if name not in WITHOUT_NETWORK and ROWS[name].training is None}
-    if any(ROWS[name].training is not None for name in names):
-        needed |= {PACK, SPYNET}
-    for path in sorted(needed):
+    needed = (PACK, SPYNET) if any(ROWS[name].training is not None for name in names) else ()
+    for path in needed:
         if not path.exists():
             raise ValueError(
                 f"{path.relative_to(ROOT)} is missing; docs/results/README.md has the command that creates it"
@@ -248,10 +270,8 @@ def main() -> None:
         runs = [(name, seed) for name in options.only or ROWS for seed in range(ROWS[name].seeds)]
         missing = [run for run in runs if not is_current(*run, options.i3d)]
         check_inputs([name for name, _ in missing])
-        reference = make_data(DATA / "reference", NUM_REFERENCE, REFERENCE_SEED)
-        real_displacements = scores_of(reference, reference).displacements
         for name, seed in missing:
-            add_row(name, seed, reference, real_displacements, options.i3d)
+            add_row(name, seed, options.i3d)
         print(f"appended {len(missing)} rows to benchmarks/results/ablation.jsonl")
 
 

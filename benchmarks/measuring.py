@@ -36,6 +36,8 @@ from vidm.tf32 import tf32_products
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
+# That of generators, which use a GPU if there is one.
+SAMPLING_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def positive(text: str) -> int:

@@ -20,14 +20,14 @@ def bench(monkeypatch, tmp_path):
 
     bench_ablation.rows = []
     shrunk = {
-        "DATA": tmp_path / "data",
+        "DATA": {32: tmp_path / "data" / "32", 64: tmp_path / "data" / "64"},
         "OUT": tmp_path / "out",
         "NUM_VIDEOS": 4,
         "NUM_REFERENCE": 6,
         "NUM_BEST": 2,
         "BEST_OF": 2,
         "STANDARD": {"sampler": "ddim", "steps": "2"},
-        "append_row": lambda name, row: bench_ablation.rows.append(row),
+        "append_row": lambda name, row, device: bench_ablation.rows.append(row),
         "newest_rows": lambda: list({(row["row"], row["seed"]): row for row in bench_ablation.rows}.values()),
         "ROWS": {name: replace(row, seeds=1) for name, row in bench_ablation.ROWS.items()},
         "load_detector": lambda name: load_detector("random"),
@@ -59,7 +59,8 @@ def test_rows_have_distances_scores_against_ground_truth_and_the_best_of_several
     assert rows["still"]["one_of_8_error"] == rows["still"]["best_of_8_error"]
     assert sum(rows["world"]["best_of_8_error"]) < sum(rows["world"]["one_of_8_error"])
     assert rows["drawn"].keys() == {
-        *("row", "seed", "weights", "content_weights", "training", "sampling", "distance", "kernel", "detector")
+        *("row", "seed", "weights", "content_weights", "resolution", "training", "sampling", "detector"),
+        *("distance", "kernel", "distance_at_32", "kernel_at_32"),
     }
     assert rows["world"]["weights"] == rows["drawn"]["weights"] == bench.sha256_of([bench.WORLD])
     assert rows["drawn"]["content_weights"] == bench.sha256_of([bench.CONTENT])
@@ -69,12 +70,12 @@ def test_rows_have_distances_scores_against_ground_truth_and_the_best_of_several
 
 @pytest.mark.slow
 def test_a_row_is_computed_again_only_for_different_weights_or_for_the_fvd(bench, monkeypatch):
-    assert run(bench, monkeypatch, "--only", "psi 0.5") == 1
-    assert run(bench, monkeypatch, "--only", "psi 0.5") == 0
-    assert run(bench, monkeypatch, "--only", "psi 0.5", "--i3d", "i3d_torchscript.pt") == 1
+    assert run(bench, monkeypatch, "--only", "psi 0, 4 steps") == 1
+    assert run(bench, monkeypatch, "--only", "psi 0, 4 steps") == 0
+    assert run(bench, monkeypatch, "--only", "psi 0, 4 steps", "--i3d", "i3d_torchscript.pt") == 1
     assert bench.rows[-1]["fvd"] == pytest.approx(bench.rows[-1]["distance"])
     bench.rows[-1]["weights"] = "others"
-    assert run(bench, monkeypatch, "--only", "psi 0.5") == 1
+    assert run(bench, monkeypatch, "--only", "psi 0, 4 steps") == 1
 
 
 def test_a_missing_input_is_an_error_before_anything_is_written(bench, monkeypatch, capsys, tmp_path):

@@ -17,7 +17,7 @@ _SMALL = {
     "lr": 1e-3,
     "workers": 2,
 }
-# The embedded world's generators, which are shipped in pretrained_models/world.
+# The networks of pretrained_models/world, which were trained at 32 x 32 first and then at 64 x 64.
 _WORLD = {
     **_SMALL,
     "model_channels": 32,
@@ -91,6 +91,6 @@ DESCRIPTIONS = {
     "medium64": "your own videos on one GPU of 24 GB; nobody has trained it yet",
     "tiny": "a try-out in a minute on a CPU",
     "demo": "what make demo trains, in minutes on a CPU",
-    "world": "the shipped motion generator, in hours on a CPU",
-    "world-content": "the shipped content generator, in hours on a CPU",
+    "world": "the network of the shipped motion generator, in hours on a CPU",
+    "world-content": "the network of the shipped content generator, in hours on a CPU",
 }

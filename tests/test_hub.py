@@ -194,7 +194,8 @@ def test_a_training_begins_from_a_name_with_its_generator(hub, generator):
 
 
 def test_a_resumed_training_takes_a_name(hub):
-    flags = ["--resume", NAME, "--data", "data", "--out", "out", "--spynet", "spynet.pt"]
+    train = json.loads(FILES["motion.json"])["config"]["train"]
+    flags = ["--resume", NAME, "--data", "data", "--out", "out", "--spynet", train["spynet"]]
     config, resume, _ = train_config(parse_flags(flags))
     assert config.model == resume.config.model
     assert resume.step == json.loads(FILES["motion.json"])["iters"]

@@ -27,9 +27,8 @@ from vidm.frame_size import size_text
 from vidm.generator import Generator, load_generator
 from vidm.hub import is_hub_name
 from vidm.launch import launch
-from vidm.layers import CHANNELS_LAST_SINCE
 from vidm.resume import init_config, newest_that_verifies, resumed_config
-from vidm.runtime import exit_on_user_error, keep_freed_memory
+from vidm.runtime import exit_on_user_error, keep_freed_memory, slow_group_norms
 from vidm.sample_config import SampleConfig
 from vidm.sample_report import write_sample_report
 from vidm.sampling import sample_folder
@@ -121,11 +120,8 @@ def _report_device(device: torch.device, precision: str) -> None:
     """Print a line for a precision that the device does not have, and for a PyTorch that is slow on it."""
     if device.type == "cpu" and precision == "tf32":
         print0("--precision tf32 has no effect on a CPU: it is the same as fp32 there")
-    if device.type == "cuda" and torch.__version__ < CHANNELS_LAST_SINCE:
-        print0(
-            f"PyTorch {torch.__version__} copies every feature map around a group norm on GPUs; "
-            f"{CHANNELS_LAST_SINCE} or newer does not"
-        )
+    if line := slow_group_norms(device):
+        print0(line)
 
 
 def _trainer(device: torch.device, options: argparse.Namespace) -> Trainer:

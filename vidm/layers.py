@@ -18,7 +18,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 NUM_GROUPS = 32
 LONGEST_PERIOD = 10_000
-# Of PyTorch, whose group norm then takes channels last on GPUs.
+# The version of PyTorch whose group norms take channels last on GPUs.
 CHANNELS_LAST_SINCE = "2.15"
 # torch's forward kernel for channels last is the slower one for maps of fewer pixels with fewer channels per group.
 FEW_PIXELS = 1024

@@ -27,6 +27,7 @@ from torch import Tensor
 from vidm import __version__
 from vidm.console import console
 from vidm.distributed import rank
+from vidm.layers import CHANNELS_LAST_SINCE
 from vidm.settings import flags_named
 from vidm.tf32 import tf32_products
 
@@ -38,6 +39,16 @@ _NO_MEMORY = (_CPU_ALLOCATOR, "MemoryError: ", "out of memory", "STATUS_ALLOC_FA
 # Parameters of glibc's mallopt, and the values that its dynamic thresholds grow to.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _GROWN_TRIM_THRESHOLD, _GROWN_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
+
+
+def slow_group_norms(device: torch.device) -> str:
+    """A line for the user if this version of PyTorch copies around group norms on the device, or nothing. Ours."""
+    if device.type != "cuda" or torch.__version__ >= CHANNELS_LAST_SINCE:
+        return ""
+    return (
+        f"PyTorch {torch.__version__} copies every feature map around a group norm on GPUs; "
+        f"{CHANNELS_LAST_SINCE} or newer does not"
+    )
 
 
 def chosen_precision(precision: str, device: torch.device) -> str:

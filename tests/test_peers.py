@@ -132,6 +132,7 @@ def test_missing_inputs_are_errors_before_anything_is_computed(peers, monkeypatc
     assert exit_.value.code == 2
     assert "packs/nowhere is missing; docs/results/README.md" in capsys.readouterr().err
     monkeypatch.setattr(peers, "PACK", tmp_path)
+    monkeypatch.setattr(peers, "SPYNET", tmp_path)
     monkeypatch.setitem(sys.modules, "video_diffusion_pytorch", None)
     monkeypatch.setattr(sys, "argv", ["bench_peers.py", "--only", "unet3d"])
     with pytest.raises(SystemExit) as exit_:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from ablation_table import newest_rows, table
-from measuring import SAMPLING_DEVICE, append_row
+from measuring import SAMPLING_DEVICE, append_row, check_inputs
 from tqdm import tqdm
 
 from vidm.checkpoint import checkpoint_path
@@ -242,16 +242,6 @@ def add_row(name: str, seed: int, i3d: str) -> None:
     tqdm.write(f"{name}, seed {seed}: distance {found['distance']:.3f}, kernel {found['kernel']:.5f}")
 
 
-def check_inputs(names: Sequence[str]) -> None:
-    """Raise ValueError with the name of the first missing file that the rows need."""
-    needed = (PACK, SPYNET) if any(ROWS[name].training is not None for name in names) else ()
-    for path in needed:
-        if not path.exists():
-            raise ValueError(
-                f"{path.relative_to(ROOT)} is missing; docs/results/README.md has the command that creates it"
-            )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=f"rows to add: {', '.join(ROWS)}")
@@ -269,7 +259,8 @@ def main() -> None:
         keep_freed_memory()
         runs = [(name, seed) for name in options.only or ROWS for seed in range(ROWS[name].seeds)]
         missing = [run for run in runs if not is_current(*run, options.i3d)]
-        check_inputs([name for name, _ in missing])
+        if any(ROWS[name].training is not None for name, _ in missing):
+            check_inputs((PACK, SPYNET))
         for name, seed in missing:
             add_row(name, seed, options.i3d)
         print(f"appended {len(missing)} rows to benchmarks/results/ablation.jsonl")

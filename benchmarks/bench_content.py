@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ablation_table import newest_rows, table
-from measuring import CPU, append_row
+from measuring import CPU, append_row, check_inputs
 from tqdm import tqdm
 
 from vidm.checkpoint import checkpoint_path
@@ -92,10 +92,8 @@ def main() -> None:
         rows = [("real", 0), *((name, seed) for name in ROWS for seed in SEEDS)]
         known = {(row["row"], row["seed"]) for row in newest_rows("content")}
         missing = [] if options.table else [row for row in rows if row not in known]
-        for path in (PACK, MOTION) if missing else ():
-            if not path.exists():
-                where = path.relative_to(ROOT)
-                raise ValueError(f"{where} is missing; docs/results/README.md has the command that creates it")
+        if missing:
+            check_inputs((PACK, MOTION))
         reference = real_first_frames("first-reference", NUM_REFERENCE, REFERENCE_SEED) if missing else np.empty(0)
         for name, seed in missing:
             if name == "real":

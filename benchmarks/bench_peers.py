@@ -45,7 +45,7 @@ from bench_ablation import (
     reference_at,
     videos_in,
 )
-from measuring import append_row
+from measuring import append_row, check_inputs
 from peer_networks import VideoNetwork, averaged, continue_published, fit, generate_unet3d
 from torch import Tensor
 from tqdm import tqdm
@@ -231,10 +231,8 @@ def main() -> None:
     with exit_on_user_error():
         missing = [name for name in options.only or names if not is_current(name)]
         peers = {ROWS[name].peer for name in missing if name in ROWS}
-        for path in (PACK, SPYNET) if peers else ():
-            if not path.exists():
-                where = path.relative_to(ROOT)
-                raise ValueError(f"{where} is missing; docs/results/README.md has the command that creates it")
+        if peers:
+            check_inputs((PACK, SPYNET))
         if "unet3d" in peers:
             VideoNetwork()  # an error before the other rows if its package is missing
         first_frames = make_data("peers", NUM_VIDEOS, TEST_SEED, SHORT_RESOLUTION)

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -67,6 +67,14 @@ def append_row(name: str, row: Mapping[str, Any], device: torch.device = CPU) ->
     (HERE / "results").mkdir(exist_ok=True)
     with (HERE / "results" / f"{name}.jsonl").open("a") as results:
         results.write(json.dumps({**environment, **row}) + "\n")
+
+
+def check_inputs(paths: Iterable[Path]) -> None:
+    """Raise ValueError with the first of these paths of the repository that does not exist."""
+    for path in paths:
+        if not path.exists():
+            where = path.relative_to(HERE.parent)
+            raise ValueError(f"{where} is missing; docs/results/README.md has the command that creates it")
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device = CPU) -> float:

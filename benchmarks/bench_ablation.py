@@ -98,7 +98,8 @@ ROWS = {
     "timestep norm": Row(("--norm", "timestep"), seeds=STRATEGY_SEEDS),
     "no encoder": Row(("--no-encoder",), seeds=STRATEGY_SEEDS),
     "previous frame": Row(("--previous-frame",), seeds=STRATEGY_SEEDS),
-    "robust loss, 1e-8": Row(("--loss", "charbonnier", "--penalty-eps", "1e-8")),
+    "noise prediction with P2": Row(("--prediction", "eps"), seeds=STRATEGY_SEEDS),
+    "robust loss, 1e-8": Row(("--loss", "charbonnier", "--penalty-eps", "1e-8"), seeds=STRATEGY_SEEDS),
     "robust loss, 1e-3": Row(("--loss", "charbonnier", "--penalty-eps", "1e-3")),
 }
 

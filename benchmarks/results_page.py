@@ -36,7 +36,15 @@ STATS, FLOW = PAGE / "motion.jsonl", PAGE / "flow.json"
 SHOWN, LONG_SHOWN, PEERS_SHOWN = 12, 8, 3
 SHIPPED = ("world", "world, 4 steps", "noise per frame")
 HEADLINE = ("real", "still", *SHIPPED, "drawn")
-CONTROL, STRATEGIES = "control", ("no flow", "timestep norm", "no encoder", "previous frame")
+CONTROL = "control"
+STRATEGIES = (
+    "no flow",
+    "timestep norm",
+    "no encoder",
+    "previous frame",
+    "noise prediction with P2",
+    "robust loss, 1e-8",
+)
 DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
 
 

@@ -100,7 +100,7 @@ ROWS = {
     "previous frame": Row(("--previous-frame",), seeds=STRATEGY_SEEDS),
     "noise prediction with P2": Row(("--prediction", "eps"), seeds=STRATEGY_SEEDS),
     "robust loss, 1e-8": Row(("--loss", "charbonnier", "--penalty-eps", "1e-8"), seeds=STRATEGY_SEEDS),
-    "robust loss, 1e-3": Row(("--loss", "charbonnier", "--penalty-eps", "1e-3")),
+    "robust loss, 1e-3": Row(("--loss", "charbonnier", "--penalty-eps", "1e-3"), seeds=STRATEGY_SEEDS),
 }
 
 

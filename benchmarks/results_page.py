@@ -44,6 +44,7 @@ STRATEGIES = (
     "previous frame",
     "noise prediction with P2",
     "robust loss, 1e-8",
+    "robust loss, 1e-3",
 )
 DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
 
@@ -101,7 +102,7 @@ def parts_of(
     headline = table(rows, HEADLINE)
     page = {
         "headline": headline,
-        "strategies": table([row for row in others if row["training"] is not None]),
+        "strategies": table(rows, (CONTROL, *STRATEGIES)),
         "differences": differences_table(rows, CONTROL, STRATEGIES),
         "sampling": table(first + [row for row in others if row["training"] is None]),
         "content": table(content),

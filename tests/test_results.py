@@ -79,9 +79,8 @@ def test_a_page_with_a_missing_marker_is_an_error(results_page, tmp_path):
 
 def test_rows_of_the_shipped_weights_contain_the_digest_of_the_file(results_page):
     rows = [row for row in results_page.newest_rows() if row["weights"] and row["training"] is None]
-    shipped = [row for row in rows if row["row"] != "not rounded"]
-    assert {row["weights"] for row in shipped} == {sha256_of([WORLD / "motion.safetensors"])}
-    assert sorted(row["seed"] for row in shipped if row["row"] == "world") == [0, 1, 2]
+    assert {row["weights"] for row in rows} == {sha256_of([WORLD / "motion.safetensors"])}
+    assert sorted(row["seed"] for row in rows if row["row"] == "world") == [0, 1, 2]
 
 
 def test_the_committed_rows_are_complete(results_page):
@@ -89,6 +88,8 @@ def test_the_committed_rows_are_complete(results_page):
 
     rows = {(row["row"], row["seed"]) for row in results_page.newest_rows()}
     assert rows == {(name, seed) for name, row in bench_ablation.ROWS.items() for seed in range(row.seeds)}
+    trained = {name for name, row in bench_ablation.ROWS.items() if row.training is not None}
+    assert trained == {results_page.CONTROL, *results_page.STRATEGIES}
 
 
 def test_the_content_table_has_every_row_of_its_benchmark(results_page):

@@ -42,6 +42,8 @@ RESOLUTION, NUM_REFERENCE, NUM_GENERATED = 32, 1024, 512
 REFERENCE_SEED, REAL_SEED = 6, 7
 SEEDS = (0, 1)
 ROWS = {"constant": (), "no constant": ("--no-constant",)}
+# The name and seed of every row of the table.
+RUNS = [("real", 0), *((name, seed) for name in ROWS for seed in SEEDS)]
 
 
 def real_first_frames(name: str, num_videos: int, seed: int) -> np.ndarray:
@@ -89,9 +91,8 @@ def main() -> None:
     options = parser.parse_args()
     with exit_on_user_error():
         keep_freed_memory()
-        rows = [("real", 0), *((name, seed) for name in ROWS for seed in SEEDS)]
         known = {(row["row"], row["seed"]) for row in newest_rows("content")}
-        missing = [] if options.table else [row for row in rows if row not in known]
+        missing = [] if options.table else [run for run in RUNS if run not in known]
         if missing:
             check_inputs((PACK, MOTION))
         reference = real_first_frames("first-reference", NUM_REFERENCE, REFERENCE_SEED) if missing else np.empty(0)

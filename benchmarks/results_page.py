@@ -20,6 +20,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import bench_ablation
+import bench_content
+import bench_drift
 import numpy as np
 from ablation_table import PEERS_COLUMNS, by_name, differences_table, newest_rows, table
 from PIL import Image
@@ -37,15 +40,13 @@ SHOWN, LONG_SHOWN, PEERS_SHOWN = 12, 8, 3
 SHIPPED = ("world", "world, 4 steps", "noise per frame")
 HEADLINE = ("real", "still", *SHIPPED, "drawn")
 CONTROL = "control"
-STRATEGIES = (
-    "no flow",
-    "timestep norm",
-    "no encoder",
-    "previous frame",
-    "noise prediction with P2",
-    "robust loss, 1e-8",
-    "robust loss, 1e-3",
-)
+STRATEGIES = tuple(name for name, row in bench_ablation.ROWS.items() if row.training)
+# The name and seed of every row of a benchmark.
+WANTED = {
+    "ablation": [(name, seed) for name, row in bench_ablation.ROWS.items() for seed in range(row.seeds)],
+    "content": bench_content.RUNS,
+    "drift": [(name, 0) for name in bench_drift.ROWS],
+}
 DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
 
 
@@ -153,8 +154,21 @@ def parsed(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
+def check_rows() -> None:
+    """Raise ValueError if a benchmark lacks a row: a mean of fewer seeds would look like any other."""
+    for benchmark, wanted in WANTED.items():
+        found = {(row["row"], row["seed"]) for row in newest_rows(benchmark)}
+        for name, seed in wanted:
+            if (name, seed) not in found:
+                raise ValueError(
+                    f"benchmarks/results/{benchmark}.jsonl has no row {name!r} of seed {seed}: "
+                    f"run `python benchmarks/bench_{benchmark}.py`, which adds what is missing"
+                )
+
+
 def everything(stats_path: Path = STATS, flow_path: Path = FLOW) -> dict[Path, str]:
     """The text of every generated file, including the copies of the training statistics and flow errors."""
+    check_rows()
     rows, stats, errors = newest_rows(), parsed(stats_path), parsed(flow_path)["errors"]
     parts = parts_of(rows, newest_rows("content"), errors)
     pages = {path: filled(path, tables) for path, tables in parts.items()}

@@ -16,6 +16,7 @@ which needs a C++ compiler.
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -245,7 +246,7 @@ def add_row(name: str, seed: int, i3d: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=f"rows to add: {', '.join(ROWS)}")
+    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=f"rows to add: {shlex.join(ROWS)}")
     parser.add_argument(
         "--i3d", default="", metavar="FILE", help="an I3D detector, for an additional column with the FVD"
     )
@@ -257,6 +258,8 @@ def main() -> None:
     with exit_on_user_error():
         if options.i3d == "random":
             raise ValueError("--i3d random: give the file of an I3D; distances in random features are in every row")
+        if options.i3d:
+            load_detector(options.i3d)  # raises for a file that cannot be used, before the long work
         keep_freed_memory()
         runs = [(name, seed) for name in options.only or ROWS for seed in range(ROWS[name].seeds)]
         missing = [run for run in runs if not is_current(*run, options.i3d)]

@@ -4,7 +4,7 @@
 
 The shipped generator continues 32 held-out first frames for 64 frames with `--anchor-every K` and 8 steps. In every
 fourth frame, the solids that are visible in the true frame are searched in the generated one. The row `real` does the
-same in the true videos, where solids that pass behind others are sometimes lost, and `still` in repeated first frames.
+same in the true videos, where a solid behind another may lose its colour, and `still` in repeated first frames.
 
 Rows are appended to benchmarks/results/drift.jsonl; existing rows of the same weights are not computed again.
 benchmarks/results_page.py writes the table and curves of docs/results/README.md from them.

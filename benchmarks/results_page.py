@@ -23,6 +23,7 @@ from typing import Any
 import bench_ablation
 import bench_content
 import bench_drift
+import bench_peers
 import numpy as np
 from ablation_table import PEERS_COLUMNS, by_name, differences_table, newest_rows, table
 from PIL import Image
@@ -46,6 +47,7 @@ WANTED = {
     "ablation": [(name, seed) for name, row in bench_ablation.ROWS.items() for seed in range(row.seeds)],
     "content": bench_content.RUNS,
     "drift": [(name, 0) for name in bench_drift.ROWS],
+    "peers": [(name, 0) for name in (*bench_peers.BASELINES, *bench_peers.ROWS)],
 }
 DRIFT_FRAMES, DRIFT_SHOWN = (15, 31, 47, 63), "anchor every 15"
 
